@@ -1,0 +1,1 @@
+"""PointWorld Open: a 3D world model for robots."""

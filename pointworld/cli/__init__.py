@@ -1,0 +1,1 @@
+"""Commands, one module each; the only place that names concrete classes of both packages."""

@@ -1,0 +1,1 @@
+"""Robot descriptions shipped with PointWorld Open."""

@@ -1,0 +1,1 @@
+"""Gaussian splatting layer (reconstruction, rendering and motion of Gaussians)."""
