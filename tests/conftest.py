@@ -41,3 +41,26 @@ def _leave_globals_alone() -> Iterator[None]:
     yield
     torch.set_num_threads(threads)
     torch.set_default_dtype(dtype)
+
+
+_skipped_shared: list[str] = []
+
+
+def _shared_exists() -> bool:
+    return Path(os.environ.get("POINTWORLD_SHARED", REPOSITORY.parent / "shared"), "fixtures").is_dir()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Remember skipped tests that depend on the shared fixtures."""
+    if report.skipped and "needs_shared" in report.keywords:
+        _skipped_shared.append(report.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the run when the shared fixtures exist and a test that depends on them was skipped."""
+    if _skipped_shared and _shared_exists():
+        names = "\n  ".join(_skipped_shared)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.write_line(f"the shared fixtures are there, but these tests skipped:\n  {names}", red=True)
