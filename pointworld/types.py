@@ -83,13 +83,17 @@ class RGBDFrame:
             f"{owner}: depth is {self.depth.shape}, the image is {self.rgb.shape[:2]}. Depth must be registered "
             "to colour; give a separate depth sensor with its own K and T_color_depth in capture.json.",
         )
-        _require(self.depth.dtype == np.float32, f"{owner}: depth must be float32 metres, got {self.depth.dtype}")
+        _require(
+            self.depth.dtype == np.float32,
+            f"{owner}: depth must be float32 metres, got {self.depth.dtype}",
+        )
         _require(
             self.valid.shape == self.depth.shape and self.valid.dtype == np.bool_,
             f"{owner}: valid must be a bool mask of shape {self.depth.shape}",
         )
         _require(
-            bool(np.isfinite(self.depth[self.valid]).all()), f"{owner}: depth marked valid contains NaN or infinity"
+            bool(np.isfinite(self.depth[self.valid]).all()),
+            f"{owner}: depth marked valid contains NaN or infinity",
         )
         _check_intrinsics(self.K, owner)
         check_rigid(self.T_world_cam, owner, "T_world_cam")
@@ -121,7 +125,9 @@ class Capture:
     def __post_init__(self) -> None:
         _require(len(self.frames) > 0, f"capture '{self.source}' has no frames")
         names = [frame.name for frame in self.frames]
-        _require(len(set(names)) == len(names), f"capture '{self.source}' has frames of the same name")
+        _require(
+            len(set(names)) == len(names), f"capture '{self.source}' has frames of the same name"
+        )
         if self.T_world_base is not None:
             check_rigid(self.T_world_base, f"capture '{self.source}'", "T_world_base")
         for frame in self.frames:
@@ -160,7 +166,9 @@ class ScenePoints:
     def __post_init__(self) -> None:
         n = self.points.shape[0]
         _require(
-            self.points.shape == (n, 3) and self.colors.shape == (n, 3) and self.normals.shape == (n, 3),
+            self.points.shape == (n, 3)
+            and self.colors.shape == (n, 3)
+            and self.normals.shape == (n, 3),
             f"scene points {tuple(self.points.shape)}, colors {tuple(self.colors.shape)} and normals "
             f"{tuple(self.normals.shape)} must all be (points, 3)",
         )
@@ -171,17 +179,25 @@ class ScenePoints:
                 f"features are {tuple(self.features.shape)}, expected ({n}, channels)",
             )
         if self.view_count is not None:
-            _require(self.view_count.shape == (n,), f"view_count is {tuple(self.view_count.shape)}, expected ({n},)")
+            _require(
+                self.view_count.shape == (n,),
+                f"view_count is {tuple(self.view_count.shape)}, expected ({n},)",
+            )
 
     def __len__(self) -> int:
         return int(self.points.shape[0])
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ScenePoints:
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> ScenePoints:
         """Copy to a device and/or floating dtype."""
         moved: dict[str, Any] = {
             name: None if value is None else value.to(device=device, dtype=dtype)
             for name, value in (
-                ("points", self.points), ("colors", self.colors), ("normals", self.normals), ("features", self.features),
+                ("points", self.points),
+                ("colors", self.colors),
+                ("normals", self.normals),
+                ("features", self.features),
             )
         }
         count = None if self.view_count is None else self.view_count.to(device=device)
@@ -217,16 +233,20 @@ class RobotFlow:
     def __post_init__(self) -> None:
         shape = tuple(self.positions.shape)
         _require(
-            len(shape) >= 3 and shape[-1] == 3, f"robot flow positions are {shape}, expected (*batch, steps, points, 3)"
+            len(shape) >= 3 and shape[-1] == 3,
+            f"robot flow positions are {shape}, expected (*batch, steps, points, 3)",
         )
         _require(
-            tuple(self.normals.shape) == shape, f"robot flow normals are {tuple(self.normals.shape)}, expected {shape}"
+            tuple(self.normals.shape) == shape,
+            f"robot flow normals are {tuple(self.normals.shape)}, expected {shape}",
         )
         _require(
             tuple(self.gripper_open.shape[:-1]) == shape[:-2],
             f"gripper_open is {tuple(self.gripper_open.shape)}, expected {shape[:-2]} + (grippers,)",
         )
-        _require(shape[-2] > 0, "robot flow has no points: none of the requested links has a surface")
+        _require(
+            shape[-2] > 0, "robot flow has no points: none of the requested links has a surface"
+        )
         _require(self.step_dt > 0, f"step_dt is {self.step_dt}, expected seconds > 0")
         if self.gripper_pose is not None:
             _require(
@@ -242,9 +262,13 @@ class RobotFlow:
     def batch_shape(self) -> tuple[int, ...]:
         return tuple(self.positions.shape[:-3])
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> RobotFlow:
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> RobotFlow:
         """Copy to a device and/or floating dtype."""
-        pose = None if self.gripper_pose is None else self.gripper_pose.to(device=device, dtype=dtype)
+        pose = (
+            None if self.gripper_pose is None else self.gripper_pose.to(device=device, dtype=dtype)
+        )
         return RobotFlow(
             positions=self.positions.to(device=device, dtype=dtype),
             normals=self.normals.to(device=device, dtype=dtype),
@@ -281,7 +305,8 @@ class FlowPrediction:
     def __post_init__(self) -> None:
         shape = tuple(self.displacements.shape)
         _require(
-            len(shape) >= 3 and shape[-1] == 3, f"displacements are {shape}, expected (*batch, steps, points, 3)"
+            len(shape) >= 3 and shape[-1] == 3,
+            f"displacements are {shape}, expected (*batch, steps, points, 3)",
         )
         _require(
             tuple(self.log_var.shape) == (*shape[:-1], 1),
@@ -314,16 +339,23 @@ class JointPath:
             f"{self.source}: joint_positions are {shape}, expected (steps, {len(self.joint_names)}) for the joints "
             f"{list(self.joint_names)}",
         )
-        _require(shape[0] >= 2, f"{self.source}: {shape[0]} step(s), a motion needs at least 2 (now and one later)")
         _require(
-            bool(np.isfinite(self.joint_positions).all()), f"{self.source}: joint_positions contain NaN or infinity"
+            shape[0] >= 2,
+            f"{self.source}: {shape[0]} step(s), a motion needs at least 2 (now and one later)",
         )
-        _require(self.step_dt > 0, f"{self.source}: step_dt is {self.step_dt}, expected seconds > 0")
+        _require(
+            bool(np.isfinite(self.joint_positions).all()),
+            f"{self.source}: joint_positions contain NaN or infinity",
+        )
+        _require(
+            self.step_dt > 0, f"{self.source}: step_dt is {self.step_dt}, expected seconds > 0"
+        )
         if self.gripper_width is not None:
             _require(
                 self.gripper_width.shape == (shape[0],),
                 f"{self.source}: gripper_width is {self.gripper_width.shape}, expected ({shape[0]},)",
             )
             _require(
-                bool(np.isfinite(self.gripper_width).all()), f"{self.source}: gripper_width contains NaN or infinity"
+                bool(np.isfinite(self.gripper_width).all()),
+                f"{self.source}: gripper_width contains NaN or infinity",
             )

@@ -47,7 +47,9 @@ _skipped_shared: list[str] = []
 
 
 def _shared_exists() -> bool:
-    return Path(os.environ.get("POINTWORLD_SHARED", REPOSITORY.parent / "shared"), "fixtures").is_dir()
+    return Path(
+        os.environ.get("POINTWORLD_SHARED", REPOSITORY.parent / "shared"), "fixtures"
+    ).is_dir()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -63,4 +65,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
         reporter = session.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
-            reporter.write_line(f"the shared fixtures are there, but these tests skipped:\n  {names}", red=True)
+            reporter.write_line(
+                f"the shared fixtures are there, but these tests skipped:\n  {names}", red=True
+            )

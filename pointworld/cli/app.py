@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from pointworld.errors import PointWorldError
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("demo", "the whole pipeline on a bundled or your own capture, with pictures and a report"),
+    "demo": (
+        "demo",
+        "the whole pipeline on a bundled or your own capture, with pictures and a report",
+    ),
     "predict": ("predict", "predict the 3D flow of a captured scene under a planned joint motion"),
     "view": ("view", "look at a prediction: window, screenshot or video"),
     "reconstruct": ("reconstruct", "fuse a capture into coloured points and a mesh"),
@@ -51,7 +54,9 @@ def _unknown(argv: Sequence[str]) -> str:
     group = [name for name in COMMANDS if name.startswith(argv[0] + " ")]
     if group:
         return f"'{argv[0]}' needs one of: " + ", ".join(name.split()[1] for name in group)
-    close = difflib.get_close_matches(typed, COMMANDS, n=1) or difflib.get_close_matches(argv[0], COMMANDS, n=1)
+    close = difflib.get_close_matches(typed, COMMANDS, n=1) or difflib.get_close_matches(
+        argv[0], COMMANDS, n=1
+    )
     hint = f" Did you mean '{close[0]}'?" if close else ""
     return f"unknown command '{argv[0]}'.{hint} See: pointworld --help"
 

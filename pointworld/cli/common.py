@@ -46,7 +46,9 @@ def parse(cls: type[T], argv: Sequence[str], *, prog: str) -> T:
     config = _take_option(arguments, "--config")
     if config is not None:
         default = load_config(cls, Path(config))
-    description = (cls.__doc__ or "") + "\n\n--config FILE reads defaults from YAML; options given here win."
+    description = (
+        cls.__doc__ or ""
+    ) + "\n\n--config FILE reads defaults from YAML; options given here win."
     kwargs: dict[str, Any] = {"args": arguments, "prog": prog, "description": description}
     if default is not None:
         kwargs["default"] = default
@@ -79,7 +81,9 @@ def load_config(cls: type[T], path: Path) -> T:
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, Mapping):
-        raise InputError(f"{path}: expected keys and values at the top level, got {type(values).__name__}")
+        raise InputError(
+            f"{path}: expected keys and values at the top level, got {type(values).__name__}"
+        )
     return from_mapping(cls, values, str(path))
 
 
@@ -160,7 +164,12 @@ def stdout_json(value: Any) -> None:
 @contextmanager
 def progress(total: int | None, label: str) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr; yields `advance(n)`."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=not console.is_terminal) as bar:
         task = bar.add_task(label, total=total)
 
@@ -180,7 +189,11 @@ def write_run_json(
     extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Record what made the results in `folder`: versions, resolved config, seed, timings [s]."""
-    versions = {"pointworld-open": package_version(), "python": platform.python_version(), "torch": torch.__version__}
+    versions = {
+        "pointworld-open": package_version(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
     record: dict[str, Any] = {
         "command": command,
         "versions": versions,

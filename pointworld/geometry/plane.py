@@ -19,14 +19,19 @@ def fit_plane_ransac(
         normal: (3,) unit, sign arbitrary. offset: [m]. inliers: (points,) bool.
     """
     rng = np.random.default_rng(seed)
-    probe = points if len(points) <= 20_000 else points[rng.choice(len(points), 20_000, replace=False)]
+    probe = (
+        points if len(points) <= 20_000 else points[rng.choice(len(points), 20_000, replace=False)]
+    )
     triples = probe[rng.integers(0, len(probe), size=(iterations, 3))]
     normals = np.cross(triples[:, 1] - triples[:, 0], triples[:, 2] - triples[:, 0])
     lengths = np.linalg.norm(normals, axis=1)
     keep = lengths > 1e-12
     normals = normals[keep] / lengths[keep, None]
     offsets = (normals * triples[keep, 0]).sum(1)
-    counts = [int((np.abs(probe @ n - d) < threshold).sum()) for n, d in zip(normals, offsets, strict=True)]
+    counts = [
+        int((np.abs(probe @ n - d) < threshold).sum())
+        for n, d in zip(normals, offsets, strict=True)
+    ]
     best = int(np.argmax(counts))
     normal, offset = normals[best], float(offsets[best])
     for _ in range(3):
