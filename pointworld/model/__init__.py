@@ -1,0 +1,1 @@
+"""The world model around the backbone: features, normalisation, heads, checkpoints, long horizons."""

@@ -1,0 +1,167 @@
+"""The world model: scene points and robot flow in, motion of every scene point out."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from pointworld.errors import InputError
+from pointworld.model.features_relative import relative_robot_features, relative_scene_features
+from pointworld.model.features_released import released_robot_features, released_scene_features
+from pointworld.model.featurisers import Mlp, SceneFeaturiser, TimeEmbedding
+from pointworld.model.inputs import ModelInputs, ModelOutputs
+from pointworld.model.normalisation import SIMULATED_VARIANCE, VARIANCE_CEILING, VARIANCE_FLOOR, normalise, unnormalise
+from pointworld.model.predictor import DynamicsPredictor
+from pointworld.model.spec import ModelSpec
+
+Tensor = torch.Tensor
+
+
+class WorldModel(nn.Module):
+    """PTv3 over scene tokens and moving robot tokens, with displacement and log-variance heads.
+
+    Parameter and buffer names are those of the published PointWorld checkpoints (without their image encoder).
+
+    Source: structure, constants and normalisation as in the PointWorld release; `stable` mode differs only in how tokens
+    are put on the lattice and ordered (see DynamicsPredictor) and `relative` features in the raw channels.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        width, domains, steps = spec.width, len(spec.domains), spec.num_steps
+        self.robot_type_emb = nn.Parameter(torch.randn(1, width) * math.sqrt(2.0 / width))
+        self._add_buffer("time_steps", torch.linspace(0.0, 1.0, steps))
+        for name, shape in (
+            ("norm_stats_per_step", (domains, steps, 3)),
+            ("robot_norm", (domains, spec.robot_channels)),
+            ("scene_norm", (domains, spec.scene_channels)),
+        ):
+            self._add_buffer(f"{name}_mean", torch.zeros(shape))
+            self._add_buffer(f"{name}_var", torch.ones(shape))
+        self.robot_proj = Mlp(spec.robot_channels, width)
+        self.time_embed = TimeEmbedding(width)
+        self.scene_feature_encoder = SceneFeaturiser(spec.scene_channels, spec.image_channels, width)
+        self.dynamics_predictor = DynamicsPredictor(spec.arch, mode=spec.mode, grid_size=spec.grid_size)
+
+    def _add_buffer(self, name: str, value: Tensor) -> None:
+        self.register_buffer(name, value)
+
+    time_steps: Tensor
+    norm_stats_per_step_mean: Tensor
+    norm_stats_per_step_var: Tensor
+    robot_norm_mean: Tensor
+    robot_norm_var: Tensor
+    scene_norm_mean: Tensor
+    scene_norm_var: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return self.robot_type_emb.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of the parameters."""
+        return self.robot_type_emb.dtype
+
+    def raw_features(self, inputs: ModelInputs) -> tuple[Tensor, Tensor]:
+        """Raw channels before normalisation: scene (batch, points, Ds) and robot (batch, steps, robot points, Fr)."""
+        if self.spec.features == "released":
+            return released_scene_features(inputs), released_robot_features(inputs)
+        scene = relative_scene_features(
+            inputs.scene_points,
+            inputs.scene_colors,
+            inputs.scene_normals,
+            inputs.scene_exists,
+            inputs.robot_positions,
+            inputs.robot_exists,
+            inputs.gripper_open,
+        )
+        robot = relative_robot_features(
+            inputs.robot_positions, inputs.robot_normals, inputs.robot_exists, inputs.gripper_open
+        )
+        return scene, robot
+
+    def normalise_displacements(self, displacements: Tensor, domain: Tensor) -> Tensor:
+        """Displacements (batch, steps, points, 3) [m] in the units of `pred_norm`."""
+        mean, variance = self._displacement_stats(domain)
+        return normalise(displacements, mean, variance)
+
+    def _displacement_stats(self, domain: Tensor) -> tuple[Tensor, Tensor]:
+        return self.norm_stats_per_step_mean[domain][:, :, None], self.norm_stats_per_step_var[domain][:, :, None]
+
+    def encode_images(self, features: Tensor) -> Tensor | None:
+        """Sampled image features (..., points, image_channels) to tokens that no robot motion changes.
+
+        None for a model without an image branch.
+        """
+        return self.scene_feature_encoder.encode_images(features) if self.spec.image_channels else None
+
+    def forward(self, inputs: ModelInputs, *, image_tokens: Tensor | None = None) -> ModelOutputs:
+        """Predict the motion of one chunk.
+
+        Args:
+            inputs: batch of `spec.num_steps` steps; in `released` mode in the centred frame (see `prepare_released`).
+            image_tokens: result of `encode_images`, (batch or 1, points, C), when it is already known.
+
+        Raises:
+            InputError: step count, channels or image features do not fit the model.
+        """
+        self._check(inputs, image_tokens)
+        raw_scene, raw_robot = self.raw_features(inputs)
+        domain = inputs.domain
+        raw_scene = normalise(raw_scene, self.scene_norm_mean[domain][:, None], self.scene_norm_var[domain][:, None])
+        raw_robot = normalise(
+            raw_robot, self.robot_norm_mean[domain][:, None, None], self.robot_norm_var[domain][:, None, None]
+        )
+        if image_tokens is None and inputs.scene_features is not None:
+            image_tokens = self.encode_images(inputs.scene_features)
+        scene_tokens = self.scene_feature_encoder(raw_scene, image_tokens)
+        times = self.time_embed(self.time_steps)[None, :, None]
+        robot_tokens = self.robot_proj(raw_robot) + times + self.robot_type_emb
+        pred_norm, log_var = self.dynamics_predictor(
+            inputs.scene_points,
+            scene_tokens,
+            inputs.scene_exists,
+            inputs.robot_positions,
+            robot_tokens,
+            inputs.robot_exists,
+        )
+        mean, variance = self._displacement_stats(domain)
+        displacements = unnormalise(pred_norm, mean, variance)
+        displacements = torch.cat([torch.zeros_like(displacements[:, :1]), displacements[:, 1:]], 1)
+        if self.spec.mode == "released":
+            log_var = self._released_log_var(log_var, domain)
+        return ModelOutputs(pred_norm=pred_norm, log_var=log_var, displacements=displacements)
+
+    def _check(self, inputs: ModelInputs, image_tokens: Tensor | None) -> None:
+        spec = self.spec
+        steps, grippers = inputs.gripper_open.shape[1:]
+        if steps != spec.num_steps:
+            raise InputError(
+                f"robot flow has {steps} steps, expected {spec.num_steps} (horizon {spec.horizon} + now). "
+                "Did you pass actions instead of positions?"
+            )
+        if grippers != spec.grippers:
+            raise InputError(f"gripper_open has {grippers} channel(s), this model was made for {spec.grippers}")
+        if spec.image_channels and image_tokens is None:
+            got = 0 if inputs.scene_features is None else inputs.scene_features.shape[-1]
+            if got != spec.image_channels:
+                raise InputError(
+                    f"scene features have {got} channels, this model needs {spec.image_channels} from the encoder "
+                    f"'{spec.encoder}': pass load_encoder('{spec.encoder}') to build_scene"
+                )
+
+    def _released_log_var(self, log_var: Tensor, domain: Tensor) -> Tensor:
+        """The release's rule: samples of simulated domains state the mean variance of the real ones, or a constant."""
+        rows = [self.spec.domain_index(name) for name in self.spec.simulated_domains]
+        simulated = torch.isin(domain, torch.tensor(rows, dtype=domain.dtype, device=domain.device))
+        if not bool(simulated.any()):
+            return log_var
+        low, high = math.log(VARIANCE_FLOOR), math.log(VARIANCE_CEILING)
+        real = log_var[~simulated].clamp(low, high).exp()
+        constant = real.mean().log() if real.numel() else log_var.new_tensor(math.log(SIMULATED_VARIANCE))
+        return torch.where(simulated[:, None, None, None], constant.detach(), log_var)
