@@ -1,8 +1,9 @@
 """Raw point features of the released model, in its binding channel order.
 
-Robot point at a step: xyz (3), colour (3) = magenta, normal (3), gripper_open (grippers), velocity (3), acceleration (3).
-Scene point at time 0: xyz (3), colour (3), normal (3), gripper_open over all steps (steps x grippers, step-major), distance
-to the nearest robot point at each step (steps). Positions are in the shifted (centred) frame; velocities are per step.
+Robot point at a step: xyz (3), colour (3) = magenta, normal (3), gripper_open (grippers), velocity (3),
+acceleration (3). Scene point at time 0: xyz (3), colour (3), normal (3), gripper_open over all steps (steps x
+grippers, step-major), distance to the nearest robot point at each step (steps). Positions are in the shifted
+(centred) frame; velocities are per step, not per second.
 
 Source: channel lists of the PointWorld release; checked by tests/golden/world_model.npz.
 """

@@ -39,7 +39,9 @@ class TimeEmbedding(nn.Module):
         frequency = 2 * math.pi / (min_period * (max_period / min_period) ** fraction)
         self.frequency: Tensor
         self.register_buffer("frequency", frequency, persistent=False)
-        self.mlp = nn.Sequential(nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, channels))
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, channels)
+        )
 
     def forward(self, times: Tensor) -> Tensor:
         """(steps,) times in [0, 1] to (steps, channels)."""

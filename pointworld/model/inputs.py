@@ -66,7 +66,9 @@ class ModelInputs:
     def batch_size(self) -> int:
         return int(self.scene_points.shape[0])
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ModelInputs:
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> ModelInputs:
         """Copy to a device and/or floating dtype (masks and indices keep theirs)."""
         moved: dict[str, Any] = {}
         for field in fields(self):
@@ -102,7 +104,9 @@ def pad_rows(rows: Sequence[Tensor], *, dim: int = 0) -> Tensor:
     return torch.stack(padded)
 
 
-def collate(pairs: Sequence[tuple[ScenePoints, RobotFlow]], *, domain: Sequence[int] | None = None) -> ModelInputs:
+def collate(
+    pairs: Sequence[tuple[ScenePoints, RobotFlow]], *, domain: Sequence[int] | None = None
+) -> ModelInputs:
     """Pad scenes and robot flows (no batch axis, same number of steps) to one batch.
 
     Args:
@@ -116,24 +120,40 @@ def collate(pairs: Sequence[tuple[ScenePoints, RobotFlow]], *, domain: Sequence[
         raise InputError("collate was given no samples")
     scenes, flows = [scene for scene, _ in pairs], [flow for _, flow in pairs]
     if any(flow.batch_shape for flow in flows):
-        raise InputError("collate takes robot flows without a batch axis: give one pair per candidate")
+        raise InputError(
+            "collate takes robot flows without a batch axis: give one pair per candidate"
+        )
     if len({flow.num_steps for flow in flows}) > 1:
-        raise InputError(f"robot flows have different step counts {sorted({flow.num_steps for flow in flows})}")
+        raise InputError(
+            f"robot flows have different step counts {sorted({flow.num_steps for flow in flows})}"
+        )
     features = [scene.features for scene in scenes if scene.features is not None]
     if len(features) not in (0, len(scenes)):
-        raise InputError(f"{len(features)} of {len(scenes)} scenes have image features: give all or none")
+        raise InputError(
+            f"{len(features)} of {len(scenes)} scenes have image features: give all or none"
+        )
     device = scenes[0].points.device
-    rows = torch.zeros(len(pairs), dtype=torch.int64) if domain is None else torch.as_tensor(domain, dtype=torch.int64)
+    rows = (
+        torch.zeros(len(pairs), dtype=torch.int64)
+        if domain is None
+        else torch.as_tensor(domain, dtype=torch.int64)
+    )
     return ModelInputs(
         scene_points=pad_rows([scene.points for scene in scenes]),
         scene_colors=pad_rows([scene.colors for scene in scenes]),
         scene_normals=pad_rows([scene.normals for scene in scenes]),
         scene_features=pad_rows(features) if features else None,
-        scene_exists=pad_rows([torch.ones(len(scene), dtype=torch.bool, device=device) for scene in scenes]),
+        scene_exists=pad_rows(
+            [torch.ones(len(scene), dtype=torch.bool, device=device) for scene in scenes]
+        ),
         robot_positions=pad_rows([flow.positions for flow in flows], dim=1),
         robot_normals=pad_rows([flow.normals for flow in flows], dim=1),
         robot_exists=pad_rows(
-            [torch.ones(flow.positions.shape[:-1], dtype=torch.bool, device=device) for flow in flows], dim=1
+            [
+                torch.ones(flow.positions.shape[:-1], dtype=torch.bool, device=device)
+                for flow in flows
+            ],
+            dim=1,
         ),
         gripper_open=torch.stack([flow.gripper_open for flow in flows]),
         domain=rows.to(device),

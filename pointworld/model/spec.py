@@ -60,15 +60,25 @@ class ModelSpec:
     max_robot_points: int = 500
 
     def __post_init__(self) -> None:
-        _require(self.mode in typing.get_args(Mode), f"mode is '{self.mode}', expected released or stable")
         _require(
-            self.features in typing.get_args(Features), f"features is '{self.features}', expected released or relative"
+            self.mode in typing.get_args(Mode),
+            f"mode is '{self.mode}', expected released or stable",
         )
         _require(
-            self.sampling in typing.get_args(Sampling), f"sampling is '{self.sampling}', expected released or centered"
+            self.features in typing.get_args(Features),
+            f"features is '{self.features}', expected released or relative",
         )
-        _require(self.horizon == HORIZON, f"horizon is {self.horizon}, expected {HORIZON} (the heads have that size)")
-        _require(self.image_channels >= 0, f"image_channels is {self.image_channels}, expected 0 or more")
+        _require(
+            self.sampling in typing.get_args(Sampling),
+            f"sampling is '{self.sampling}', expected released or centered",
+        )
+        _require(
+            self.horizon == HORIZON,
+            f"horizon is {self.horizon}, expected {HORIZON} (the heads have that size)",
+        )
+        _require(
+            self.image_channels >= 0, f"image_channels is {self.image_channels}, expected 0 or more"
+        )
         _require(self.step_dt > 0, f"step_dt is {self.step_dt}, expected seconds > 0")
         _require(self.grid_size > 0, f"grid_size is {self.grid_size}, expected metres > 0")
         _require(self.grippers in (1, 2), f"grippers is {self.grippers}, expected 1 or 2")
@@ -77,7 +87,10 @@ class ModelSpec:
             f"domains are {self.domains}, expected one or more different names",
         )
         unknown = set(self.simulated_domains) - set(self.domains)
-        _require(not unknown, f"simulated_domains {sorted(unknown)} are not among the domains {self.domains}")
+        _require(
+            not unknown,
+            f"simulated_domains {sorted(unknown)} are not among the domains {self.domains}",
+        )
 
     @property
     def num_steps(self) -> int:
@@ -99,12 +112,18 @@ class ModelSpec:
     @property
     def robot_channels(self) -> int:
         """Raw channels of a robot point at one step (Fr)."""
-        return relative_robot_channels(self.grippers) if self.features == "relative" else 15 + self.grippers
+        return (
+            relative_robot_channels(self.grippers)
+            if self.features == "relative"
+            else 15 + self.grippers
+        )
 
     def domain_index(self, name: str) -> int:
         """Row of a domain in the normalisation buffers."""
         if name not in self.domains:
-            raise InputError(f"domain '{name}' is unknown to this model; it knows {', '.join(self.domains)}")
+            raise InputError(
+                f"domain '{name}' is unknown to this model; it knows {', '.join(self.domains)}"
+            )
         return self.domains.index(name)
 
     def to_json(self) -> dict[str, Any]:
@@ -146,7 +165,9 @@ def _checked(cls: type, values: Mapping[str, Any], where: str) -> dict[str, Any]
     known = {f.name for f in dataclasses.fields(cls) if f.init}
     unknown, missing = sorted(set(values) - known), sorted(known - set(values))
     if unknown or missing:
-        raise CheckpointError(f"{where}: unknown keys {unknown}, missing keys {missing}; expected {sorted(known)}")
+        raise CheckpointError(
+            f"{where}: unknown keys {unknown}, missing keys {missing}; expected {sorted(known)}"
+        )
     return {name: _tuples(value) for name, value in values.items()}
 
 

@@ -12,9 +12,17 @@ from pointworld.model.features_relative import relative_robot_features, relative
 from pointworld.model.features_released import released_robot_features, released_scene_features
 from pointworld.model.featurisers import Mlp, SceneFeaturiser, TimeEmbedding
 from pointworld.model.inputs import ModelInputs, ModelOutputs
-from pointworld.model.normalisation import SIMULATED_VARIANCE, VARIANCE_CEILING, VARIANCE_FLOOR, normalise, unnormalise
+from pointworld.model.normalisation import (
+    SIMULATED_VARIANCE,
+    VARIANCE_CEILING,
+    VARIANCE_FLOOR,
+    normalise,
+    unnormalise,
+)
 from pointworld.model.predictor import DynamicsPredictor
+from pointworld.model.rollout import MAX_TOKENS, predict
 from pointworld.model.spec import ModelSpec
+from pointworld.types import FlowPrediction, RobotFlow, ScenePoints
 
 Tensor = torch.Tensor
 
@@ -24,8 +32,8 @@ class WorldModel(nn.Module):
 
     Parameter and buffer names are those of the published PointWorld checkpoints (without their image encoder).
 
-    Source: structure, constants and normalisation as in the PointWorld release; `stable` mode differs only in how tokens
-    are put on the lattice and ordered (see DynamicsPredictor) and `relative` features in the raw channels.
+    Source: structure, constants and normalisation as in the PointWorld release; `stable` mode differs only in how
+    tokens are put on the lattice and ordered (see DynamicsPredictor) and `relative` features in the raw channels.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -43,8 +51,12 @@ class WorldModel(nn.Module):
             self._add_buffer(f"{name}_var", torch.ones(shape))
         self.robot_proj = Mlp(spec.robot_channels, width)
         self.time_embed = TimeEmbedding(width)
-        self.scene_feature_encoder = SceneFeaturiser(spec.scene_channels, spec.image_channels, width)
-        self.dynamics_predictor = DynamicsPredictor(spec.arch, mode=spec.mode, grid_size=spec.grid_size)
+        self.scene_feature_encoder = SceneFeaturiser(
+            spec.scene_channels, spec.image_channels, width
+        )
+        self.dynamics_predictor = DynamicsPredictor(
+            spec.arch, mode=spec.mode, grid_size=spec.grid_size
+        )
 
     def _add_buffer(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value)
@@ -91,14 +103,18 @@ class WorldModel(nn.Module):
         return normalise(displacements, mean, variance)
 
     def _displacement_stats(self, domain: Tensor) -> tuple[Tensor, Tensor]:
-        return self.norm_stats_per_step_mean[domain][:, :, None], self.norm_stats_per_step_var[domain][:, :, None]
+        return self.norm_stats_per_step_mean[domain][:, :, None], self.norm_stats_per_step_var[
+            domain
+        ][:, :, None]
 
     def encode_images(self, features: Tensor) -> Tensor | None:
         """Sampled image features (..., points, image_channels) to tokens that no robot motion changes.
 
         None for a model without an image branch.
         """
-        return self.scene_feature_encoder.encode_images(features) if self.spec.image_channels else None
+        return (
+            self.scene_feature_encoder.encode_images(features) if self.spec.image_channels else None
+        )
 
     def forward(self, inputs: ModelInputs, *, image_tokens: Tensor | None = None) -> ModelOutputs:
         """Predict the motion of one chunk.
@@ -113,9 +129,13 @@ class WorldModel(nn.Module):
         self._check(inputs, image_tokens)
         raw_scene, raw_robot = self.raw_features(inputs)
         domain = inputs.domain
-        raw_scene = normalise(raw_scene, self.scene_norm_mean[domain][:, None], self.scene_norm_var[domain][:, None])
+        raw_scene = normalise(
+            raw_scene, self.scene_norm_mean[domain][:, None], self.scene_norm_var[domain][:, None]
+        )
         raw_robot = normalise(
-            raw_robot, self.robot_norm_mean[domain][:, None, None], self.robot_norm_var[domain][:, None, None]
+            raw_robot,
+            self.robot_norm_mean[domain][:, None, None],
+            self.robot_norm_var[domain][:, None, None],
         )
         if image_tokens is None and inputs.scene_features is not None:
             image_tokens = self.encode_images(inputs.scene_features)
@@ -137,6 +157,17 @@ class WorldModel(nn.Module):
             log_var = self._released_log_var(log_var, domain)
         return ModelOutputs(pred_norm=pred_norm, log_var=log_var, displacements=displacements)
 
+    def predict(
+        self,
+        scene: ScenePoints,
+        robot_flow: RobotFlow,
+        *,
+        domain: str | None = None,
+        max_tokens: int = MAX_TOKENS,
+    ) -> FlowPrediction:
+        """Motion of every scene point [m, base frame] under each candidate; see `pointworld.model.rollout.predict`."""
+        return predict(self, scene, robot_flow, domain=domain, max_tokens=max_tokens)
+
     def _check(self, inputs: ModelInputs, image_tokens: Tensor | None) -> None:
         spec = self.spec
         steps, grippers = inputs.gripper_open.shape[1:]
@@ -146,7 +177,9 @@ class WorldModel(nn.Module):
                 "Did you pass actions instead of positions?"
             )
         if grippers != spec.grippers:
-            raise InputError(f"gripper_open has {grippers} channel(s), this model was made for {spec.grippers}")
+            raise InputError(
+                f"gripper_open has {grippers} channel(s), this model was made for {spec.grippers}"
+            )
         if spec.image_channels and image_tokens is None:
             got = 0 if inputs.scene_features is None else inputs.scene_features.shape[-1]
             if got != spec.image_channels:
@@ -163,5 +196,7 @@ class WorldModel(nn.Module):
             return log_var
         low, high = math.log(VARIANCE_FLOOR), math.log(VARIANCE_CEILING)
         real = log_var[~simulated].clamp(low, high).exp()
-        constant = real.mean().log() if real.numel() else log_var.new_tensor(math.log(SIMULATED_VARIANCE))
+        constant = (
+            real.mean().log() if real.numel() else log_var.new_tensor(math.log(SIMULATED_VARIANCE))
+        )
         return torch.where(simulated[:, None, None, None], constant.detach(), log_var)
