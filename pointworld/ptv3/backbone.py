@@ -1,0 +1,232 @@
+"""Point Transformer V3: encoder, decoder and their blocks, on a prepared pyramid of levels.
+
+Module names give the state-dict keys of the released PointWorld checkpoints.
+
+Source: X. Wu et al., Point Transformer V3 (CVPR 2024); own implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from pointworld.ptv3.arch import PTv3Arch
+from pointworld.ptv3.conv import SubmanifoldConv3d
+from pointworld.ptv3.levels import Level, Pyramid
+from pointworld.ptv3.patches import PatchPlan, from_slots, to_slots
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` whose parameters stay unset until the network initialises them all at once."""
+
+    def reset_parameters(self) -> None:
+        """Leaves the parameters as they are."""
+
+
+class PatchAttention(nn.Module):
+    """Self-attention within the patches of a curve."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = Linear(channels, 3 * channels)
+        self.proj = Linear(channels, channels)
+
+    def forward(self, x: torch.Tensor, plan: PatchPlan) -> torch.Tensor:
+        """(tokens, channels) -> (tokens, channels)."""
+        channels = x.shape[1]
+        qkv = to_slots(self.qkv(x), plan)
+        outputs, first = [], 0
+        for segments, length in plan.groups:
+            part = qkv[first : first + segments * length]
+            first += segments * length
+            q, k, v = part.view(segments, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+            attended = scaled_dot_product_attention(q, k, v)
+            outputs.append(attended.transpose(1, 2).reshape(segments * length, channels))
+        slots = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        result: torch.Tensor = self.proj(from_slots(slots, plan))
+        return result
+
+
+class MLP(nn.Module):
+    """Linear, GELU (exact), Linear."""
+
+    def __init__(self, in_channels: int, hidden: int, out_channels: int) -> None:
+        super().__init__()
+        self.fc1 = Linear(in_channels, hidden)
+        self.act = nn.GELU()
+        self.fc2 = Linear(hidden, out_channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., in_channels) -> (..., out_channels)."""
+        result: torch.Tensor = self.fc2(self.act(self.fc1(x)))
+        return result
+
+
+def drop_rows(
+    x: torch.Tensor, probability: float, training: bool, generator: torch.Generator | None
+) -> torch.Tensor:
+    """Drop path per token: a row is zeroed with `probability`, the others are scaled up. Off outside training."""
+    if not training or probability == 0.0:
+        return x
+    keep = 1.0 - probability
+    drawn = torch.rand(x.shape[0], 1, dtype=x.dtype, device=x.device, generator=generator)
+    return x * (drawn < keep).to(x.dtype).div_(keep)
+
+
+class Block(nn.Module):
+    """Convolution, patch attention and MLP, each added to its input."""
+
+    def __init__(self, channels: int, heads: int, mlp_ratio: int, drop_path: float) -> None:
+        super().__init__()
+        self.drop_path = drop_path
+        self.cpe = nn.Sequential(
+            SubmanifoldConv3d(channels, channels), Linear(channels, channels), nn.LayerNorm(channels)
+        )
+        self.norm1 = nn.Sequential(nn.LayerNorm(channels))
+        self.attn = PatchAttention(channels, heads)
+        self.norm2 = nn.Sequential(nn.LayerNorm(channels))
+        self.mlp = nn.Sequential(MLP(channels, mlp_ratio * channels, channels))
+
+    def forward(
+        self, x: torch.Tensor, level: Level, index: int, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        """(tokens, channels) -> the same; `index` is the block's place in its stage."""
+        conv, linear, norm = self.cpe
+        x = x + norm(linear(conv(x, level.neighbors)))
+        attended = self.attn(self.norm1(x), level.plan(index))
+        x = x + drop_rows(attended, self.drop_path, self.training, generator)
+        mapped = self.mlp(self.norm2(x))
+        return x + drop_rows(mapped, self.drop_path, self.training, generator)
+
+
+class Embedding(nn.Module):
+    """Linear, LayerNorm, GELU on every token."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.stem = nn.ModuleDict({"linear": Linear(in_channels, channels), "norm": nn.LayerNorm(channels)})
+        self.act = nn.GELU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(tokens, in_channels) -> (tokens, channels)."""
+        result: torch.Tensor = self.act(self.stem["norm"](self.stem["linear"](x)))
+        return result
+
+
+class GridPooling(nn.Module):
+    """Linear, maximum over the tokens of a coarser cell, LayerNorm, GELU."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.proj = Linear(in_channels, out_channels)
+        self.norm = nn.Sequential(nn.LayerNorm(out_channels))
+        self.act = nn.GELU()
+
+    def forward(self, x: torch.Tensor, level: Level) -> torch.Tensor:
+        """(tokens of the finer level, in) -> (tokens of `level`, out)."""
+        assert level.cluster is not None
+        x = self.proj(x)
+        index = level.cluster[:, None].expand(-1, x.shape[1])
+        pooled = x.new_zeros(len(level.batch), x.shape[1])
+        pooled = pooled.scatter_reduce(0, index, x, "amax", include_self=False)
+        result: torch.Tensor = self.act(self.norm(pooled))
+        return result
+
+
+class GridUnpooling(nn.Module):
+    """Coarse features copied to the finer tokens, plus the encoder's features of those tokens."""
+
+    def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.proj = nn.Sequential(Linear(in_channels, out_channels), nn.LayerNorm(out_channels), nn.GELU())
+        self.proj_skip = nn.Sequential(
+            Linear(skip_channels, out_channels), nn.LayerNorm(out_channels), nn.GELU()
+        )
+
+    def forward(self, x: torch.Tensor, skip: torch.Tensor, cluster: torch.Tensor) -> torch.Tensor:
+        """(coarse tokens, in), (fine tokens, skip) -> (fine tokens, out)."""
+        result: torch.Tensor = self.proj_skip(skip) + self.proj(x).index_select(0, cluster)
+        return result
+
+
+def _stage(channels: int, heads: int, rates: list[float], mlp_ratio: int) -> nn.ModuleDict:
+    return nn.ModuleDict(
+        {f"block{i}": Block(channels, heads, mlp_ratio, rate) for i, rate in enumerate(rates)}
+    )
+
+
+def _drop_rates(depths: tuple[int, ...], most: float) -> list[list[float]]:
+    """Rates that rise linearly over all blocks, cut into stages."""
+    flat = iter(torch.linspace(0, most, sum(depths), dtype=torch.float64).tolist())
+    return [[next(flat) for _ in range(depth)] for depth in depths]
+
+
+class PTv3(nn.Module):
+    """The backbone: token features on a pyramid in, features of the same tokens out."""
+
+    def __init__(self, arch: PTv3Arch) -> None:
+        super().__init__()
+        self.arch = arch
+        widths, narrow = arch.enc_channels, arch.dec_channels
+        self.embedding = Embedding(arch.in_channels, widths[0])
+        self.enc = nn.ModuleDict()
+        for s, rates in enumerate(_drop_rates(arch.enc_depths, arch.drop_path)):
+            stage = nn.ModuleDict({"down": GridPooling(widths[s - 1], widths[s])} if s else {})
+            stage.update(_stage(widths[s], arch.enc_heads[s], rates, arch.mlp_ratio))
+            self.enc[f"enc{s}"] = stage
+        self.dec = nn.ModuleDict()
+        dec_rates = _drop_rates(arch.dec_depths, arch.drop_path)
+        for s in reversed(range(len(narrow))):
+            below = narrow[s + 1] if s + 1 < len(narrow) else widths[-1]
+            stage = nn.ModuleDict({"up": GridUnpooling(below, widths[s], narrow[s])})
+            stage.update(_stage(narrow[s], arch.dec_heads[s], dec_rates[s][::-1], arch.mlp_ratio))
+            self.dec[f"dec{s}"] = stage
+
+    def forward(
+        self, features: torch.Tensor, pyramid: Pyramid, *, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        """Runs the network.
+
+        Args:
+            features: (tokens, in_channels) in the order of the pyramid's first level.
+            pyramid: from `released_pyramid` or `stable_pyramid` with the same `arch`.
+            generator: for drop path in training; torch's default generator if None.
+        Returns:
+            (tokens, out_channels).
+        """
+        x = self.embedding(features)
+        skips = []
+        for s, level in enumerate(pyramid.levels):
+            stage = self.enc[f"enc{s}"]
+            if s:
+                x = stage["down"](x, level)
+            for index, block in _blocks(stage):
+                x = block(x, level, index, generator)
+            skips.append(x)
+        for s in reversed(range(len(self.arch.dec_channels))):
+            stage, cluster = self.dec[f"dec{s}"], pyramid.levels[s + 1].cluster
+            x = stage["up"](x, skips[s], cluster)
+            for index, block in _blocks(stage):
+                x = block(x, pyramid.levels[s], index, generator)
+        return x
+
+
+def _blocks(stage: nn.ModuleDict) -> Iterator[tuple[int, nn.Module]]:
+    return ((int(name[5:]), block) for name, block in stage.items() if name.startswith("block"))
+
+
+def initialise(module: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Truncated normal with std 0.02 for every matrix and convolution, zero biases, unit norms.
+
+    Source: the released PointWorld's training.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Linear | SubmanifoldConv3d):
+            nn.init.trunc_normal_(part.weight, std=0.02, generator=generator)
+            nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.LayerNorm):
+            part.reset_parameters()
