@@ -1,0 +1,190 @@
+"""Calibrated RGB-D frames to the points the world model sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pointworld.encoders import ImageEncoder
+from pointworld.errors import InputError
+from pointworld.geometry import (
+    depth_normals,
+    invert,
+    rotate_vectors,
+    transform_points,
+    unproject,
+    voxel_representatives,
+)
+from pointworld.scene.features import RELEASED_DEPTH_THRESHOLD, Sampling, check_sampling, point_features
+from pointworld.scene.robot_mask import MeshedRobot, robot_mask
+from pointworld.scene.workspace import Workspace
+from pointworld.types import RGBDFrame, ScenePoints, check_rigid
+
+
+@dataclass(frozen=True, eq=False)
+class _Cloud:
+    """Points (n, 3) of all frames in the base frame, with colours 0-1 and normals; float32."""
+
+    points: np.ndarray
+    colors: np.ndarray
+    normals: np.ndarray
+
+
+def build_scene(
+    frames: Sequence[RGBDFrame],
+    *,
+    T_world_base: np.ndarray,
+    workspace: Workspace | None = None,
+    voxel_size: float = 0.015,
+    robot: MeshedRobot | None = None,
+    joint_positions: np.ndarray | torch.Tensor | None = None,
+    encoder: ImageEncoder | None = None,
+    sampling: Sampling = "centered",
+    max_points: int = 12000,
+    seed: int = 0,
+    robot_margin: float = 0.02,
+    depth_threshold: float = RELEASED_DEPTH_THRESHOLD,
+) -> ScenePoints:
+    """Build scene points from calibrated frames of one moment.
+
+    Valid pixels are unprojected, the robot is masked out, points are moved to the base frame, cropped to the
+    workspace, reduced to one point per voxel (nearest to the voxel's centre, so independent of the order of frames
+    and pixels), capped, and given image features.
+
+    Args:
+        frames: one or more frames; usually 1-4.
+        T_world_base: (4, 4) robot base to world [m].
+        workspace: box in the base frame; None for the default box.
+        voxel_size: [m].
+        robot: masked out of the images when given; anything with `posed_mesh(joint_positions)`.
+        joint_positions: (joints,) for all frames or (frames, joints), in the robot's order [rad or m].
+        encoder: gives the points image features; None for none.
+        sampling: "centered" (ours) or "released" (as the published models were trained).
+        max_points: more than this many are thinned by a seeded random choice that keeps their order.
+        robot_margin: how far around the robot's surface points are removed [m].
+        depth_threshold: of the "released" sampling [m].
+
+    Returns:
+        Scene points in the base frame, ordered by voxel (x, y, z).
+
+    Raises:
+        InputError: no frames, no valid depth, nothing left in the workspace, or joint positions are missing.
+    """
+    check_sampling(sampling)
+    if not frames:
+        raise InputError("build_scene needs at least one frame")
+    if max_points < 1 or voxel_size <= 0:
+        raise InputError(f"max_points is {max_points} and voxel_size {voxel_size}; both must be positive")
+    check_rigid(T_world_base, "build_scene", "T_world_base")
+    box = Workspace() if workspace is None else workspace
+    masks = _robot_masks(frames, robot, joint_positions, T_world_base, robot_margin)
+    cloud = _crop([_frame_cloud(f, T_world_base, m) for f, m in zip(frames, masks, strict=True)], box)
+    points = torch.from_numpy(cloud.points)
+    index = _cap(voxel_representatives(points, voxel_size), max_points, seed)
+    scene = ScenePoints(
+        points=points[index],
+        colors=torch.from_numpy(cloud.colors)[index],
+        normals=torch.from_numpy(cloud.normals)[index],
+    )
+    if encoder is None:
+        return scene
+    features, view_count = point_features(
+        scene.points,
+        frames,
+        encoder,
+        T_world_base=T_world_base,
+        sampling=sampling,
+        depth_threshold=depth_threshold,
+    )
+    return ScenePoints(
+        points=scene.points,
+        colors=scene.colors,
+        normals=scene.normals,
+        features=features,
+        view_count=view_count,
+    )
+
+
+def _robot_masks(
+    frames: Sequence[RGBDFrame],
+    robot: MeshedRobot | None,
+    joint_positions: np.ndarray | torch.Tensor | None,
+    T_world_base: np.ndarray,
+    margin: float,
+) -> list[np.ndarray | None]:
+    if robot is None:
+        return [None] * len(frames)
+    if joint_positions is None:
+        raise InputError(
+            "masking the robot out needs its joint positions at the time of the frames. Give joint_positions, or "
+            "robot=None when the robot is not in the images."
+        )
+    q = torch.as_tensor(joint_positions, dtype=torch.float64)
+    if q.ndim not in (1, 2) or (q.ndim == 2 and len(q) != len(frames)):
+        raise InputError(
+            f"joint_positions are {tuple(q.shape)}, expected (joints,) for all frames or ({len(frames)}, joints)"
+        )
+    per_frame = q.expand(len(frames), -1) if q.ndim == 1 else q
+    return [
+        robot_mask(frame, robot, joints, T_world_base, margin)
+        for frame, joints in zip(frames, per_frame, strict=True)
+    ]
+
+
+def _frame_cloud(frame: RGBDFrame, T_world_base: np.ndarray, robot: np.ndarray | None) -> _Cloud:
+    """Points of one frame in the base frame; where the normal is unknown it points at the camera."""
+    use = frame.valid & (frame.depth > 0)
+    normals = depth_normals(frame.depth, use, frame.K)
+    if robot is not None:
+        use = use & ~robot
+    T_base_cam = invert(T_world_base) @ frame.T_world_cam
+    cam = unproject(np.where(use, frame.depth, 0.0), frame.K)[use]
+    picked = normals[use].astype(np.float64)
+    unknown = ~picked.any(-1)
+    picked[unknown] = -cam[unknown] / np.linalg.norm(cam[unknown], axis=-1, keepdims=True)
+    return _Cloud(
+        transform_points(T_base_cam, cam).astype(np.float32),
+        frame.rgb[use].astype(np.float32) / 255.0,
+        rotate_vectors(T_base_cam, picked).astype(np.float32),
+    )
+
+
+def _crop(clouds: Sequence[_Cloud], workspace: Workspace) -> _Cloud:
+    total = sum(len(cloud.points) for cloud in clouds)
+    if total == 0:
+        raise InputError(
+            "the frames have no usable depth: every pixel is invalid or belongs to the robot. "
+            "`pointworld doctor capture` shows the valid share of each frame."
+        )
+    inside = [workspace.contains(torch.from_numpy(cloud.points)).numpy() for cloud in clouds]
+    if not any(mask.any() for mask in inside):
+        every = np.concatenate([cloud.points for cloud in clouds])
+        raise InputError(_nothing_left(every, workspace))
+    return _Cloud(
+        *(
+            np.concatenate([getattr(cloud, name)[mask] for cloud, mask in zip(clouds, inside, strict=True)])
+            for name in ("points", "colors", "normals")
+        )
+    )
+
+
+def _nothing_left(points: np.ndarray, workspace: Workspace) -> str:
+    low, high = np.percentile(points, 1, axis=0), np.percentile(points, 99, axis=0)
+    ranges = ", ".join(f"{axis} {a:.2f}..{b:.2f}" for axis, a, b in zip("xyz", low, high, strict=True))
+    suggestion = ",".join(f"{value:.2f}" for value in (*low, *high))
+    return (
+        f"no scene points are left after cropping to the workspace {workspace}: the {len(points)} points seen lie at "
+        f"{ranges} m in the base frame (1st to 99th percentile). Check the base pose (--base-pose), or widen the "
+        f"workspace, e.g. --workspace={suggestion}"
+    )
+
+
+def _cap(index: torch.Tensor, max_points: int, seed: int) -> torch.Tensor:
+    if len(index) <= max_points:
+        return index
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(index), generator=generator)[:max_points].sort().values
+    return index[chosen]
