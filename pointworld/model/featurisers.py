@@ -13,6 +13,9 @@ from torch import nn
 
 Tensor = torch.Tensor
 
+#: Shortest and longest period of the time embedding [fractions of the horizon].
+MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
+
 
 class Mlp(nn.Module):
     """Linear, GELU (erf), Linear."""
@@ -31,24 +34,28 @@ class TimeEmbedding(nn.Module):
     """Sine-cosine code of a time in [0, 1], then Linear, SiLU, Linear.
 
     channels/2 periods from 4e-3 to 4 in geometric progression; all sines first, then all cosines.
+
+    Args:
+        channels: width, even.
+        precise: form the angles (up to 1571 rad) in float64. The release forms them in the type of the times, and in
+            float32 that shifts the shortest periods by up to 1e-4 rad, which its weights have been trained with.
     """
 
-    def __init__(self, channels: int, *, min_period: float = 4e-3, max_period: float = 4.0) -> None:
+    def __init__(self, channels: int, *, precise: bool = True) -> None:
         super().__init__()
-        fraction = torch.linspace(0.0, 1.0, channels // 2, dtype=torch.float64)
-        frequency = 2 * math.pi / (min_period * (max_period / min_period) ** fraction)
-        self.frequency: Tensor
-        self.register_buffer("frequency", frequency, persistent=False)
+        self.channels, self.precise = channels, precise
         self.mlp = nn.Sequential(
             nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, channels)
         )
 
     def forward(self, times: Tensor) -> Tensor:
         """(steps,) times in [0, 1] to (steps, channels)."""
-        # The shortest period is 1/250: the angle is formed in float64, so that its float32 sine is exact.
-        angle = times.to(torch.float64)[:, None] * self.frequency.to(torch.float64)
+        dtype = torch.float64 if self.precise else times.dtype
+        fraction = torch.linspace(0.0, 1.0, self.channels // 2, dtype=dtype, device=times.device)
+        period = MIN_PERIOD * (MAX_PERIOD / MIN_PERIOD) ** fraction
+        angle = times.to(dtype)[:, None] / period * 2 * math.pi
         code = torch.cat([angle.sin(), angle.cos()], -1)
-        return self.mlp(code.to(self.mlp[0].weight.dtype))
+        return self.mlp(code.to(times.dtype))
 
 
 class ImageProjection(nn.Module):

@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 from pointworld.errors import InputError
 from pointworld.geometry import fit_rigid
 from pointworld.model.inputs import ModelInputs, ModelOutputs
-from pointworld.model.normalisation import VARIANCE_CEILING, VARIANCE_FLOOR
+from pointworld.model.normalisation import SIMULATED_VARIANCE, VARIANCE_CEILING, VARIANCE_FLOOR
 from pointworld.model.prepare import pad_steps, prepare_released
 from pointworld.types import FlowPrediction, RobotFlow, ScenePoints
 
@@ -231,8 +231,12 @@ def _released_chunk(
     state.kept = [prepared.kept]
     tokens = None if image_tokens is None else image_tokens[prepared.kept][None]
     outputs = model(prepared.inputs, image_tokens=tokens)
+    log_var = outputs.log_var
+    if model.spec.domains[domain] in model.spec.simulated_domains:
+        # The release did not train the log-variance of simulated domains and states a constant instead.
+        log_var = torch.full_like(log_var, math.log(SIMULATED_VARIANCE))
     rows = nearest_row(current.points, current.points[prepared.kept])
-    return outputs.displacements[:, :, rows], outputs.log_var[:, :, rows]
+    return outputs.displacements[:, :, rows], log_var[:, :, rows]
 
 
 def nearest_row(points: Tensor, tokens: Tensor) -> Tensor:

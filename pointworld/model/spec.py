@@ -38,6 +38,7 @@ class ModelSpec:
     grippers: channels of RobotFlow.gripper_open.
     robot: robot the model was trained with. robot_links: links whose surface it sees ("gripper", "all" or names).
     max_scene_points, max_robot_points: caps of the training data.
+    head_init_scale: of the displacement head's initial weights; 0 = training starts at "nothing moves".
     """
 
     arch: PTv3Arch
@@ -58,6 +59,7 @@ class ModelSpec:
     robot_links: tuple[str, ...] | str = "gripper"
     max_scene_points: int = 12_000
     max_robot_points: int = 500
+    head_init_scale: float = 1.0
 
     def __post_init__(self) -> None:
         _require(
@@ -137,12 +139,11 @@ class ModelSpec:
         Raises:
             CheckpointError: keys or values do not describe a model.
         """
-        arch = values.get("arch")
-        if not isinstance(arch, Mapping):
-            raise CheckpointError(f"{where}: 'arch' is missing or not a group of keys")
-        built = dict(_checked(cls, values, where))
-        built["arch"] = PTv3Arch(**_checked(PTv3Arch, arch, f"{where}, arch"))
+        built = _checked(cls, values, where)
+        if not isinstance(built["arch"], Mapping):
+            raise CheckpointError(f"{where}: 'arch' is not a group of keys")
         try:
+            built["arch"] = PTv3Arch.from_dict(built["arch"])
             return cls(**built)
         except (InputError, TypeError) as error:
             raise CheckpointError(f"{where}: {error}") from error

@@ -12,13 +12,7 @@ from pointworld.model.features_relative import relative_robot_features, relative
 from pointworld.model.features_released import released_robot_features, released_scene_features
 from pointworld.model.featurisers import Mlp, SceneFeaturiser, TimeEmbedding
 from pointworld.model.inputs import ModelInputs, ModelOutputs
-from pointworld.model.normalisation import (
-    SIMULATED_VARIANCE,
-    VARIANCE_CEILING,
-    VARIANCE_FLOOR,
-    normalise,
-    unnormalise,
-)
+from pointworld.model.normalisation import normalise, unnormalise
 from pointworld.model.predictor import DynamicsPredictor
 from pointworld.model.rollout import MAX_TOKENS, predict
 from pointworld.model.spec import ModelSpec
@@ -50,7 +44,7 @@ class WorldModel(nn.Module):
             self._add_buffer(f"{name}_mean", torch.zeros(shape))
             self._add_buffer(f"{name}_var", torch.ones(shape))
         self.robot_proj = Mlp(spec.robot_channels, width)
-        self.time_embed = TimeEmbedding(width)
+        self.time_embed = TimeEmbedding(width, precise=spec.mode == "stable")
         self.scene_feature_encoder = SceneFeaturiser(
             spec.scene_channels, spec.image_channels, width
         )
@@ -103,9 +97,8 @@ class WorldModel(nn.Module):
         return normalise(displacements, mean, variance)
 
     def _displacement_stats(self, domain: Tensor) -> tuple[Tensor, Tensor]:
-        return self.norm_stats_per_step_mean[domain][:, :, None], self.norm_stats_per_step_var[
-            domain
-        ][:, :, None]
+        mean, variance = self.norm_stats_per_step_mean[domain], self.norm_stats_per_step_var[domain]
+        return mean[:, :, None], variance[:, :, None]
 
     def encode_images(self, features: Tensor) -> Tensor | None:
         """Sampled image features (..., points, image_channels) to tokens that no robot motion changes.
@@ -116,12 +109,20 @@ class WorldModel(nn.Module):
             self.scene_feature_encoder.encode_images(features) if self.spec.image_channels else None
         )
 
-    def forward(self, inputs: ModelInputs, *, image_tokens: Tensor | None = None) -> ModelOutputs:
+    def forward(
+        self,
+        inputs: ModelInputs,
+        *,
+        image_tokens: Tensor | None = None,
+        orders: str = "identity",
+        generator: torch.Generator | None = None,
+    ) -> ModelOutputs:
         """Predict the motion of one chunk.
 
         Args:
             inputs: batch of `spec.num_steps` steps; in `released` mode in the centred frame (see `prepare_released`).
             image_tokens: result of `encode_images`, (batch or 1, points, C), when it is already known.
+            orders, generator: `released` mode: draws of the curve orders; drop path in training (DynamicsPredictor).
 
         Raises:
             InputError: step count, channels or image features do not fit the model.
@@ -149,12 +150,12 @@ class WorldModel(nn.Module):
             inputs.robot_positions,
             robot_tokens,
             inputs.robot_exists,
+            orders=orders,
+            generator=generator,
         )
         mean, variance = self._displacement_stats(domain)
         displacements = unnormalise(pred_norm, mean, variance)
         displacements = torch.cat([torch.zeros_like(displacements[:, :1]), displacements[:, 1:]], 1)
-        if self.spec.mode == "released":
-            log_var = self._released_log_var(log_var, domain)
         return ModelOutputs(pred_norm=pred_norm, log_var=log_var, displacements=displacements)
 
     def predict(
@@ -187,16 +188,3 @@ class WorldModel(nn.Module):
                     f"scene features have {got} channels, this model needs {spec.image_channels} from the encoder "
                     f"'{spec.encoder}': pass load_encoder('{spec.encoder}') to build_scene"
                 )
-
-    def _released_log_var(self, log_var: Tensor, domain: Tensor) -> Tensor:
-        """The release's rule: samples of simulated domains state the mean variance of the real ones, or a constant."""
-        rows = [self.spec.domain_index(name) for name in self.spec.simulated_domains]
-        simulated = torch.isin(domain, torch.tensor(rows, dtype=domain.dtype, device=domain.device))
-        if not bool(simulated.any()):
-            return log_var
-        low, high = math.log(VARIANCE_FLOOR), math.log(VARIANCE_CEILING)
-        real = log_var[~simulated].clamp(low, high).exp()
-        constant = (
-            real.mean().log() if real.numel() else log_var.new_tensor(math.log(SIMULATED_VARIANCE))
-        )
-        return torch.where(simulated[:, None, None, None], constant.detach(), log_var)
