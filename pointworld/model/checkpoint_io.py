@@ -1,0 +1,192 @@
+"""Our checkpoints: a folder with `model.safetensors` (weights) and `model.json` (what they mean).
+
+A converted release has a third file, `encoder.safetensors`, with the frozen image encoder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from pointworld.errors import CheckpointError, InputError
+from pointworld.files import atomic_folder, write_json
+from pointworld.model.spec import ModelSpec
+from pointworld.model.world_model import WorldModel
+
+Tensor = torch.Tensor
+
+WEIGHTS, DESCRIPTION, ENCODER_WEIGHTS = "model.safetensors", "model.json", "encoder.safetensors"
+FORMAT = "pointworld-checkpoint"
+FORMAT_VERSION = 1
+#: Keys named in an error before the rest is counted.
+SHOWN = 8
+
+
+def save_checkpoint(
+    model: WorldModel,
+    folder: str | Path,
+    *,
+    training: Mapping[str, Any] | None = None,
+    encoder_weights: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Write weights and description; an older checkpoint in `folder` is replaced as a whole, never mixed.
+
+    Args:
+        training: anything JSON can hold that says where the weights come from (data, steps, results).
+        encoder_weights: state dict of the frozen image encoder, when it must travel with the model.
+
+    Returns:
+        The folder.
+    """
+    weights = {
+        name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
+    }
+    return write_checkpoint(
+        folder, model.spec, weights, training=training, encoder_weights=encoder_weights
+    )
+
+
+def write_checkpoint(
+    folder: str | Path,
+    spec: ModelSpec,
+    weights: Mapping[str, Tensor],
+    *,
+    training: Mapping[str, Any] | None = None,
+    encoder_weights: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """As `save_checkpoint`, from a state dict (which may be memory-mapped)."""
+    target = Path(folder)
+    if target.exists() and not target.is_dir():
+        raise InputError(f"cannot write a checkpoint to {target}: it is a file, expected a folder")
+    description = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "spec": spec.to_json(),
+        "parameters": count_elements(weights),
+        "training": dict(training or {}),
+        "encoder_weights": ENCODER_WEIGHTS if encoder_weights is not None else None,
+    }
+    with atomic_folder(target) as temporary:
+        save_file(dict(weights), temporary / WEIGHTS)
+        if encoder_weights is not None:
+            save_file(dict(encoder_weights), temporary / ENCODER_WEIGHTS)
+        write_json(temporary / DESCRIPTION, description)
+    return target
+
+
+def count_elements(weights: Mapping[str, Tensor]) -> int:
+    """Numbers held by all tensors together."""
+    return sum(value.numel() for value in weights.values())
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """The parsed `model.json` of a checkpoint folder.
+
+    Raises:
+        CheckpointError: the file is absent, no JSON, or of another format or version.
+    """
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} is not a checkpoint: it has no {DESCRIPTION}. A checkpoint is a folder with {WEIGHTS} and "
+            f"{DESCRIPTION}, or a released .pt file"
+        )
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    found = (
+        (description.get("format"), description.get("version"))
+        if isinstance(description, dict)
+        else None
+    )
+    if found != (FORMAT, FORMAT_VERSION):
+        raise CheckpointError(
+            f"{path} says format and version {found}, expected ({FORMAT!r}, {FORMAT_VERSION}). Was it written by a "
+            "newer version of this package?"
+        )
+    if not isinstance(description.get("spec"), dict):
+        raise CheckpointError(f"{path} has no 'spec', which describes the architecture")
+    return description
+
+
+def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -> WorldModel:
+    """Rebuild the model of a checkpoint folder, in evaluation mode.
+
+    Raises:
+        CheckpointError: files are missing, truncated, of another architecture, or hold NaN.
+    """
+    target = Path(folder)
+    description = read_description(target)
+    spec = ModelSpec.from_json(description["spec"], where=str(target / DESCRIPTION))
+    weights = read_weights(target / WEIGHTS)
+    model = build_model(spec, weights, where=str(target / WEIGHTS))
+    return model.to(device)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, memory-mapped where the platform can.
+
+    Raises:
+        CheckpointError: the file is absent or damaged.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing from the checkpoint")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not a readable safetensors file ({error}). Is the download complete?"
+        ) from error
+
+
+def build_model(spec: ModelSpec, weights: Mapping[str, Tensor], *, where: str) -> WorldModel:
+    """A model in evaluation mode that holds `weights` (not copied).
+
+    Raises:
+        CheckpointError: names or shapes are not exactly those of the architecture, or a weight is not finite.
+    """
+    with torch.device("meta"):
+        model = WorldModel(spec)
+    check_weights(model, weights, where=where)
+    model.load_state_dict(
+        {name: value.to(torch.float32) for name, value in weights.items()}, assign=True
+    )
+    return model.eval()
+
+
+def check_weights(model: WorldModel, weights: Mapping[str, Tensor], *, where: str) -> None:
+    """Compare names, shapes and finiteness with what the (meta) `model` needs."""
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    unknown, missing = sorted(set(weights) - set(expected)), sorted(set(expected) - set(weights))
+    if unknown or missing:
+        raise CheckpointError(
+            f"{where} does not match the architecture '{model.spec.arch.name}': "
+            f"{len(missing)} missing ({shortened(missing)}), {len(unknown)} unknown ({shortened(unknown)})"
+        )
+    wrong = [
+        f"{name} is {tuple(weights[name].shape)}, expected {shape}"
+        for name, shape in expected.items()
+        if tuple(weights[name].shape) != shape
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{where}: {len(wrong)} tensors have another shape than the architecture '{model.spec.arch.name}' needs: "
+            + shortened(wrong)
+        )
+    broken = [name for name, value in weights.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise CheckpointError(f"{where}: NaN or infinity in {shortened(broken)}")
+
+
+def shortened(names: list[str]) -> str:
+    """The first few names, and how many more there are."""
+    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return (", ".join(names[:SHOWN]) or "none") + rest
