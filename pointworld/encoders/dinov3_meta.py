@@ -72,7 +72,9 @@ def dinov3_from_meta_state_dict(
     try:
         model.load_state_dict(converted, strict=True, assign=True)
     except RuntimeError as error:
-        raise CheckpointError(f"the DINOv3 weights do not fit the architecture they describe: {error}") from error
+        raise CheckpointError(
+            f"the DINOv3 weights do not fit the architecture they describe: {error}"
+        ) from error
     rope: Any = model.rope_embeddings
     rope.inv_freq = 1.0 / state["rope_embed.periods"].to(torch.float32)
     return ViTEncoder(model, name=name, layers=layers, device=device)
@@ -115,10 +117,14 @@ def _config_values(state: Mapping[str, torch.Tensor], depth: int) -> dict[str, A
 
 def _block_prefix(model: nn.Module) -> str:
     """Where this version of the library keeps block 0 ("layer." or "model.layer.")."""
-    return next(key for key in model.state_dict() if key.endswith("layer.0.norm1.weight"))[: -len("0.norm1.weight")]
+    return next(key for key in model.state_dict() if key.endswith("layer.0.norm1.weight"))[
+        : -len("0.norm1.weight")
+    ]
 
 
-def _rename(state: Mapping[str, torch.Tensor], depth: int, *, prefix: str) -> dict[str, torch.Tensor]:
+def _rename(
+    state: Mapping[str, torch.Tensor], depth: int, *, prefix: str
+) -> dict[str, torch.Tensor]:
     def get(key: str) -> torch.Tensor:
         return state[key].detach().to(torch.float32)
 

@@ -59,12 +59,16 @@ def load_encoder(
     return ViTEncoder(model, name=spec, layers=layers, device=device)
 
 
-def _load_model(family: Family, where: str, spec: str, *, local_files_only: bool) -> torch.nn.Module:
+def _load_model(
+    family: Family, where: str, spec: str, *, local_files_only: bool
+) -> torch.nn.Module:
     folder = Path(where).expanduser()
     if folder.exists() or where.startswith(("/", ".", "~")):
         _check_folder(folder, family, spec)
         config = json.loads((folder / "config.json").read_text())
-        return _from_pretrained(_model_class(family, config["model_type"]), str(folder), spec, local=True)
+        return _from_pretrained(
+            _model_class(family, config["model_type"]), str(folder), spec, local=True
+        )
     model_type = _hub_model_type(where, family, spec, local_files_only=local_files_only)
     return _from_pretrained(_model_class(family, model_type), where, spec, local=local_files_only)
 
@@ -81,7 +85,9 @@ def _check_folder(folder: Path, family: Family, spec: str) -> None:
     try:
         model_type = json.loads(config_path.read_text()).get("model_type")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise InputError(f"encoder '{spec}': {config_path} is not a JSON object ({error})") from error
+        raise InputError(
+            f"encoder '{spec}': {config_path} is not a JSON object ({error})"
+        ) from error
     _check_family(model_type, family, spec)
     if not any(folder.glob("*.safetensors")):
         raise InputError(

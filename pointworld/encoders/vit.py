@@ -66,12 +66,22 @@ class ViTEncoder:
     """
 
     def __init__(
-        self, model: nn.Module, *, name: str, layers: Sequence[int] | None = None, device: torch.device | str = "cpu"
+        self,
+        model: nn.Module,
+        *,
+        name: str,
+        layers: Sequence[int] | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         config: Any = model.config
         depth = int(config.num_hidden_layers)
         chosen = default_layers(depth) if layers is None else tuple(int(i) for i in layers)
-        if not chosen or list(chosen) != sorted(set(chosen)) or chosen[0] < 0 or chosen[-1] >= depth:
+        if (
+            not chosen
+            or list(chosen) != sorted(set(chosen))
+            or chosen[0] < 0
+            or chosen[-1] >= depth
+        ):
             raise InputError(
                 f"encoder '{name}' has blocks 0..{depth - 1}; layers {list(chosen)} must be ascending, without "
                 f"repeats and inside. The default is {list(default_layers(depth))}."
@@ -99,9 +109,13 @@ class ViTEncoder:
         rows, columns = images.shape[-2] // self.stride, images.shape[-1] // self.stride
         pixels = imagenet_normalize(images.to(self._device, torch.float32))
         pixels = pixels[..., : rows * self.stride, : columns * self.stride]
-        states = self._video_states(pixels, rows, columns) if self._video else self._image_states(pixels)
+        states = (
+            self._video_states(pixels, rows, columns) if self._video else self._image_states(pixels)
+        )
         maps = [
-            self._norm(state)[:, self._prefix :].transpose(1, 2).reshape(len(images), -1, rows, columns)
+            self._norm(state)[:, self._prefix :]
+            .transpose(1, 2)
+            .reshape(len(images), -1, rows, columns)
             for state in states
         ]
         return torch.cat(maps, 1).to(images.device, torch.float32)
@@ -145,9 +159,13 @@ class ViTEncoder:
 
 
 def _square_patch(patch_size: Any, name: str) -> int:
-    sizes = {int(s) for s in patch_size} if isinstance(patch_size, (list, tuple)) else {int(patch_size)}
+    sizes = (
+        {int(s) for s in patch_size} if isinstance(patch_size, (list, tuple)) else {int(patch_size)}
+    )
     if len(sizes) != 1:
-        raise InputError(f"encoder '{name}' has patches of {patch_size} pixels; only square patches are supported")
+        raise InputError(
+            f"encoder '{name}' has patches of {patch_size} pixels; only square patches are supported"
+        )
     return sizes.pop()
 
 
@@ -158,7 +176,9 @@ def _find_blocks(model: nn.Module, depth: int) -> nn.ModuleList:
         return layer
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
     if not lists:
-        raise InputError(f"{type(model).__name__}: cannot find its {depth} blocks in this version of transformers")
+        raise InputError(
+            f"{type(model).__name__}: cannot find its {depth} blocks in this version of transformers"
+        )
     return lists[0]
 
 
@@ -168,4 +188,6 @@ def _final_norm(model: nn.Module) -> nn.Module:
             norm = getattr(owner, attribute, None)
             if isinstance(norm, nn.LayerNorm):
                 return norm
-    raise InputError(f"{type(model).__name__}: cannot find its final LayerNorm in this version of transformers")
+    raise InputError(
+        f"{type(model).__name__}: cannot find its final LayerNorm in this version of transformers"
+    )

@@ -42,7 +42,9 @@ class XFeatEncoder:
 
     def __init__(self, *, device: torch.device | str = "cpu") -> None:
         folder = _package_folder()
-        spec = importlib.util.spec_from_file_location("_pointworld_xfeat_model", folder / "model.py")
+        spec = importlib.util.spec_from_file_location(
+            "_pointworld_xfeat_model", folder / "model.py"
+        )
         if spec is None or spec.loader is None:
             raise MissingXFeatError
         module = importlib.util.module_from_spec(spec)

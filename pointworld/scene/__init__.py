@@ -1,5 +1,7 @@
 """Frames to scene points: mask the robot, crop, voxelise, sample image features."""
 
+from pointworld.scene.base_pose import resolve_base_pose as resolve_base_pose
+from pointworld.scene.base_pose import save_base_pose as save_base_pose
 from pointworld.scene.build import build_scene as build_scene
 from pointworld.scene.features import Sampling as Sampling
 from pointworld.scene.features import encode_views as encode_views

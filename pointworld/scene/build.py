@@ -16,12 +16,21 @@ from pointworld.geometry import (
     rotate_vectors,
     transform_points,
     unproject,
+    voxel_indices,
     voxel_representatives,
 )
-from pointworld.scene.features import RELEASED_DEPTH_THRESHOLD, Sampling, check_sampling, point_features
+from pointworld.scene.features import (
+    RELEASED_DEPTH_THRESHOLD,
+    Sampling,
+    check_sampling,
+    point_features,
+)
 from pointworld.scene.robot_mask import MeshedRobot, robot_mask
 from pointworld.scene.workspace import Workspace
 from pointworld.types import RGBDFrame, ScenePoints, check_rigid
+
+MAX_DENSE_VOXELS = 8_000_000
+"""Up to this many voxels in the box of the points, the nearest point per voxel is found in a dense table (32 MB)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,13 +86,17 @@ def build_scene(
     if not frames:
         raise InputError("build_scene needs at least one frame")
     if max_points < 1 or voxel_size <= 0:
-        raise InputError(f"max_points is {max_points} and voxel_size {voxel_size}; both must be positive")
+        raise InputError(
+            f"max_points is {max_points} and voxel_size {voxel_size}; both must be positive"
+        )
     check_rigid(T_world_base, "build_scene", "T_world_base")
     box = Workspace() if workspace is None else workspace
     masks = _robot_masks(frames, robot, joint_positions, T_world_base, robot_margin)
-    cloud = _crop([_frame_cloud(f, T_world_base, m) for f, m in zip(frames, masks, strict=True)], box)
+    cloud = _crop(
+        [_frame_cloud(f, T_world_base, m) for f, m in zip(frames, masks, strict=True)], box
+    )
     points = torch.from_numpy(cloud.points)
-    index = _cap(voxel_representatives(points, voxel_size), max_points, seed)
+    index = _cap(_one_per_voxel(points, voxel_size), max_points, seed)
     scene = ScenePoints(
         points=points[index],
         colors=torch.from_numpy(cloud.colors)[index],
@@ -165,7 +178,9 @@ def _crop(clouds: Sequence[_Cloud], workspace: Workspace) -> _Cloud:
         raise InputError(_nothing_left(every, workspace))
     return _Cloud(
         *(
-            np.concatenate([getattr(cloud, name)[mask] for cloud, mask in zip(clouds, inside, strict=True)])
+            np.concatenate(
+                [getattr(cloud, name)[mask] for cloud, mask in zip(clouds, inside, strict=True)]
+            )
             for name in ("points", "colors", "normals")
         )
     )
@@ -173,13 +188,38 @@ def _crop(clouds: Sequence[_Cloud], workspace: Workspace) -> _Cloud:
 
 def _nothing_left(points: np.ndarray, workspace: Workspace) -> str:
     low, high = np.percentile(points, 1, axis=0), np.percentile(points, 99, axis=0)
-    ranges = ", ".join(f"{axis} {a:.2f}..{b:.2f}" for axis, a, b in zip("xyz", low, high, strict=True))
+    ranges = ", ".join(
+        f"{axis} {a:.2f}..{b:.2f}" for axis, a, b in zip("xyz", low, high, strict=True)
+    )
     suggestion = ",".join(f"{value:.2f}" for value in (*low, *high))
     return (
         f"no scene points are left after cropping to the workspace {workspace}: the {len(points)} points seen lie at "
         f"{ranges} m in the base frame (1st to 99th percentile). Check the base pose (--base-pose), or widen the "
         f"workspace, e.g. --workspace={suggestion}"
     )
+
+
+def _one_per_voxel(points: torch.Tensor, size: float) -> torch.Tensor:
+    """`voxel_representatives`, several times faster where the points fill a box of few voxels.
+
+    Points farther from their voxel's centre than the nearest one are dropped before the sort; ties are left to it.
+    """
+    cells = voxel_indices(points, size)
+    low = cells.amin(0)
+    extent = cells.amax(0) - low + 1
+    count = int(extent.prod())
+    if count > MAX_DENSE_VOXELS:
+        return voxel_representatives(points, size)
+    flat = (((cells[:, 0] - low[0]) * extent[1]) + (cells[:, 1] - low[1])) * extent[2] + (
+        cells[:, 2] - low[2]
+    )
+    # The same expression as in voxel_representatives, so that its ties are ours.
+    distance = ((points / size - cells.to(points.dtype) - 0.5) ** 2).sum(-1)
+    nearest = torch.full((count,), torch.inf, dtype=points.dtype).scatter_reduce_(
+        0, flat, distance, reduce="amin"
+    )
+    candidates = (distance <= nearest[flat]).nonzero()[:, 0]
+    return candidates[voxel_representatives(points[candidates], size)]
 
 
 def _cap(index: torch.Tensor, max_points: int, seed: int) -> torch.Tensor:

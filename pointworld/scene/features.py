@@ -31,10 +31,14 @@ RELEASED_DEPTH_THRESHOLD = 0.003
 def check_sampling(sampling: str) -> None:
     """Raise InputError unless `sampling` is a known convention."""
     if sampling not in get_args(Sampling):
-        raise InputError(f"sampling '{sampling}' is unknown, expected one of {', '.join(get_args(Sampling))}")
+        raise InputError(
+            f"sampling '{sampling}' is unknown, expected one of {', '.join(get_args(Sampling))}"
+        )
 
 
-def encode_views(frames: Sequence[RGBDFrame], encoder: ImageEncoder, sampling: Sampling) -> list[View]:
+def encode_views(
+    frames: Sequence[RGBDFrame], encoder: ImageEncoder, sampling: Sampling
+) -> list[View]:
     """Resample every frame for the encoder and encode it; frames of one size share a batch.
 
     Returns:
@@ -97,7 +101,9 @@ def sample_features(
     maps = [view.features for view in views if view.features is not None]
     if len(maps) != len(views) or not views:
         raise InputError("sample_features needs at least one view, each with its feature map")
-    total = torch.zeros(points.shape[0], maps[0].shape[0], dtype=torch.float32, device=points.device)
+    total = torch.zeros(
+        points.shape[0], maps[0].shape[0], dtype=torch.float32, device=points.device
+    )
     count = torch.zeros(points.shape[0], dtype=torch.int64, device=points.device)
     for view, feature_map in zip(views, maps, strict=True):
         T_cam_base = invert(view.T_world_cam) @ T_world_base
@@ -126,9 +132,13 @@ def lookup(feature_map: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
     Cell centres are at integers; coordinates must lie in [0, columns - 1] x [0, rows - 1].
     """
     rows, columns = feature_map.shape[-2:]
-    extent = torch.tensor([max(columns - 1, 1), max(rows - 1, 1)], dtype=cells.dtype, device=cells.device)
+    extent = torch.tensor(
+        [max(columns - 1, 1), max(rows - 1, 1)], dtype=cells.dtype, device=cells.device
+    )
     normalized = (2.0 * cells / extent - 1.0).to(feature_map.dtype)
-    sampled = F.grid_sample(feature_map[None], normalized[None, None], mode="bilinear", align_corners=True)
+    sampled = F.grid_sample(
+        feature_map[None], normalized[None, None], mode="bilinear", align_corners=True
+    )
     return sampled[0, :, 0].T
 
 
@@ -144,7 +154,9 @@ def _centered_cells(
     uv, z = project(cam, torch.from_numpy(view.K).to(points.device))
     depth = torch.from_numpy(np.where(view.valid, view.depth, 0.0)).to(points.device)
     height, width = depth.shape
-    inside = (z > 1e-6) & (uv[:, 0] >= 0) & (uv[:, 0] < width) & (uv[:, 1] >= 0) & (uv[:, 1] < height)
+    inside = (
+        (z > 1e-6) & (uv[:, 0] >= 0) & (uv[:, 0] < width) & (uv[:, 1] >= 0) & (uv[:, 1] < height)
+    )
     column = uv[:, 0].nan_to_num().clamp(0, width - 1).long()
     row = uv[:, 1].nan_to_num().clamp(0, height - 1).long()
     measured = depth[row, column]

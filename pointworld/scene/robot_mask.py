@@ -52,7 +52,9 @@ def robot_mask(
     T_cam_base = invert(frame.T_world_cam) @ T_world_base
     vertices = transform_points(T_cam_base, np.asarray(mesh.vertices, dtype=np.float64))
     step = max(1, -(-frame.width // MAX_RAY_COLUMNS))
-    depth = mesh_depth(vertices, np.asarray(mesh.faces), frame.K, frame.height, frame.width, step=step)
+    depth = mesh_depth(
+        vertices, np.asarray(mesh.faces), frame.K, frame.height, frame.width, step=step
+    )
     hit = np.isfinite(depth)
     if not hit.any():
         return hit
@@ -61,7 +63,13 @@ def robot_mask(
 
 
 def mesh_depth(
-    vertices: np.ndarray, faces: np.ndarray, K: np.ndarray, height: int, width: int, *, step: int = 1
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    K: np.ndarray,
+    height: int,
+    width: int,
+    *,
+    step: int = 1,
 ) -> np.ndarray:
     """Depth image of a mesh, (height, width) float32 [m], infinity where no surface is met.
 
@@ -127,7 +135,9 @@ def _decide(
         np.where(np.isfinite(local), local, -np.inf), size=2 * radius + 1, mode="nearest"
     )
     z = measured[window]
-    around = np.isfinite(nearest) & valid[window] & (z >= nearest - margin) & (z <= farthest + margin)
+    around = (
+        np.isfinite(nearest) & valid[window] & (z >= nearest - margin) & (z <= farthest + margin)
+    )
     mask = on_silhouette
     mask[window] |= around
     return mask

@@ -47,7 +47,14 @@ def view_of(frame: RGBDFrame, sampling: str) -> View:
         return View(fitted.rgb, fitted.depth, fitted.valid, fitted.K, fitted.T_world_cam)
     width, height = _cover_size(frame, ENCODER_WIDTH, ENCODER_HEIGHT)
     scale = (width / frame.width, height / frame.height)
-    return View(resize_rgb(frame.rgb, width, height), frame.depth, frame.valid, frame.K, frame.T_world_cam, scale)
+    return View(
+        resize_rgb(frame.rgb, width, height),
+        frame.depth,
+        frame.valid,
+        frame.K,
+        frame.T_world_cam,
+        scale,
+    )
 
 
 def fit_frame(frame: RGBDFrame, width: int, height: int) -> RGBDFrame:
@@ -86,7 +93,9 @@ def resize_rgb(rgb: np.ndarray, width: int, height: int) -> np.ndarray:
     if rgb.shape[:2] == (height, width):
         return rgb
     pixels = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None].float()
-    resized = F.interpolate(pixels, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
+    resized = F.interpolate(
+        pixels, size=(height, width), mode="bilinear", antialias=True, align_corners=False
+    )
     return resized[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).numpy()
 
 

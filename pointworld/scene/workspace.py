@@ -25,7 +25,11 @@ class Workspace:
 
     def __post_init__(self) -> None:
         values = np.array([self.lower, self.upper], dtype=np.float64)
-        if values.shape != (2, 3) or not np.isfinite(values).all() or (values[0] >= values[1]).any():
+        if (
+            values.shape != (2, 3)
+            or not np.isfinite(values).all()
+            or (values[0] >= values[1]).any()
+        ):
             raise InputError(
                 f"workspace from {self.lower} to {self.upper} is not a box: every lower bound must be a number "
                 f"below its upper bound. {USAGE}"
