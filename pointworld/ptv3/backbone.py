@@ -43,8 +43,8 @@ class PatchAttention(nn.Module):
         for segments, length in plan.groups:
             part = qkv[first : first + segments * length]
             first += segments * length
-            q, k, v = part.view(segments, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-            attended = scaled_dot_product_attention(q, k, v)
+            q, k, v = part.view(segments, length, 3, self.heads, -1).unbind(2)
+            attended = scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
             outputs.append(attended.transpose(1, 2).reshape(segments * length, channels))
         slots = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         result: torch.Tensor = self.proj(from_slots(slots, plan))
@@ -161,7 +161,7 @@ def _stage(channels: int, heads: int, rates: list[float], mlp_ratio: int) -> nn.
 
 def _drop_rates(depths: tuple[int, ...], most: float) -> list[list[float]]:
     """Rates that rise linearly over all blocks, cut into stages."""
-    flat = iter(torch.linspace(0, most, sum(depths), dtype=torch.float64).tolist())
+    flat = iter(torch.linspace(0, most, sum(depths), dtype=torch.float64, device="cpu").tolist())
     return [[next(flat) for _ in range(depth)] for depth in depths]
 
 

@@ -43,7 +43,8 @@ class NeighborTable:
     taps: (tap, first pair, one past its last pair) of every tap that has pairs.
     by_target: (pairs,) permutation that groups the pairs by target.
     target_starts: (rows,) start of every target's group inside `by_target`.
-    symmetric: for every pair of tap t its reverse is a pair of tap 26 - t.
+    reverse: (pairs,) where the table is symmetric: place of the pair with source and target exchanged, which
+        belongs to the opposite tap. None where tokens that share a voxel are treated unequally.
     groups: set where rows are voxels and the features given are tokens' (the voxel's mean is what neighbours read).
     """
 
@@ -52,17 +53,21 @@ class NeighborTable:
     taps: tuple[tuple[int, int, int], ...]
     by_target: torch.Tensor
     target_starts: torch.Tensor
-    symmetric: bool
+    reverse: torch.Tensor | None = None
     groups: VoxelGroups | None = None
 
     @cached_property
     def by_source(self) -> torch.Tensor:
         """(pairs,) permutation that groups the pairs by source."""
+        if self.reverse is not None:
+            return self.reverse[self.by_target]
         return torch.argsort(self.source, stable=True)
 
     @cached_property
     def source_starts(self) -> torch.Tensor:
         """(rows,) start of every source's group inside `by_source`."""
+        if self.reverse is not None:
+            return self.target_starts
         return _starts(torch.bincount(self.source, minlength=len(self.target_starts)))
 
 
@@ -123,13 +128,15 @@ def table_from_rows(
             taps.append((tap, first, first + count))
         first += count
     place = (torch.cumsum(present.reshape(-1), 0) - 1).view_as(rows)
+    source = rows[present]
+    tap_of, target = torch.nonzero(present).unbind(1)
     return NeighborTable(
-        source=rows[present],
-        target=torch.nonzero(present)[:, 1],
+        source=source,
+        target=target,
         taps=tuple(taps),
         by_target=place.t()[present.t()],
         target_starts=_starts(present.sum(0)),
-        symmetric=symmetric,
+        reverse=place[TAPS - 1 - tap_of, source] if symmetric else None,
         groups=groups,
     )
 
@@ -180,7 +187,7 @@ def released_voxel_table(grid: torch.Tensor, batch: torch.Tensor, rule: str) -> 
         return table_from_rows(rows, symmetric=len(unique) == len(keys))
     rows[:CENTER, ~is_winner] = -1
     table = table_from_rows(rows, symmetric=len(unique) == len(keys))
-    return table if table.symmetric else _sum_over_source_voxels(table, voxel_of)
+    return table if len(unique) == len(keys) else _sum_over_source_voxels(table, voxel_of)
 
 
 def _sum_over_source_voxels(table: NeighborTable, voxel_of: torch.Tensor) -> NeighborTable:
@@ -209,5 +216,4 @@ def _sum_over_source_voxels(table: NeighborTable, voxel_of: torch.Tensor) -> Nei
         taps=tuple(taps),
         by_target=torch.argsort(target, stable=True),
         target_starts=_starts(torch.bincount(target, minlength=len(voxel_of))),
-        symmetric=False,
     )
