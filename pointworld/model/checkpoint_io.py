@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from pointworld.encoders import ImageEncoder, dinov3_from_meta_state_dict
 from pointworld.errors import CheckpointError, InputError
 from pointworld.files import atomic_folder, write_json
 from pointworld.model.spec import ModelSpec
@@ -126,8 +128,14 @@ def load_checkpoint(folder: str | Path, *, device: torch.device | str = "cpu") -
     description = read_description(target)
     spec = ModelSpec.from_json(description["spec"], where=str(target / DESCRIPTION))
     weights = read_weights(target / WEIGHTS)
-    model = build_model(spec, weights, where=str(target / WEIGHTS))
-    return model.to(device)
+    model = build_model(spec, weights, where=str(target / WEIGHTS)).to(device)
+    if description.get("encoder_weights"):
+        model.encoder_source = partial(_stored_encoder, target, spec)
+    return model
+
+
+def _stored_encoder(folder: Path, spec: ModelSpec, device: torch.device | str) -> ImageEncoder:
+    return encoder_from_weights(read_weights(folder / ENCODER_WEIGHTS), spec, device=device)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -153,37 +161,58 @@ def build_model(spec: ModelSpec, weights: Mapping[str, Tensor], *, where: str) -
     Raises:
         CheckpointError: names or shapes are not exactly those of the architecture, or a weight is not finite.
     """
-    with torch.device("meta"):
-        model = WorldModel(spec)
-    check_weights(model, weights, where=where)
-    model.load_state_dict(
-        {name: value.to(torch.float32) for name, value in weights.items()}, assign=True
-    )
-    return model.eval()
-
-
-def check_weights(model: WorldModel, weights: Mapping[str, Tensor], *, where: str) -> None:
-    """Compare names, shapes and finiteness with what the (meta) `model` needs."""
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    unknown, missing = sorted(set(weights) - set(expected)), sorted(set(expected) - set(weights))
-    if unknown or missing:
-        raise CheckpointError(
-            f"{where} does not match the architecture '{model.spec.arch.name}': "
-            f"{len(missing)} missing ({shortened(missing)}), {len(unknown)} unknown ({shortened(unknown)})"
-        )
-    wrong = [
-        f"{name} is {tuple(weights[name].shape)}, expected {shape}"
-        for name, shape in expected.items()
-        if tuple(weights[name].shape) != shape
-    ]
-    if wrong:
-        raise CheckpointError(
-            f"{where}: {len(wrong)} tensors have another shape than the architecture '{model.spec.arch.name}' needs: "
-            + shortened(wrong)
-        )
+    model = check_layout(spec, weights, where=where)
     broken = [name for name, value in weights.items() if not bool(torch.isfinite(value).all())]
     if broken:
         raise CheckpointError(f"{where}: NaN or infinity in {shortened(broken)}")
+    floats = {name: value.to(torch.float32) for name, value in weights.items()}
+    model.load_state_dict(floats, assign=True)
+    return model.eval()
+
+
+def check_layout(spec: ModelSpec, weights: Mapping[str, Tensor], *, where: str) -> WorldModel:
+    """Compare names and shapes with what the architecture needs; reads no weight.
+
+    Returns:
+        The model on the meta device, to be given its weights.
+
+    Raises:
+        CheckpointError: listing what is missing, unknown or of another shape.
+    """
+    with torch.device("meta"):
+        model = WorldModel(spec)
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    unknown, missing = sorted(set(weights) - set(expected)), sorted(set(expected) - set(weights))
+    wrong = [
+        f"{name} is {tuple(weights[name].shape)}, expected {shape}"
+        for name, shape in expected.items()
+        if name in weights and tuple(weights[name].shape) != shape
+    ]
+    if unknown or missing or wrong:
+        raise CheckpointError(
+            f"{where} does not fit the architecture '{spec.arch.name}' of width {spec.width}: {len(missing)} keys "
+            f"missing ({shortened(missing)}), {len(unknown)} unknown ({shortened(unknown)}), {len(wrong)} of another "
+            f"shape ({shortened(wrong)})"
+        )
+    return model
+
+
+def encoder_from_weights(
+    weights: Mapping[str, Tensor], spec: ModelSpec, *, device: torch.device | str = "cpu"
+) -> ImageEncoder:
+    """DINOv3 from Meta's names, with the layers that the model was trained with.
+
+    Raises:
+        CheckpointError: the weights do not fit together or to the model.
+    """
+    encoder = dinov3_from_meta_state_dict(
+        weights, name=spec.encoder or "dinov3:released", layers=spec.encoder_layers, device=device
+    )
+    if encoder.channels != spec.image_channels:
+        raise CheckpointError(
+            f"the image encoder gives {encoder.channels} channels, the model takes {spec.image_channels}"
+        )
+    return encoder
 
 
 def shortened(names: list[str]) -> str:

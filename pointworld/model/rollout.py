@@ -72,7 +72,8 @@ def predict(
         InputError: empty scene, wrong `step_dt`, gripper channels or image features.
     """
     spec = model.spec
-    _check(model, scene, robot_flow)
+    step_dt = spec.step_dt_of(domain)
+    _check(model, scene, robot_flow, step_dt)
     row = 0 if domain is None else spec.domain_index(domain)
     scene = scene.to(model.device, model.dtype)
     flow = _flat(robot_flow.to(model.device, model.dtype))
@@ -98,11 +99,11 @@ def predict(
     return FlowPrediction(
         displacements=displacements.reshape(*shape, *displacements.shape[1:]),
         log_var=log_var.reshape(*shape, *log_var.shape[1:]),
-        step_dt=spec.step_dt,
+        step_dt=step_dt,
     )
 
 
-def _check(model: WorldModel, scene: ScenePoints, robot_flow: RobotFlow) -> None:
+def _check(model: WorldModel, scene: ScenePoints, robot_flow: RobotFlow, step_dt: float) -> None:
     spec = model.spec
     if len(scene) == 0:
         raise InputError(
@@ -112,10 +113,10 @@ def _check(model: WorldModel, scene: ScenePoints, robot_flow: RobotFlow) -> None
         raise InputError(
             f"robot flow has {robot_flow.num_steps} step, expected now and at least one later"
         )
-    if not math.isclose(robot_flow.step_dt, spec.step_dt, rel_tol=0.01):
+    if not math.isclose(robot_flow.step_dt, step_dt, rel_tol=0.01):
         raise InputError(
-            f"robot flow has step_dt {robot_flow.step_dt:.4g} s, this model was trained at {spec.step_dt:.4g} s. "
-            "Resample the joint path with resample_joint_path(path, model.spec.step_dt)"
+            f"robot flow has step_dt {robot_flow.step_dt:.4g} s, this model was trained at {step_dt:.4g} s. "
+            "Resample the joint path with resample_joint_path(path, {step_dt:.6g})"
         )
     if robot_flow.gripper_open.shape[-1] != spec.grippers:
         raise InputError(

@@ -31,12 +31,14 @@ class ModelSpec:
     encoder: name for `load_encoder`, or None; encoder_layers: blocks whose outputs are concatenated.
     sampling: pixel convention with which image features are looked up.
     depth_threshold: [m] visibility test of the `released` sampling.
-    step_dt: [s] between steps. horizon: predicted steps.
+    step_dt: [s] between steps, of the first domain (see `step_dt_of`). horizon: predicted steps.
     grid_size: voxel edge of scene and network [m].
     domains: rows of the normalisation buffers, in order.
     simulated_domains: those whose log-variance the released rule replaces by a constant (`released` mode only).
+    domain_step_dt: [s] per domain, where they differ; empty = `step_dt` for all.
     grippers: channels of RobotFlow.gripper_open.
-    robot: robot the model was trained with. robot_links: links whose surface it sees ("gripper", "all" or names).
+    robot: robot of the first domain. robot_links: links whose surface the model sees ("gripper", "all" or names).
+    domain_robot_links: the same per domain, where they differ; empty = `robot_links` for all.
     max_scene_points, max_robot_points: caps of the training data.
     head_init_scale: of the displacement head's initial weights; 0 = training starts at "nothing moves".
     """
@@ -54,9 +56,11 @@ class ModelSpec:
     grid_size: float = 0.015
     domains: tuple[str, ...] = ("sim",)
     simulated_domains: tuple[str, ...] = ()
+    domain_step_dt: tuple[float, ...] = ()
     grippers: int = 1
     robot: str = "fr3"
     robot_links: tuple[str, ...] | str = "gripper"
+    domain_robot_links: tuple[tuple[str, ...] | str, ...] = ()
     max_scene_points: int = 12_000
     max_robot_points: int = 500
     head_init_scale: float = 1.0
@@ -88,6 +92,12 @@ class ModelSpec:
             len(self.domains) > 0 and len(set(self.domains)) == len(self.domains),
             f"domains are {self.domains}, expected one or more different names",
         )
+        for name in ("domain_step_dt", "domain_robot_links"):
+            given = getattr(self, name)
+            _require(
+                len(given) in (0, len(self.domains)),
+                f"{name} has {len(given)} entries for {len(self.domains)} domains",
+            )
         unknown = set(self.simulated_domains) - set(self.domains)
         _require(
             not unknown,
@@ -127,6 +137,16 @@ class ModelSpec:
                 f"domain '{name}' is unknown to this model; it knows {', '.join(self.domains)}"
             )
         return self.domains.index(name)
+
+    def step_dt_of(self, domain: str | None) -> float:
+        """Seconds between steps of a domain; of the first one for None."""
+        index = 0 if domain is None else self.domain_index(domain)
+        return self.domain_step_dt[index] if self.domain_step_dt else self.step_dt
+
+    def robot_links_of(self, domain: str | None) -> tuple[str, ...] | str:
+        """Links whose surface the model sees in a domain; of the first one for None."""
+        index = 0 if domain is None else self.domain_index(domain)
+        return self.domain_robot_links[index] if self.domain_robot_links else self.robot_links
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for a JSON file."""

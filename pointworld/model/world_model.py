@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
+from pointworld.encoders import ImageEncoder, load_encoder
 from pointworld.errors import InputError
 from pointworld.model.features_relative import relative_robot_features, relative_scene_features
 from pointworld.model.features_released import released_robot_features, released_scene_features
@@ -19,6 +21,8 @@ from pointworld.model.spec import ModelSpec
 from pointworld.types import FlowPrediction, RobotFlow, ScenePoints
 
 Tensor = torch.Tensor
+#: Makes the image encoder that belongs to a checkpoint, on a device.
+EncoderSource = Callable[[torch.device | str], ImageEncoder]
 
 
 class WorldModel(nn.Module):
@@ -52,6 +56,8 @@ class WorldModel(nn.Module):
             spec.arch, mode=spec.mode, grid_size=spec.grid_size
         )
 
+        self.encoder_source: EncoderSource | None = None
+
     def _add_buffer(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value)
 
@@ -72,6 +78,18 @@ class WorldModel(nn.Module):
     def dtype(self) -> torch.dtype:
         """Floating type of the parameters."""
         return self.robot_type_emb.dtype
+
+    def image_encoder(self, device: torch.device | str = "cpu") -> ImageEncoder | None:
+        """The frozen encoder whose features the model was made for; None for a model without an image branch.
+
+        Its weights come with the checkpoint where it holds them (`encoder_source`), else from `load_encoder`.
+        """
+        if not self.spec.image_channels or self.spec.encoder is None:
+            return None
+        if self.encoder_source is not None:
+            return self.encoder_source(device)
+        layers = self.spec.encoder_layers or None
+        return load_encoder(self.spec.encoder, layers=layers, device=device)
 
     def raw_features(self, inputs: ModelInputs) -> tuple[Tensor, Tensor]:
         """Raw channels before normalisation: scene (batch, points, Ds) and robot (batch, steps, robot points, Fr)."""
