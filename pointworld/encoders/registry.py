@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from pointworld.encoders.protocol import ImageEncoder
 from pointworld.encoders.rgb import RGBEncoder
@@ -133,7 +134,7 @@ def _from_pretrained(model_class: Any, where: str, spec: str, *, local: bool) ->
             dtype=torch.float32,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise _unreachable(spec, where, error) from error
     missing = sorted(report["missing_keys"])
     if missing:

