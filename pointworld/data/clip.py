@@ -1,0 +1,216 @@
+"""One simulated second: first images of 2-3 cameras, and the pose of every body at every step.
+
+A clip is one `.npz` file without pickled objects, at most 200 kB: JPEG colours, 16-bit PNG depth in 0.1 mm, PNG
+segmentation, float poses. Every pixel of the first images belongs to a body whose later poses are known, so its
+true motion is exact and needs not be stored.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pointworld.errors import InputError
+from pointworld.files import atomic_path
+from pointworld.geometry import make_transform, quat_wxyz_to_matrix
+
+FORMAT = "pointworld-clip-1"
+#: Metres per unit of the stored depth; the largest depth is 6.5 m.
+DEPTH_UNIT = 1e-4
+_JPEG_QUALITY = 92
+_KINDS = ("static", "robot", "object")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClipView:
+    """First image of one camera.
+
+    rgb: (h, w, 3) uint8. depth: (h, w) float32 [m], 0 = nothing seen.
+    segmentation: (h, w) uint8, index into Clip.body_names + 1, 0 = nothing.
+    K: (3, 3) [px]. T_world_cam: (4, 4) [m], OpenCV axes.
+    """
+
+    rgb: np.ndarray
+    depth: np.ndarray
+    segmentation: np.ndarray
+    K: np.ndarray
+    T_world_cam: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Clip:
+    """A simulated motion and its first images; the world frame is the robot base.
+
+    body_names, body_kinds ("static", "robot" or "object"): one per body.
+    body_poses: (steps, bodies, 7) position xyz [m] and quat_wxyz.
+    joint_names, joint_positions: (steps, joints) as they really were [rad or m].
+    gripper_width: (steps,) [m]. family: kind of motion. seed, index: what it was drawn from.
+    info: JSON-serialisable facts (shape classes, masses, frictions, table height, ...).
+    """
+
+    views: tuple[ClipView, ...]
+    body_names: tuple[str, ...]
+    body_kinds: tuple[str, ...]
+    body_poses: np.ndarray
+    joint_names: tuple[str, ...]
+    joint_positions: np.ndarray
+    gripper_width: np.ndarray
+    step_dt: float
+    family: str
+    robot: str
+    seed: int
+    index: int
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        steps, bodies = self.num_steps, len(self.body_names)
+        expected = {
+            "body_poses": (self.body_poses.shape, (steps, bodies, 7)),
+            "joint_positions": (self.joint_positions.shape, (steps, len(self.joint_names))),
+            "gripper_width": (self.gripper_width.shape, (steps,)),
+            "body_kinds": ((len(self.body_kinds),), (bodies,)),
+        }
+        for name, (got, want) in expected.items():
+            if got != want:
+                raise InputError(f"clip {self.index}: {name} has shape {got}, expected {want}")
+        for name in ("body_poses", "joint_positions", "gripper_width"):
+            if not np.isfinite(getattr(self, name)).all():
+                raise InputError(f"clip {self.index}: {name} contains NaN or infinity")
+        unknown = set(self.body_kinds) - set(_KINDS)
+        if unknown or not self.views:
+            raise InputError(f"clip {self.index}: unknown body kinds {sorted(unknown)}, or no views")
+
+    @property
+    def num_steps(self) -> int:
+        return int(self.body_poses.shape[0])
+
+    @property
+    def key(self) -> str:
+        return f"{self.seed}/{self.index:06d}"
+
+    def body_transforms(self) -> np.ndarray:
+        """T_base_body (steps, bodies, 4, 4) [m]."""
+        return make_transform(quat_wxyz_to_matrix(self.body_poses[..., 3:]), self.body_poses[..., :3])
+
+    def body_motions(self) -> np.ndarray:
+        """(steps, bodies, 4, 4) that carry a point of each body from where it was at step 0."""
+        T = self.body_transforms()
+        first = np.linalg.inv(T[0])
+        return T @ first
+
+    def bodies_of_kind(self, kind: str) -> tuple[int, ...]:
+        return tuple(i for i, k in enumerate(self.body_kinds) if k == kind)
+
+
+def _png(image: np.ndarray) -> np.ndarray:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG", compress_level=6)
+    return np.frombuffer(buffer.getvalue(), np.uint8)
+
+
+def _jpeg(image: np.ndarray) -> np.ndarray:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    return np.frombuffer(buffer.getvalue(), np.uint8)
+
+
+def _decode(data: np.ndarray, where: str) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(data.tobytes()), formats=("PNG", "JPEG")) as image:
+            return np.array(image)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"{where}: an image in it cannot be decoded ({error})") from error
+
+
+def write_clip(clip: Clip, path: str | Path) -> None:
+    """Write `clip` to one `.npz` file, atomically. The bytes depend on the clip alone."""
+    header = {
+        "format": FORMAT, "views": len(clip.views), "body_names": clip.body_names, "body_kinds": clip.body_kinds,
+        "joint_names": clip.joint_names, "step_dt": clip.step_dt, "family": clip.family, "robot": clip.robot,
+        "seed": clip.seed, "index": clip.index, "depth_unit": DEPTH_UNIT, "info": dict(clip.info),
+    }
+    arrays: dict[str, np.ndarray] = {
+        "header": np.frombuffer(json.dumps(header, allow_nan=False).encode(), np.uint8),
+        "body_poses": clip.body_poses, "joint_positions": clip.joint_positions,
+        "gripper_width": clip.gripper_width,
+    }
+    for i, view in enumerate(clip.views):
+        units = np.clip(np.round(view.depth / DEPTH_UNIT), 0, 65535).astype(np.uint16)
+        arrays |= {
+            f"rgb{i}": _jpeg(view.rgb), f"depth{i}": _png(units), f"segmentation{i}": _png(view.segmentation),
+            f"K{i}": view.K, f"T_world_cam{i}": view.T_world_cam,
+        }
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def read_clip(path: str | Path) -> Clip:
+    """Read a clip written by `write_clip`.
+
+    Raises:
+        InputError: no such file, not a clip, truncated, or inconsistent.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise InputError(f"{source}: no such clip")
+    try:
+        with np.load(source, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        header = json.loads(arrays["header"].tobytes())
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{source} is not a readable clip ({error}). Generate it again.") from error
+    if header.get("format") != FORMAT:
+        raise InputError(f"{source}: format is {header.get('format')!r}, expected {FORMAT!r}")
+    try:
+        views = tuple(_read_view(arrays, i, float(header["depth_unit"]), str(source)) for i in range(header["views"]))
+        return Clip(
+            views=views, body_names=tuple(header["body_names"]), body_kinds=tuple(header["body_kinds"]),
+            body_poses=arrays["body_poses"], joint_names=tuple(header["joint_names"]),
+            joint_positions=arrays["joint_positions"], gripper_width=arrays["gripper_width"],
+            step_dt=float(header["step_dt"]), family=str(header["family"]), robot=str(header["robot"]),
+            seed=int(header["seed"]), index=int(header["index"]), info=header["info"],
+        )
+    except KeyError as error:
+        raise InputError(f"{source}: entry {error} is missing. Generate the clip again.") from error
+
+
+def _read_view(arrays: Mapping[str, np.ndarray], i: int, unit: float, where: str) -> ClipView:
+    units = _decode(arrays[f"depth{i}"], where)
+    return ClipView(
+        rgb=_decode(arrays[f"rgb{i}"], where),
+        depth=(units.astype(np.float64) * unit).astype(np.float32),
+        segmentation=_decode(arrays[f"segmentation{i}"], where),
+        K=arrays[f"K{i}"], T_world_cam=arrays[f"T_world_cam{i}"],
+    )
+
+
+def clip_path(folder: str | Path, index: int) -> Path:
+    """Where clip `index` of a data set lies: 500 clips to a sub-folder."""
+    return Path(folder) / f"{index // 500:04d}" / f"{index:06d}.npz"
+
+
+def list_clips(folder: str | Path) -> list[Path]:
+    """All finished clips of a data set, ordered by index; the set may still be growing.
+
+    Raises:
+        InputError: the folder does not exist or holds no clip.
+    """
+    root = Path(folder)
+    paths = sorted(root.glob("[0-9][0-9][0-9][0-9]/[0-9]*.npz"))
+    if not paths:
+        raise InputError(f"{root} holds no clips (*.npz in numbered sub-folders). Make some: pointworld generate --out {root}")
+    return paths
+
+
+def iterate_clips(folder: str | Path) -> Iterator[Clip]:
+    """Read the clips of a data set one after the other."""
+    for path in list_clips(folder):
+        yield read_clip(path)

@@ -1,0 +1,226 @@
+"""Clips as training and evaluation samples: scene points with their exact later positions, and the robot's flow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from pointworld.data.clip import Clip
+from pointworld.data.tabletop import TABLETOP_WORKSPACE
+from pointworld.errors import InputError
+from pointworld.geometry import invert, project, transform_points, unproject
+from pointworld.robot import RobotModel, SurfacePoints
+from pointworld.scene import Workspace, build_scene
+from pointworld.types import Capture, RGBDFrame, RobotFlow, ScenePoints
+
+if TYPE_CHECKING:
+    from pointworld.encoders import ImageEncoder
+
+#: Points of a body that never moves farther than this count as static [m].
+MOVING_THRESHOLD = 1e-3
+#: What is removed around the robot's pixels [m], the default of scene building.
+ROBOT_MARGIN = 0.02
+
+
+def tabletop_workspace() -> Workspace:
+    """The workspace box from which tabletop samples, the demo and predictions on clips take their points."""
+    lower, upper = TABLETOP_WORKSPACE
+    return Workspace(lower=lower, upper=upper)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FlowSample:
+    """One training or evaluation example, in the robot base frame; index 0 = now.
+
+    scene: points at time 0. robot: surface flow of the recorded motion.
+    positions: (steps, points, 3) true positions [m]; positions[0] = scene.points.
+    supervised: (steps, points) bool, True where the truth is known.
+    body_ids: (points,) int64 index into Clip.body_names. moving_bodies: those that move more than 1 mm.
+    joint_positions: (steps, joints) as executed. family, key: from the clip.
+    """
+
+    scene: ScenePoints
+    robot: RobotFlow
+    positions: torch.Tensor
+    supervised: torch.Tensor
+    body_ids: torch.Tensor
+    moving_bodies: tuple[int, ...]
+    joint_positions: torch.Tensor
+    family: str
+    key: str
+
+    def __post_init__(self) -> None:
+        steps, points = self.robot.num_steps, len(self.scene)
+        if tuple(self.positions.shape) != (steps, points, 3):
+            raise InputError(
+                f"sample {self.key}: positions are {tuple(self.positions.shape)}, expected ({steps}, {points}, 3)"
+            )
+        if tuple(self.supervised.shape) != (steps, points) or tuple(self.body_ids.shape) != (points,):
+            raise InputError(f"sample {self.key}: supervised or body_ids do not match {steps} steps x {points} points")
+
+    @property
+    def displacements(self) -> torch.Tensor:
+        """(steps, points, 3) true motion from time 0 [m]."""
+        return self.positions - self.positions[:1]
+
+    @property
+    def on_moving_body(self) -> torch.Tensor:
+        """(points,) bool: the point's body moves during the clip."""
+        moving = torch.tensor(self.moving_bodies, dtype=torch.int64)
+        return torch.isin(self.body_ids, moving)
+
+
+def clip_frames(
+    clip: Clip, *, hide_robot: bool = False, robot_margin: float = ROBOT_MARGIN
+) -> tuple[RGBDFrame, ...]:
+    """The first images of a clip as calibrated frames; the world is the robot base.
+
+    Args:
+        hide_robot: mark the robot's pixels (true segmentation, widened by `robot_margin` [m]) as unknown depth.
+    """
+    frames = []
+    for i, view in enumerate(clip.views):
+        valid = view.depth > 0
+        if hide_robot:
+            valid &= ~_robot_pixels(clip, i, robot_margin)
+        frames.append(
+            RGBDFrame(
+                rgb=view.rgb, depth=np.where(valid, view.depth, 0.0).astype(np.float32), valid=valid, K=view.K,
+                T_world_cam=view.T_world_cam, name=f"cam{i}", camera=f"cam{i}",
+                joint_positions=clip.joint_positions[0],
+            )
+        )
+    return tuple(frames)
+
+
+def _robot_pixels(clip: Clip, view_index: int, margin: float) -> np.ndarray:
+    from scipy.ndimage import distance_transform_edt
+
+    view = clip.views[view_index]
+    robot = np.isin(view.segmentation, np.array(clip.bodies_of_kind("robot")) + 1)
+    if not robot.any():
+        return robot
+    distance, nearest = distance_transform_edt(~robot, return_indices=True)
+    radius = margin * view.K[0, 0] / np.maximum(view.depth[nearest[0], nearest[1]], 1e-3)
+    return distance <= radius
+
+
+def clip_to_capture(clip: Clip) -> Capture:
+    """A clip's first images as a capture with a known base pose and the robot's joints, robot in view."""
+    return Capture(
+        frames=clip_frames(clip), source=f"clip {clip.key}", format="clip", T_world_base=np.eye(4),
+        joint_names=clip.joint_names, robot=clip.robot,
+    )
+
+
+def point_bodies(clip: Clip, points: np.ndarray) -> np.ndarray:
+    """Which body each scene point (points, 3) lies on: (points,) index into body_names.
+
+    Every scene point is the unprojection of one pixel; the pixel is found again by projecting into all views and
+    taking the one whose own unprojection is nearest.
+
+    Raises:
+        InputError: a point is no pixel of this clip (nearest unprojection > 1 mm away).
+    """
+    best = np.full(len(points), np.inf)
+    bodies = np.zeros(len(points), np.int64)
+    for view in clip.views:
+        world = transform_points(view.T_world_cam, unproject(view.depth, view.K).reshape(-1, 3))
+        uv, z = project(transform_points(invert(view.T_world_cam), points), view.K)
+        h, w = view.depth.shape
+        col, row = np.floor(uv[:, 0]).astype(np.int64), np.floor(uv[:, 1]).astype(np.int64)
+        inside = (z > 0) & (col >= 0) & (col < w) & (row >= 0) & (row < h)
+        pixel = np.where(inside, row * w + col, 0)
+        distance = np.where(inside, np.linalg.norm(world[pixel] - points, axis=-1), np.inf)
+        body = view.segmentation.reshape(-1)[pixel].astype(np.int64) - 1
+        closer = (distance < best) & (body >= 0)
+        best, bodies = np.where(closer, distance, best), np.where(closer, body, bodies)
+    if len(points) and best.max() > 1e-3:
+        raise InputError(
+            f"clip {clip.key}: a scene point lies {best.max():.4f} m from every pixel; "
+            "were the points made from another clip?"
+        )
+    return bodies
+
+
+def true_positions(clip: Clip, points: np.ndarray, body_ids: np.ndarray) -> np.ndarray:
+    """(steps, points, 3) positions [m] of points fixed to their bodies."""
+    motion = clip.body_motions()[:, body_ids]
+    return np.einsum("tnij,nj->tni", motion[..., :3, :3], points) + motion[..., :3, 3]
+
+
+def moving_bodies(clip: Clip, *, threshold: float = MOVING_THRESHOLD) -> tuple[int, ...]:
+    """Objects of which some point moves farther than `threshold` [m] (bounded through a 10 cm radius)."""
+    motions = clip.body_motions()
+    moving = []
+    for body in clip.bodies_of_kind("object"):
+        centre = clip.body_poses[0, body, :3]
+        probes = centre + 0.05 * np.concatenate([np.eye(3), -np.eye(3)])
+        moved = np.einsum("tij,nj->tni", motions[:, body, :3, :3], probes) + motions[:, None, body, :3, 3] - probes
+        if np.linalg.norm(moved, axis=-1).max() > threshold:
+            moving.append(body)
+    return tuple(moving)
+
+
+def clip_to_sample(
+    clip: Clip,
+    robot: RobotModel,
+    *,
+    encoder: ImageEncoder | None = None,
+    voxel_size: float = 0.015,
+    surface: SurfacePoints | int = 500,
+    mask: Literal["robot", "segmentation"] = "robot",
+    workspace: Workspace | None = None,
+    max_points: int = 12000,
+    seed: int = 0,
+) -> FlowSample:
+    """What the world model would see of a clip, with the truth.
+
+    Args:
+        encoder: image features per point; None for none.
+        surface: robot surface points, or how many to sample on the gripper.
+        mask: how the robot is removed: "robot" ray-casts its description as at inference (use it to evaluate);
+            "segmentation" takes the true segmentation widened by the same margin (faster, for training).
+        workspace: crop; None = tabletop_workspace().
+
+    Raises:
+        InputError: the robot's joints are not the clip's, or no scene point is left.
+    """
+    if tuple(robot.joint_names) != tuple(clip.joint_names):
+        raise InputError(
+            f"clip {clip.key} was made with joints {list(clip.joint_names)}, the robot '{robot.name}' has "
+            f"{list(robot.joint_names)}. Load the robot '{clip.robot}'."
+        )
+    by_robot = mask == "robot"
+    scene = build_scene(
+        clip_frames(clip, hide_robot=not by_robot),
+        T_world_base=np.eye(4),
+        workspace=workspace or tabletop_workspace(),
+        voxel_size=voxel_size,
+        robot=robot if by_robot else None,
+        joint_positions=clip.joint_positions[0] if by_robot else None,
+        encoder=encoder,
+        max_points=max_points,
+        seed=seed,
+        robot_margin=ROBOT_MARGIN,
+    )
+    points = scene.points.numpy().astype(np.float64)
+    bodies = point_bodies(clip, points)
+    joints = torch.from_numpy(clip.joint_positions)
+    chosen = robot.sample_surface(surface, links="gripper", seed=seed) if isinstance(surface, int) else surface
+    flow = robot.flow(chosen, joints, step_dt=clip.step_dt).to(dtype=torch.float32)
+    positions = torch.from_numpy(true_positions(clip, points, bodies)).to(scene.points.dtype)
+    return FlowSample(
+        scene=scene,
+        robot=flow,
+        positions=positions,
+        supervised=torch.ones(positions.shape[:2], dtype=torch.bool),
+        body_ids=torch.from_numpy(bodies),
+        moving_bodies=moving_bodies(clip),
+        joint_positions=joints,
+        family=clip.family,
+        key=clip.key,
+    )
