@@ -61,7 +61,9 @@ class DynamicsPredictor(nn.Module):
         if mode not in MODES:
             raise InputError(f"unknown mode '{mode}', expected one of {list(MODES)}")
         if duplicates not in DUPLICATE_RULES:
-            raise InputError(f"unknown duplicate rule '{duplicates}', expected one of {list(DUPLICATE_RULES)}")
+            raise InputError(
+                f"unknown duplicate rule '{duplicates}', expected one of {list(DUPLICATE_RULES)}"
+            )
         if not grid_size > 0 or not 2 <= num_steps <= 255:
             raise InputError(
                 f"expected grid_size > 0 and 2 to 255 steps, got grid_size {grid_size} and {num_steps} steps"
@@ -101,11 +103,11 @@ class DynamicsPredictor(nn.Module):
                         bound = 1.0 / math.sqrt(part.in_features)
                         nn.init.uniform_(part.weight, -bound, bound, generator=generator)
                         nn.init.uniform_(part.bias, -bound, bound, generator=generator)
-            last = self.dynamics_head[1]
+            last = _last(self.dynamics_head)
             nn.init.kaiming_normal_(last.weight, generator=generator)
             last.weight.mul_(head_init_scale)
             last.bias.zero_()
-            self.log_var_head[1].bias.fill_(INITIAL_LOG_VAR)
+            _last(self.log_var_head).bias.fill_(INITIAL_LOG_VAR)
 
     def forward(
         self,
@@ -136,7 +138,9 @@ class DynamicsPredictor(nn.Module):
         Raises:
             InputError: shapes disagree, or positions lie outside the lattice.
         """
-        self._check(scene_coord0, scene_feat0, scene_exists0, robot_coord_seq, robot_feat, robot_exists)
+        self._check(
+            scene_coord0, scene_feat0, scene_exists0, robot_coord_seq, robot_feat, robot_exists
+        )
         batch, points, channels = scene_feat0.shape
         coords = torch.cat([scene_coord0, robot_coord_seq.flatten(1, 2)], dim=1)
         features = torch.cat([scene_feat0, robot_feat.flatten(1, 2)], dim=1)
@@ -211,7 +215,7 @@ class DynamicsPredictor(nn.Module):
                 f"expected scene_coord0 (batch, points, 3) and robot_coord_seq (batch, steps, points, 3), "
                 f"got {tuple(scene.shape)} and {tuple(robot.shape)}"
             )
-        (batch, points, _), (_, steps, robot_points, _) = scene.shape, robot.shape
+        (batch, points), robot_points = scene.shape[:2], robot.shape[2]
         width = self.arch.in_channels
         expected = {
             "scene_coord0": (scene, (batch, points, 3)),
@@ -230,6 +234,12 @@ class DynamicsPredictor(nn.Module):
 
 def _head(width: int, out: int) -> nn.Sequential:
     return nn.Sequential(MLP(width, HEAD_WIDTH, HEAD_WIDTH), Linear(HEAD_WIDTH, out))
+
+
+def _last(head: nn.Sequential) -> Linear:
+    layer = head[-1]
+    assert isinstance(layer, Linear)
+    return layer
 
 
 def _masked_max(x: torch.Tensor, exists: torch.Tensor) -> torch.Tensor:

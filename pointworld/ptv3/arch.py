@@ -55,7 +55,9 @@ class PTv3Arch:
                     "make every width a multiple of its number of heads"
                 )
         if unknown := sorted(set(self.curves) - set(CURVES)):
-            raise InputError(f"PTv3 '{self.name}': unknown curves {unknown}, expected some of {list(CURVES)}")
+            raise InputError(
+                f"PTv3 '{self.name}': unknown curves {unknown}, expected some of {list(CURVES)}"
+            )
         if self.patch_size < 1 or not self.curves:
             raise InputError(f"PTv3 '{self.name}': needs patch_size >= 1 and at least one curve")
 
@@ -151,7 +153,9 @@ class PTv3Arch:
         needed = known - {"patch_size", "mlp_ratio", "drop_path", "curves"}
         unknown, missing = sorted(set(values) - known), sorted(needed - set(values))
         if unknown or missing:
-            raise InputError(f"PTv3 description: unknown entries {unknown}, missing entries {missing}")
+            raise InputError(
+                f"PTv3 description: unknown entries {unknown}, missing entries {missing}"
+            )
         return cls(**dict(values))
 
 

@@ -7,7 +7,7 @@ Source: X. Wu et al., Point Transformer V3 (CVPR 2024); own implementation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -44,7 +44,9 @@ class PatchAttention(nn.Module):
             part = qkv[first : first + segments * length]
             first += segments * length
             q, k, v = part.view(segments, length, 3, self.heads, -1).unbind(2)
-            attended = scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+            attended = scaled_dot_product_attention(
+                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+            )
             outputs.append(attended.transpose(1, 2).reshape(segments * length, channels))
         slots = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         result: torch.Tensor = self.proj(from_slots(slots, plan))
@@ -84,7 +86,9 @@ class Block(nn.Module):
         super().__init__()
         self.drop_path = drop_path
         self.cpe = nn.Sequential(
-            SubmanifoldConv3d(channels, channels), Linear(channels, channels), nn.LayerNorm(channels)
+            SubmanifoldConv3d(channels, channels),
+            Linear(channels, channels),
+            nn.LayerNorm(channels),
         )
         self.norm1 = nn.Sequential(nn.LayerNorm(channels))
         self.attn = PatchAttention(channels, heads)
@@ -108,7 +112,9 @@ class Embedding(nn.Module):
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
-        self.stem = nn.ModuleDict({"linear": Linear(in_channels, channels), "norm": nn.LayerNorm(channels)})
+        self.stem = nn.ModuleDict(
+            {"linear": Linear(in_channels, channels), "norm": nn.LayerNorm(channels)}
+        )
         self.act = nn.GELU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -142,7 +148,9 @@ class GridUnpooling(nn.Module):
 
     def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.proj = nn.Sequential(Linear(in_channels, out_channels), nn.LayerNorm(out_channels), nn.GELU())
+        self.proj = nn.Sequential(
+            Linear(in_channels, out_channels), nn.LayerNorm(out_channels), nn.GELU()
+        )
         self.proj_skip = nn.Sequential(
             Linear(skip_channels, out_channels), nn.LayerNorm(out_channels), nn.GELU()
         )
@@ -153,10 +161,30 @@ class GridUnpooling(nn.Module):
         return result
 
 
-def _stage(channels: int, heads: int, rates: list[float], mlp_ratio: int) -> nn.ModuleDict:
-    return nn.ModuleDict(
-        {f"block{i}": Block(channels, heads, mlp_ratio, rate) for i, rate in enumerate(rates)}
-    )
+class Stage(nn.ModuleDict):
+    """Blocks of one stage (`block0`, `block1`, ...) and the module that leads into it (`down` or `up`)."""
+
+    def __init__(
+        self,
+        entry: Mapping[str, nn.Module],
+        channels: int,
+        heads: int,
+        rates: list[float],
+        mlp_ratio: int,
+    ) -> None:
+        blocks = {
+            f"block{i}": Block(channels, heads, mlp_ratio, rate) for i, rate in enumerate(rates)
+        }
+        super().__init__({**entry, **blocks})
+        self.depth = len(rates)
+
+    def blocks(
+        self, x: torch.Tensor, level: Level, generator: torch.Generator | None
+    ) -> torch.Tensor:
+        """(tokens, channels) through all blocks."""
+        for index in range(self.depth):
+            x = self[f"block{index}"](x, level, index, generator)
+        return x
 
 
 def _drop_rates(depths: tuple[int, ...], most: float) -> list[list[float]]:
@@ -173,18 +201,17 @@ class PTv3(nn.Module):
         self.arch = arch
         widths, narrow = arch.enc_channels, arch.dec_channels
         self.embedding = Embedding(arch.in_channels, widths[0])
+        ratio = arch.mlp_ratio
         self.enc = nn.ModuleDict()
         for s, rates in enumerate(_drop_rates(arch.enc_depths, arch.drop_path)):
-            stage = nn.ModuleDict({"down": GridPooling(widths[s - 1], widths[s])} if s else {})
-            stage.update(_stage(widths[s], arch.enc_heads[s], rates, arch.mlp_ratio))
-            self.enc[f"enc{s}"] = stage
+            down = {"down": GridPooling(widths[s - 1], widths[s])} if s else {}
+            self.enc[f"enc{s}"] = Stage(down, widths[s], arch.enc_heads[s], rates, ratio)
         self.dec = nn.ModuleDict()
         dec_rates = _drop_rates(arch.dec_depths, arch.drop_path)
         for s in reversed(range(len(narrow))):
             below = narrow[s + 1] if s + 1 < len(narrow) else widths[-1]
-            stage = nn.ModuleDict({"up": GridUnpooling(below, widths[s], narrow[s])})
-            stage.update(_stage(narrow[s], arch.dec_heads[s], dec_rates[s][::-1], arch.mlp_ratio))
-            self.dec[f"dec{s}"] = stage
+            up = {"up": GridUnpooling(below, widths[s], narrow[s])}
+            self.dec[f"dec{s}"] = Stage(up, narrow[s], arch.dec_heads[s], dec_rates[s][::-1], ratio)
 
     def forward(
         self, features: torch.Tensor, pyramid: Pyramid, *, generator: torch.Generator | None = None
@@ -201,22 +228,21 @@ class PTv3(nn.Module):
         x = self.embedding(features)
         skips = []
         for s, level in enumerate(pyramid.levels):
-            stage = self.enc[f"enc{s}"]
-            if s:
-                x = stage["down"](x, level)
-            for index, block in _blocks(stage):
-                x = block(x, level, index, generator)
+            stage = _stage(self.enc, f"enc{s}")
+            x = stage["down"](x, level) if s else x
+            x = stage.blocks(x, level, generator)
             skips.append(x)
         for s in reversed(range(len(self.arch.dec_channels))):
-            stage, cluster = self.dec[f"dec{s}"], pyramid.levels[s + 1].cluster
-            x = stage["up"](x, skips[s], cluster)
-            for index, block in _blocks(stage):
-                x = block(x, pyramid.levels[s], index, generator)
+            stage = _stage(self.dec, f"dec{s}")
+            x = stage["up"](x, skips[s], pyramid.levels[s + 1].cluster)
+            x = stage.blocks(x, pyramid.levels[s], generator)
         return x
 
 
-def _blocks(stage: nn.ModuleDict) -> Iterator[tuple[int, nn.Module]]:
-    return ((int(name[5:]), block) for name, block in stage.items() if name.startswith("block"))
+def _stage(stages: nn.ModuleDict, name: str) -> Stage:
+    stage = stages[name]
+    assert isinstance(stage, Stage)
+    return stage
 
 
 def initialise(module: nn.Module, generator: torch.Generator | None = None) -> None:

@@ -19,7 +19,9 @@ def _voxel_sum(values: torch.Tensor, groups: VoxelGroups) -> torch.Tensor:
     return embedding_bag(groups.arange, values, groups.starts, mode="sum")
 
 
-def _pair_products(values: torch.Tensor, table: NeighborTable, weights: torch.Tensor) -> torch.Tensor:
+def _pair_products(
+    values: torch.Tensor, table: NeighborTable, weights: torch.Tensor
+) -> torch.Tensor:
     """(pairs, out): the source row of every pair times the (27, in, out) weight of its tap."""
     products = values.new_empty(len(table.source), weights.shape[-1])
     for tap, begin, end in table.taps:
@@ -32,7 +34,7 @@ class _SubmanifoldConv(torch.autograd.Function):
     """y = x W_center + b + sum over taps; sums run in a fixed order, so the thread count changes nothing."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, table: NeighborTable
     ) -> torch.Tensor:
         taps = weight.reshape(weight.shape[0], TAPS, weight.shape[-1]).permute(1, 2, 0)
@@ -47,7 +49,7 @@ class _SubmanifoldConv(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: Any, grad: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
         x, weight, values = ctx.saved_tensors
@@ -85,6 +87,9 @@ class SubmanifoldConv3d(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_channels))
 
     def forward(self, x: torch.Tensor, table: NeighborTable) -> torch.Tensor:
-        """(tokens, in) -> (tokens, out)."""
-        result: torch.Tensor = _SubmanifoldConv.apply(x, self.weight, self.bias, table)
+        """(tokens, in) -> (tokens, out), in the parameters' precision even under autocast (as the reference does)."""
+        with torch.autocast(x.device.type, enabled=False):
+            result: torch.Tensor = _SubmanifoldConv.apply(
+                x.to(self.weight.dtype), self.weight, self.bias, table
+            )
         return result

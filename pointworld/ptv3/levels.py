@@ -109,7 +109,9 @@ def _pool(level: Level, *, depth: int | None, curves: tuple[str, ...]) -> Level:
     extent = int(grid.max()) + 1 if len(grid) else 1
     key = ((level.batch * extent + grid[:, 0]) * extent + grid[:, 1]) * extent + grid[:, 2]
     unique, cluster = torch.unique(key, return_inverse=True)
-    pooled = torch.stack([unique // extent**2 % extent, unique // extent % extent, unique % extent], dim=1)
+    pooled = torch.stack(
+        [unique // extent**2 % extent, unique // extent % extent, unique % extent], dim=1
+    )
     batch = unique // extent**3
     return Level(
         grid=pooled,

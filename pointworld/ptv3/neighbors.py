@@ -105,7 +105,7 @@ def neighbor_rows(keys: torch.Tensor, extent: int) -> torch.Tensor:
     last = len(keys) - 1
     for dz in range(3):  # consecutive z are consecutive keys: one search serves three taps
         hit = keys[found.clamp(max=last)] == wanted + dz
-        table[dz:CENTER - 1:3] = torch.where(hit, found, -1)
+        table[dz : CENTER - 1 : 3] = torch.where(hit, found, -1)
         found = found + hit
     below = torch.cat([keys.new_zeros(1, dtype=torch.bool), keys[1:] == keys[:-1] + 1])
     table[CENTER - 1] = torch.where(below, rows - 1, -1)
@@ -153,7 +153,9 @@ def grouped_voxel_table(grid: torch.Tensor, batch: torch.Tensor) -> NeighborTabl
     Neighbours read the mean over the tokens of a voxel, and all tokens of a voxel receive the same sum.
     """
     keys, extent = voxel_keys(grid, batch)
-    unique, voxel_of, counts = torch.unique_consecutive(keys, return_inverse=True, return_counts=True)
+    unique, voxel_of, counts = torch.unique_consecutive(
+        keys, return_inverse=True, return_counts=True
+    )
     if len(unique) == len(keys):
         return table_from_rows(neighbor_rows(keys, extent), symmetric=True)
     groups = VoxelGroups(voxel_of=voxel_of, starts=_starts(counts), counts=counts[:, None])
@@ -172,12 +174,16 @@ def released_voxel_table(grid: torch.Tensor, batch: torch.Tensor, rule: str) -> 
     Source: spconv 2.3.8, checked against shared fixtures made with its kernels.
     """
     if rule not in DUPLICATE_RULES:
-        raise InputError(f"unknown duplicate rule '{rule}', expected one of {list(DUPLICATE_RULES)}")
+        raise InputError(
+            f"unknown duplicate rule '{rule}', expected one of {list(DUPLICATE_RULES)}"
+        )
     keys, extent = voxel_keys(grid, batch)
     unique, voxel_of = torch.unique(keys, return_inverse=True)
     tokens = torch.arange(len(keys), device=keys.device)
     reduce = "amax" if rule == "gpu_last" else "amin"
-    winner = torch.zeros_like(unique).scatter_reduce(0, voxel_of, tokens, reduce, include_self=False)
+    winner = torch.zeros_like(unique).scatter_reduce(
+        0, voxel_of, tokens, reduce, include_self=False
+    )
     near = neighbor_rows(unique, extent)
     near = torch.where(near >= 0, winner[near], -1)
     rows = near[:, voxel_of]

@@ -37,7 +37,9 @@ def plan_patches(order: torch.Tensor, counts: Sequence[int], patch_size: int) ->
         counts: tokens per sample.
         patch_size: tokens per patch.
     """
-    runs: dict[int, list[tuple[int, int, int]]] = {}  # length -> (first, one past the last, dropped) in `order`
+    runs: dict[
+        int, list[tuple[int, int, int]]
+    ] = {}  # length -> (first, one past the last, dropped) in `order`
     first = 0
     for count in counts:
         if count > patch_size:
@@ -66,19 +68,21 @@ def plan_patches(order: torch.Tensor, counts: Sequence[int], patch_size: int) ->
     kept[filler_slots] = False
     slot_of = torch.empty_like(order)
     slot_of[gather[kept]] = slots[kept]
-    return PatchPlan(gather=gather, slot_of=slot_of, filler_slots=filler_slots, groups=tuple(groups))
+    return PatchPlan(
+        gather=gather, slot_of=slot_of, filler_slots=filler_slots, groups=tuple(groups)
+    )
 
 
 class _ToSlots(torch.autograd.Function):
     """x[gather]; its gradient is a gather too, plus the few rows that were used twice."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, plan: PatchPlan) -> torch.Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: torch.Tensor, plan: PatchPlan) -> torch.Tensor:
         ctx.plan = plan
         return x.index_select(0, plan.gather)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         plan: PatchPlan = ctx.plan
         result = grad.index_select(0, plan.slot_of)
         if len(plan.filler_slots):
@@ -90,12 +94,12 @@ class _FromSlots(torch.autograd.Function):
     """slots[slot_of]; the gradient of dropped slots is zero."""
 
     @staticmethod
-    def forward(ctx: Any, slots: torch.Tensor, plan: PatchPlan) -> torch.Tensor:  # type: ignore[override]
+    def forward(ctx: Any, slots: torch.Tensor, plan: PatchPlan) -> torch.Tensor:
         ctx.plan = plan
         return slots.index_select(0, plan.slot_of)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         plan: PatchPlan = ctx.plan
         result = grad.index_select(0, plan.gather)
         if len(plan.filler_slots):
