@@ -138,6 +138,33 @@ def _stored_encoder(folder: Path, spec: ModelSpec, device: torch.device | str) -
     return encoder_from_weights(read_weights(folder / ENCODER_WEIGHTS), spec, device=device)
 
 
+def inspect_checkpoint(folder: str | Path) -> dict[str, Any]:
+    """What `pointworld checkpoint inspect` reports of a folder; names and shapes are checked, weights are not read.
+
+    Raises:
+        CheckpointError: see `load_checkpoint`.
+    """
+    target = Path(folder)
+    description = read_description(target)
+    spec = ModelSpec.from_json(description["spec"], where=str(target / DESCRIPTION))
+    weights = read_weights(target / WEIGHTS)
+    model = check_layout(spec, weights, where=str(target / WEIGHTS))
+    stored = description.get("encoder_weights")
+    encoder = read_weights(target / ENCODER_WEIGHTS) if stored else {}
+    names = [WEIGHTS, DESCRIPTION, *([ENCODER_WEIGHTS] if stored else [])]
+    return {
+        "kind": "pointworld",
+        "file": str(target),
+        "bytes": sum((target / name).stat().st_size for name in names),
+        "keys": len(weights) + len(encoder),
+        "trainable_parameters": sum(value.numel() for value in model.parameters()),
+        "encoder_parameters": count_elements(encoder),
+        "optimizer_bytes": 0,
+        "spec": spec.to_json(),
+        "training": description.get("training", {}),
+    }
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, memory-mapped where the platform can.
 

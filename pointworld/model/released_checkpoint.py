@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from pointworld.encoders import ImageEncoder
+from pointworld.encoders import ImageEncoder, default_layers
 from pointworld.errors import CheckpointError
 from pointworld.model.checkpoint_io import (
     build_model,
@@ -102,6 +102,7 @@ def read_released(path: str | Path, *, sizes: Sizes = RELEASED_SIZES) -> Release
         image_channels=_width(
             weights, "scene_feature_encoder.scene_encoder.feat_proj.weight", where
         ),
+        encoder_layers=default_layers(_encoder_depth(encoder)),
         robot_channels=_width(weights, "robot_proj.fc1.weight", where),
         sizes=sizes,
         where=where,
@@ -191,6 +192,11 @@ def _width(weights: Mapping[str, Tensor], name: str, where: str) -> int:
         hint = " Every name starts with 'module.': strip that prefix first" if wrapped else ""
         raise CheckpointError(f"{where}: the weights have no matrix '{name}'.{hint}")
     return int(weights[name].shape[1])
+
+
+def _encoder_depth(encoder_weights: Mapping[str, Tensor]) -> int:
+    """Number of blocks of the image encoder; the release's ViT-L has 24."""
+    return len({key.split(".")[1] for key in encoder_weights if key.startswith("blocks.")})
 
 
 def _tensor_bytes(value: Any) -> int:

@@ -174,6 +174,7 @@ def contract_spec(
     contract: ReleasedContract,
     *,
     image_channels: int,
+    encoder_layers: tuple[int, ...],
     robot_channels: int,
     sizes: Sizes = RELEASED_SIZES,
     where: str,
@@ -182,6 +183,7 @@ def contract_spec(
 
     Args:
         image_channels, robot_channels: second dimensions of `feat_proj` and `robot_proj.fc1`.
+        encoder_layers: blocks of the image encoder whose outputs are used.
         sizes: architectures by name.
 
     Raises:
@@ -205,7 +207,7 @@ def contract_spec(
             features="released",
             image_channels=image_channels,
             encoder="dinov3:released",
-            encoder_layers=(4, 11, 17, 23),
+            encoder_layers=encoder_layers,
             sampling="released",
             depth_threshold=contract.depth_threshold,
             grid_size=contract.grid_size,
