@@ -1,6 +1,8 @@
 """Raw point features of our own models: where the robot is, seen from every point and at every step.
 
-Nothing depends on where the scene lies in the base frame: every vector is a difference of positions.
+Nothing depends on where the scene lies in the base frame: every vector is a difference of positions. Vectors to the
+robot saturate with distance, because what is far away does not push; close by, the signed clearance says how deep the
+robot's surface will reach past the place where the point is now, which is what moves it.
 """
 
 from __future__ import annotations
@@ -10,11 +12,17 @@ import torch
 Tensor = torch.Tensor
 
 STEPS = 11
+#: Distance at which the vector to the robot is half saturated [m].
+VECTOR_RANGE = 0.15
+#: Decay length of the contact channel [m].
+CONTACT_RANGE = 0.02
+#: Clearance is clipped to +- this [m].
+CLEARANCE_RANGE = 0.05
 
 
 def relative_scene_channels(grippers: int) -> int:
-    """Channels of `relative_scene_features`: colour, normal, vector and distance per step, gripper per step."""
-    return 6 + STEPS * (4 + grippers)
+    """Channels of `relative_scene_features`: colour, normal; vector, contact, clearance and gripper per step."""
+    return 6 + STEPS * (5 + grippers)
 
 
 def relative_robot_channels(grippers: int) -> int:
@@ -28,6 +36,7 @@ def relative_scene_features(
     normals: Tensor,
     exists: Tensor,
     robot_positions: Tensor,
+    robot_normals: Tensor,
     robot_exists: Tensor,
     gripper_open: Tensor,
 ) -> Tensor:
@@ -35,33 +44,40 @@ def relative_scene_features(
 
     Args:
         points, colors, normals: (batch, points, 3). exists: (batch, points) bool.
-        robot_positions: (batch, steps, robot points, 3) [m]. robot_exists: (batch, steps, robot points) bool.
+        robot_positions, robot_normals: (batch, steps, robot points, 3) [m], unit.
+        robot_exists: (batch, steps, robot points) bool.
         gripper_open: (batch, steps, grippers).
 
     Returns:
         (batch, points, relative_scene_channels); zero where a point does not exist.
     """
     batch, count = exists.shape
-    vectors = torch.stack(
-        [
-            _to_nearest(points, robot_positions[:, step], robot_exists[:, step])
-            for step in range(robot_positions.shape[1])
-        ],
-        2,
-    )
-    distances = vectors.norm(dim=-1)
+    per_step = [
+        _seen_robot(points, robot_positions[:, t], robot_normals[:, t], robot_exists[:, t])
+        for t in range(robot_positions.shape[1])
+    ]
     grip = gripper_open.flatten(1)[:, None].expand(batch, count, -1)
-    columns = [colors, normals, vectors.flatten(2), distances, grip]
-    return torch.where(exists[..., None], torch.cat(columns, -1), 0.0)
+    return torch.where(exists[..., None], torch.cat([colors, normals, *per_step, grip], -1), 0.0)
 
 
-def _to_nearest(points: Tensor, robot: Tensor, robot_exists: Tensor) -> Tensor:
-    """Vectors (batch, points, 3) from each point to the nearest existing robot point; zero where there is none."""
+def _seen_robot(points: Tensor, robot: Tensor, robot_normals: Tensor, robot_exists: Tensor) -> Tensor:
+    """(batch, points, 5): saturated vector to the nearest robot point, contact, signed clearance; zero without a robot."""
     with torch.no_grad():
-        distance = torch.cdist(points, robot, compute_mode="donot_use_mm_for_euclid_dist")
-        nearest = distance.masked_fill(~robot_exists[:, None], torch.inf).argmin(-1)
-    found = robot.gather(1, nearest[..., None].expand(-1, -1, 3))
-    return torch.where(robot_exists.any(-1)[:, None, None], found - points, 0.0)
+        distances = torch.cdist(points, robot, compute_mode="donot_use_mm_for_euclid_dist")
+        nearest = distances.masked_fill_(~robot_exists[:, None], torch.inf).argmin(-1)
+    index = nearest[..., None].expand(-1, -1, 3)
+    vector = robot.gather(1, index) - points
+    distance = vector.norm(dim=-1, keepdim=True)
+    clearance = -(vector * robot_normals.gather(1, index)).sum(-1, keepdim=True)
+    seen = torch.cat(
+        [
+            vector / (distance + VECTOR_RANGE),
+            torch.exp(-distance / CONTACT_RANGE),
+            clearance.clamp(-CLEARANCE_RANGE, CLEARANCE_RANGE) / CLEARANCE_RANGE,
+        ],
+        -1,
+    )
+    return torch.where(robot_exists.any(-1)[:, None, None], seen, 0.0)
 
 
 def relative_robot_features(
@@ -69,11 +85,34 @@ def relative_robot_features(
 ) -> Tensor:
     """Raw channels of the robot points at every step, (batch, steps, robot points, relative_robot_channels)."""
     weight = robot_exists[..., None].to(robot_positions.dtype)
-    centre = (robot_positions * weight).sum(2, keepdim=True) / weight.sum(
-        2, keepdim=True
-    ).clamp_min(1.0)
+    total = weight.sum(2, keepdim=True).clamp_min(1.0)
+    centre = (robot_positions * weight).sum(2, keepdim=True) / total
     moved = robot_positions - robot_positions[:, :1]
     velocity = torch.diff(robot_positions, dim=1, append=robot_positions[:, -1:])
     grip = gripper_open[:, :, None].expand(*robot_positions.shape[:-1], -1)
     columns = [robot_normals, robot_positions - centre, moved, velocity, grip]
     return torch.where(robot_exists[..., None], torch.cat(columns, -1), 0.0)
+
+
+def farthest_robot_points(positions: Tensor, exists: Tensor, count: int) -> Tensor:
+    """Spread `count` robot points over the surface by farthest-point sampling at time 0.
+
+    The choice depends on positions alone, never on input order or padding. Where a sample has fewer points than
+    `count`, its last rows repeat chosen ones.
+
+    Args:
+        positions: (batch, robot points, 3) [m]. exists: (batch, robot points) bool.
+
+    Returns:
+        (batch, count) indices.
+    """
+    weight = exists[..., None].to(positions.dtype)
+    centre = (positions * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1.0)
+    gap = (positions - centre).square().sum(-1).masked_fill(~exists, -1.0)
+    chosen = [gap.argmax(-1)]
+    nearest = torch.full_like(gap, torch.inf).masked_fill(~exists, -1.0)
+    for _ in range(count - 1):
+        last = positions.gather(1, chosen[-1][:, None, None].expand(-1, 1, 3))
+        nearest = torch.minimum(nearest, (positions - last).square().sum(-1))
+        chosen.append(nearest.argmax(-1))
+    return torch.stack(chosen, 1)

@@ -39,6 +39,8 @@ class ModelSpec:
     grippers: channels of RobotFlow.gripper_open.
     robot: robot of the first domain. robot_links: links whose surface the model sees ("gripper", "all" or names).
     domain_robot_links: the same per domain, where they differ; empty = `robot_links` for all.
+    robot_tokens: robot points per step that become tokens, spread by farthest-point sampling; 0 = all of them.
+        Raw scene features look at all robot points either way.
     max_scene_points, max_robot_points: caps of the training data.
     head_init_scale: of the displacement head's initial weights; 0 = training starts at "nothing moves".
     """
@@ -61,6 +63,7 @@ class ModelSpec:
     robot: str = "fr3"
     robot_links: tuple[str, ...] | str = "gripper"
     domain_robot_links: tuple[tuple[str, ...] | str, ...] = ()
+    robot_tokens: int = 0
     max_scene_points: int = 12_000
     max_robot_points: int = 500
     head_init_scale: float = 1.0

@@ -10,7 +10,11 @@ from torch import nn
 
 from pointworld.encoders import ImageEncoder, load_encoder
 from pointworld.errors import InputError
-from pointworld.model.features_relative import relative_robot_features, relative_scene_features
+from pointworld.model.features_relative import (
+    farthest_robot_points,
+    relative_robot_features,
+    relative_scene_features,
+)
 from pointworld.model.features_released import released_robot_features, released_scene_features
 from pointworld.model.featurisers import Mlp, SceneFeaturiser, TimeEmbedding
 from pointworld.model.inputs import ModelInputs, ModelOutputs
@@ -101,6 +105,7 @@ class WorldModel(nn.Module):
             inputs.scene_normals,
             inputs.scene_exists,
             inputs.robot_positions,
+            inputs.robot_normals,
             inputs.robot_exists,
             inputs.gripper_open,
         )
@@ -108,6 +113,22 @@ class WorldModel(nn.Module):
             inputs.robot_positions, inputs.robot_normals, inputs.robot_exists, inputs.gripper_open
         )
         return scene, robot
+
+    def _chosen_robot_tokens(
+        self, inputs: ModelInputs, raw_robot: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Positions, raw channels and existence of the robot points that become tokens (`spec.robot_tokens`)."""
+        positions, exists = inputs.robot_positions, inputs.robot_exists
+        count = self.spec.robot_tokens
+        if count == 0 or count >= positions.shape[2]:
+            return positions, raw_robot, exists
+        chosen = farthest_robot_points(positions[:, 0], exists[:, 0], count)
+        index = chosen[:, None, :, None].expand(-1, positions.shape[1], -1, -1)
+        return (
+            positions.gather(2, index.expand(-1, -1, -1, 3)),
+            raw_robot.gather(2, index.expand(-1, -1, -1, raw_robot.shape[-1])),
+            exists.gather(2, index[..., 0]),
+        )
 
     def normalise_displacements(self, displacements: Tensor, domain: Tensor) -> Tensor:
         """Displacements (batch, steps, points, 3) [m] in the units of `pred_norm`."""
@@ -147,6 +168,7 @@ class WorldModel(nn.Module):
         """
         self._check(inputs, image_tokens)
         raw_scene, raw_robot = self.raw_features(inputs)
+        robot_positions, raw_robot, robot_exists = self._chosen_robot_tokens(inputs, raw_robot)
         domain = inputs.domain
         raw_scene = normalise(
             raw_scene, self.scene_norm_mean[domain][:, None], self.scene_norm_var[domain][:, None]
@@ -165,9 +187,9 @@ class WorldModel(nn.Module):
             inputs.scene_points,
             scene_tokens,
             inputs.scene_exists,
-            inputs.robot_positions,
+            robot_positions,
             robot_tokens,
-            inputs.robot_exists,
+            robot_exists,
             orders=orders,
             generator=generator,
         )
