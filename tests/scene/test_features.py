@@ -21,7 +21,7 @@ def random_views(rng: np.random.Generator, count: int = 3) -> list[View]:
     for i in range(count):
         T = look_at([0.4 * (i - 1), -0.3 + 0.2 * i, 1.0], [0.02 * i, 0.0, 0.0], up=(0.0, 1.0, 0.0))
         K = np.array([[260.0 + 7 * i, 0.3, 161.2], [0.0, 255.0, 88.4], [0.0, 0.0, 1.0]])
-        depth = (1.0 + 0.1 * rng.random((180, 320)).cumsum(1) / 160).astype(np.float32)
+        depth = (0.8 + 0.4 * rng.random((180, 320)).cumsum(1) / 160).astype(np.float32)
         valid = rng.random((180, 320)) > 0.15
         rgb = rng.integers(0, 256, (180, 320, 3), dtype=np.uint8)
         features = torch.from_numpy(rng.standard_normal((7, 11, 20)).astype(np.float32))
