@@ -40,14 +40,22 @@ def main(argv: list[str]) -> int:
     """Run the command; returns the exit code."""
     args = parse(GenerateArgs, argv, prog="pointworld generate")
     spec = DatasetSpec(
-        clips=args.clips, seed=args.seed, robot=args.robot, renderer=args.renderer, tabletop=args.tabletop
+        clips=args.clips,
+        seed=args.seed,
+        robot=args.robot,
+        renderer=args.renderer,
+        tabletop=args.tabletop,
     )
     start = time.perf_counter()
     with progress(args.clips, "clips") as advance:
         summary = generate_dataset(spec, args.out, workers=args.workers, advance=advance)
     write_run_json(
-        args.out, command="generate", config=args, seed=args.seed,
-        timings={"generate": time.perf_counter() - start}, extra={"summary": summary},
+        args.out,
+        command="generate",
+        config=args,
+        seed=args.seed,
+        timings={"generate": time.perf_counter() - start},
+        extra={"summary": summary},
     )
     if args.json:
         stdout_json(summary)

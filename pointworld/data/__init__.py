@@ -7,11 +7,11 @@ from pointworld.data.clip import iterate_clips as iterate_clips
 from pointworld.data.clip import list_clips as list_clips
 from pointworld.data.clip import read_clip as read_clip
 from pointworld.data.clip import write_clip as write_clip
+from pointworld.data.dataset import DatasetSpec as DatasetSpec
+from pointworld.data.dataset import clip_facts as clip_facts
+from pointworld.data.dataset import dataset_generator as dataset_generator
+from pointworld.data.dataset import generate_dataset as generate_dataset
 from pointworld.data.generate import ClipGenerator as ClipGenerator
-from pointworld.data.generate import DatasetSpec as DatasetSpec
-from pointworld.data.generate import clip_facts as clip_facts
-from pointworld.data.generate import dataset_generator as dataset_generator
-from pointworld.data.generate import generate_dataset as generate_dataset
 from pointworld.data.sample import FlowSample as FlowSample
 from pointworld.data.sample import clip_frames as clip_frames
 from pointworld.data.sample import clip_to_capture as clip_to_capture

@@ -86,7 +86,9 @@ class Clip:
                 raise InputError(f"clip {self.index}: {name} contains NaN or infinity")
         unknown = set(self.body_kinds) - set(_KINDS)
         if unknown or not self.views:
-            raise InputError(f"clip {self.index}: unknown body kinds {sorted(unknown)}, or no views")
+            raise InputError(
+                f"clip {self.index}: unknown body kinds {sorted(unknown)}, or no views"
+            )
 
     @property
     def num_steps(self) -> int:
@@ -98,7 +100,9 @@ class Clip:
 
     def body_transforms(self) -> np.ndarray:
         """T_base_body (steps, bodies, 4, 4) [m]."""
-        return make_transform(quat_wxyz_to_matrix(self.body_poses[..., 3:]), self.body_poses[..., :3])
+        return make_transform(
+            quat_wxyz_to_matrix(self.body_poses[..., 3:]), self.body_poses[..., :3]
+        )
 
     def body_motions(self) -> np.ndarray:
         """(steps, bodies, 4, 4) that carry a point of each body from where it was at step 0."""
@@ -133,20 +137,33 @@ def _decode(data: np.ndarray, where: str) -> np.ndarray:
 def write_clip(clip: Clip, path: str | Path) -> None:
     """Write `clip` to one `.npz` file, atomically. The bytes depend on the clip alone."""
     header = {
-        "format": FORMAT, "views": len(clip.views), "body_names": clip.body_names, "body_kinds": clip.body_kinds,
-        "joint_names": clip.joint_names, "step_dt": clip.step_dt, "family": clip.family, "robot": clip.robot,
-        "seed": clip.seed, "index": clip.index, "depth_unit": DEPTH_UNIT, "info": dict(clip.info),
+        "format": FORMAT,
+        "views": len(clip.views),
+        "body_names": clip.body_names,
+        "body_kinds": clip.body_kinds,
+        "joint_names": clip.joint_names,
+        "step_dt": clip.step_dt,
+        "family": clip.family,
+        "robot": clip.robot,
+        "seed": clip.seed,
+        "index": clip.index,
+        "depth_unit": DEPTH_UNIT,
+        "info": dict(clip.info),
     }
     arrays: dict[str, np.ndarray] = {
         "header": np.frombuffer(json.dumps(header, allow_nan=False).encode(), np.uint8),
-        "body_poses": clip.body_poses, "joint_positions": clip.joint_positions,
+        "body_poses": clip.body_poses,
+        "joint_positions": clip.joint_positions,
         "gripper_width": clip.gripper_width,
     }
     for i, view in enumerate(clip.views):
         units = np.clip(np.round(view.depth / DEPTH_UNIT), 0, 65535).astype(np.uint16)
         arrays |= {
-            f"rgb{i}": _jpeg(view.rgb), f"depth{i}": _png(units), f"segmentation{i}": _png(view.segmentation),
-            f"K{i}": view.K, f"T_world_cam{i}": view.T_world_cam,
+            f"rgb{i}": _jpeg(view.rgb),
+            f"depth{i}": _png(units),
+            f"segmentation{i}": _png(view.segmentation),
+            f"K{i}": view.K,
+            f"T_world_cam{i}": view.T_world_cam,
         }
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
@@ -166,17 +183,30 @@ def read_clip(path: str | Path) -> Clip:
             arrays = {name: archive[name] for name in archive.files}
         header = json.loads(arrays["header"].tobytes())
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{source} is not a readable clip ({error}). Generate it again.") from error
+        raise InputError(
+            f"{source} is not a readable clip ({error}). Generate it again."
+        ) from error
     if header.get("format") != FORMAT:
         raise InputError(f"{source}: format is {header.get('format')!r}, expected {FORMAT!r}")
     try:
-        views = tuple(_read_view(arrays, i, float(header["depth_unit"]), str(source)) for i in range(header["views"]))
+        views = tuple(
+            _read_view(arrays, i, float(header["depth_unit"]), str(source))
+            for i in range(header["views"])
+        )
         return Clip(
-            views=views, body_names=tuple(header["body_names"]), body_kinds=tuple(header["body_kinds"]),
-            body_poses=arrays["body_poses"], joint_names=tuple(header["joint_names"]),
-            joint_positions=arrays["joint_positions"], gripper_width=arrays["gripper_width"],
-            step_dt=float(header["step_dt"]), family=str(header["family"]), robot=str(header["robot"]),
-            seed=int(header["seed"]), index=int(header["index"]), info=header["info"],
+            views=views,
+            body_names=tuple(header["body_names"]),
+            body_kinds=tuple(header["body_kinds"]),
+            body_poses=arrays["body_poses"],
+            joint_names=tuple(header["joint_names"]),
+            joint_positions=arrays["joint_positions"],
+            gripper_width=arrays["gripper_width"],
+            step_dt=float(header["step_dt"]),
+            family=str(header["family"]),
+            robot=str(header["robot"]),
+            seed=int(header["seed"]),
+            index=int(header["index"]),
+            info=header["info"],
         )
     except KeyError as error:
         raise InputError(f"{source}: entry {error} is missing. Generate the clip again.") from error
@@ -188,7 +218,8 @@ def _read_view(arrays: Mapping[str, np.ndarray], i: int, unit: float, where: str
         rgb=_decode(arrays[f"rgb{i}"], where),
         depth=(units.astype(np.float64) * unit).astype(np.float32),
         segmentation=_decode(arrays[f"segmentation{i}"], where),
-        K=arrays[f"K{i}"], T_world_cam=arrays[f"T_world_cam{i}"],
+        K=arrays[f"K{i}"],
+        T_world_cam=arrays[f"T_world_cam{i}"],
     )
 
 
@@ -206,7 +237,9 @@ def list_clips(folder: str | Path) -> list[Path]:
     root = Path(folder)
     paths = sorted(root.glob("[0-9][0-9][0-9][0-9]/[0-9]*.npz"))
     if not paths:
-        raise InputError(f"{root} holds no clips (*.npz in numbered sub-folders). Make some: pointworld generate --out {root}")
+        raise InputError(
+            f"{root} holds no clips (*.npz in numbered sub-folders). Make some: pointworld generate --out {root}"
+        )
     return paths
 
 

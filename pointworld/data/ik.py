@@ -7,7 +7,13 @@ from typing import Any
 import numpy as np
 
 from pointworld.data.robot_tree import RobotTree
-from pointworld.data.simulator import ModelIndex, import_mujoco, index_model, robot_model, set_joints
+from pointworld.data.simulator import (
+    ModelIndex,
+    import_mujoco,
+    index_model,
+    robot_model,
+    set_joints,
+)
 
 #: A relaxed elbow-up posture of a Franka arm, the start of every search and the pull in its null space [rad].
 HOME = np.array([0.0, -0.4, 0.0, -2.2, 0.0, 1.9, 0.785])
@@ -17,7 +23,9 @@ _DAMPING = 0.02
 def rotation_error(R_target: np.ndarray, R: np.ndarray) -> np.ndarray:
     """Rotation vector (3,) in world axes that turns R into R_target [rad], for angles below pi."""
     delta = R_target @ R.T
-    vector = 0.5 * np.array([delta[2, 1] - delta[1, 2], delta[0, 2] - delta[2, 0], delta[1, 0] - delta[0, 1]])
+    vector = 0.5 * np.array(
+        [delta[2, 1] - delta[1, 2], delta[0, 2] - delta[2, 0], delta[1, 0] - delta[0, 1]]
+    )
     sine, cosine = float(np.linalg.norm(vector)), float((np.trace(delta) - 1) / 2)
     if sine < 1e-9:
         return vector
@@ -37,9 +45,9 @@ class ArmKinematics:
         ids = [int(self.model.joint(name).id) for name in tree.joint_names]
         self.lower, self.upper = (self.model.jnt_range[ids, k].copy() for k in (0, 1))
         self.gripper_vertices = [
-            (int(self.model.body(link).id), np.concatenate([v for v, _ in tree.parts[link]]))
+            (int(self.model.body(link).id), np.concatenate([s.vertices for s in solids]))
             for link in tree.gripper_links
-            if tree.parts.get(link)
+            if (solids := (*tree.collision.get(link, ()), *tree.visual.get(link, ())))
         ]
 
     def place(self, q: np.ndarray) -> None:
@@ -77,10 +85,12 @@ class ArmKinematics:
         jac = np.zeros((6, self.model.nv))
         for _ in range(iterations):
             self.place(q)
-            error = np.concatenate([
-                T_base_tool[:3, 3] - self.data.xpos[self.tool],
-                rotation_error(T_base_tool[:3, :3], self.data.xmat[self.tool].reshape(3, 3)),
-            ])
+            error = np.concatenate(
+                [
+                    T_base_tool[:3, 3] - self.data.xpos[self.tool],
+                    rotation_error(T_base_tool[:3, :3], self.data.xmat[self.tool].reshape(3, 3)),
+                ]
+            )
             if np.linalg.norm(error[:3]) < 5e-4 and np.linalg.norm(error[3:]) < 3e-3:
                 return q
             mujoco.mj_comPos(self.model, self.data)

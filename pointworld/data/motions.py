@@ -57,8 +57,10 @@ def _times(lead: float, duration: float) -> np.ndarray:
 def _reachable(points: np.ndarray) -> bool:
     radius = np.hypot(points[:, 0], points[:, 1])
     return bool(
-        (radius > _REACH[0]).all() and (radius < _REACH[1]).all()
-        and (points[:, 0] > 0.2).all() and (np.abs(points[:, 1]) < _MAX_SIDE).all()
+        (radius > _REACH[0]).all()
+        and (radius < _REACH[1]).all()
+        and (points[:, 0] > 0.2).all()
+        and (np.abs(points[:, 1]) < _MAX_SIDE).all()
     )
 
 
@@ -77,7 +79,9 @@ def _travel(rng: Rng, times: np.ndarray, speed: float) -> np.ndarray:
     return speed * span * profile
 
 
-def _bent_line(rng: Rng, start: np.ndarray, heading: float, travel: np.ndarray, bend: float) -> np.ndarray:
+def _bent_line(
+    rng: Rng, start: np.ndarray, heading: float, travel: np.ndarray, bend: float
+) -> np.ndarray:
     """Points (waypoints, 3) at arc lengths `travel` along a horizontal arc of curvature `bend` [1/m]."""
     if abs(bend) < 1e-6:
         along, across = travel, np.zeros_like(travel)
@@ -99,13 +103,26 @@ def _poses(points: np.ndarray, yaw: np.ndarray, tilt: float, tilt_direction: flo
 def _hand_yaw(rng: Rng, heading: float) -> float:
     """Yaw of the hand: facing the heading, side-on, or any, folded into the wrist's comfortable range."""
     choice = rng.random()
-    yaw = heading if choice < 0.35 else heading + np.pi / 2 if choice < 0.7 else rng.uniform(-np.pi, np.pi)
+    yaw = (
+        heading
+        if choice < 0.35
+        else heading + np.pi / 2
+        if choice < 0.7
+        else rng.uniform(-np.pi, np.pi)
+    )
     return float((yaw + np.pi / 2) % np.pi - np.pi / 2)
 
 
 def _push(
-    rng: Rng, scene: SceneSpec, lead: float, duration: float, *, family: str,
-    speed: tuple[float, float], height: tuple[float, float], offset: tuple[float, float],
+    rng: Rng,
+    scene: SceneSpec,
+    lead: float,
+    duration: float,
+    *,
+    family: str,
+    speed: tuple[float, float],
+    height: tuple[float, float],
+    offset: tuple[float, float],
     gap: tuple[float, float],
 ) -> Motion | None:
     """A sweep at the target. height: fraction of its height; offset: sideways miss as a fraction of its half width."""
@@ -114,10 +131,14 @@ def _push(
     heading = float(rng.uniform(-np.pi, np.pi))
     along = np.array([np.cos(heading), np.sin(heading), 0.0])
     across = np.array([-along[1], along[0], 0.0])
-    low, high = target.shape.width_along(target.rotation, along)
+    low, _ = target.shape.width_along(target.rotation, along)
     side = max(abs(v) for v in target.shape.width_along(target.rotation, across))
     sign = -1.0 if rng.random() < 0.5 else 1.0
-    start = target.position + (low - rng.uniform(*gap)) * along + sign * rng.uniform(*offset) * side * across
+    start = (
+        target.position
+        + (low - rng.uniform(*gap)) * along
+        + sign * rng.uniform(*offset) * side * across
+    )
     z = lower[2] + rng.uniform(*height) * (upper[2] - lower[2])
     start[2] = max(z, scene.table_height + _TIP + _CLEARANCE)
     times = _times(lead, duration)
@@ -125,15 +146,19 @@ def _push(
     bend = float(rng.normal(0, 1.0)) if rng.random() < 0.5 else 0.0
     points = _bent_line(rng, start, heading, travel, bend)
     if rng.random() < 0.3:
-        points[:, 2] += rng.uniform(-0.02, 0.06) * smooth_step((times - times[0]) / (times[-1] - times[0]))
+        points[:, 2] += rng.uniform(-0.02, 0.06) * smooth_step(
+            (times - times[0]) / (times[-1] - times[0])
+        )
     if not _reachable(points):
         return None
     width = float(rng.choice([0.0, MAX_WIDTH, rng.uniform(0, MAX_WIDTH)], p=[0.5, 0.25, 0.25]))
     yaw = _hand_yaw(rng, heading) + rng.normal(0, 0.3) * (times - times[0]) * (rng.random() < 0.4)
     tilt = abs(float(rng.normal(0, 0.2)))
     return Motion(
-        family=family, poses=_poses(points, yaw, tilt, float(rng.uniform(-np.pi, np.pi))),
-        widths=np.full(len(times), width), lead=lead,
+        family=family,
+        poses=_poses(points, yaw, tilt, float(rng.uniform(-np.pi, np.pi))),
+        widths=np.full(len(times), width),
+        lead=lead,
     )
 
 
@@ -162,7 +187,9 @@ def _grasp(rng: Rng, scene: SceneSpec, lead: float, duration: float) -> Motion |
     yaw = finger_axis - np.pi / 2
     yaw = float((yaw + np.pi / 2) % np.pi - np.pi / 2)
     turn = yaw + rng.normal(0, 0.3) * lift
-    return Motion(family="grasp_lift", poses=_poses(points, turn, 0.0, 0.0), widths=widths, lead=lead)
+    return Motion(
+        family="grasp_lift", poses=_poses(points, turn, 0.0, 0.0), widths=widths, lead=lead
+    )
 
 
 def _grip_point(rng: Rng, target: ObjectSpec, table_height: float) -> np.ndarray:
@@ -178,7 +205,12 @@ def _wander(rng: Rng, scene: SceneSpec, lead: float, duration: float) -> Motion 
     """A smooth path through free space, away from what is on the table."""
     times = _times(lead, duration)
     knots = np.stack(
-        [rng.uniform(0.35, 0.7, 3), rng.uniform(-0.35, 0.35, 3), scene.table_height + rng.uniform(0.03, 0.35, 3)], -1
+        [
+            rng.uniform(0.35, 0.7, 3),
+            rng.uniform(-0.35, 0.35, 3),
+            scene.table_height + rng.uniform(0.03, 0.35, 3),
+        ],
+        -1,
     )
     length = np.linalg.norm(np.diff(knots, axis=0), axis=-1).sum()
     reach = min(1.0, rng.uniform(0.1, 0.5) * (times[-1] - times[0]) / max(length, 1e-6))
@@ -190,7 +222,10 @@ def _wander(rng: Rng, scene: SceneSpec, lead: float, duration: float) -> Motion 
     yaw = rng.uniform(-1.2, 1.2) + rng.normal(0, 0.3) * (times - times[0])
     tilt = abs(float(rng.normal(0, 0.25)))
     return Motion(
-        family="empty", poses=_poses(points, yaw, tilt, float(rng.uniform(-np.pi, np.pi))), widths=widths, lead=lead
+        family="empty",
+        poses=_poses(points, yaw, tilt, float(rng.uniform(-np.pi, np.pi))),
+        widths=widths,
+        lead=lead,
     )
 
 
@@ -203,21 +238,49 @@ def draw_motion(rng: Rng, scene: SceneSpec, family: str, duration: float) -> Mot
         return _wander(rng, scene, lead, duration)
     if family == "near_miss":
         return _push(
-            rng, scene, lead, duration, family=family, speed=(0.1, 0.5), height=(0.1, 1.0), offset=(2.2, 3.4),
+            rng,
+            scene,
+            lead,
+            duration,
+            family=family,
+            speed=(0.1, 0.5),
+            height=(0.1, 1.0),
+            offset=(2.2, 3.4),
             gap=(0.05, 0.15),
         )
     if family == "nudge":
         return _push(
-            rng, scene, lead, duration, family=family, speed=(0.06, 0.16), height=(0.1, 0.7), offset=(0.0, 0.8),
+            rng,
+            scene,
+            lead,
+            duration,
+            family=family,
+            speed=(0.06, 0.16),
+            height=(0.1, 0.7),
+            offset=(0.0, 0.8),
             gap=(0.04, 0.08),
         )
     if family == "topple":
         return _push(
-            rng, scene, lead, duration, family=family, speed=(0.15, 0.45), height=(0.75, 1.0), offset=(0.0, 0.25),
+            rng,
+            scene,
+            lead,
+            duration,
+            family=family,
+            speed=(0.15, 0.45),
+            height=(0.75, 1.0),
+            offset=(0.0, 0.25),
             gap=(0.05, 0.12),
         )
     return _push(
-        rng, scene, lead, duration, family="push", speed=(0.15, 0.5), height=(0.05, 0.8), offset=(0.0, 0.7),
+        rng,
+        scene,
+        lead,
+        duration,
+        family="push",
+        speed=(0.15, 0.5),
+        height=(0.05, 0.8),
+        offset=(0.0, 0.7),
         gap=(0.05, 0.14),
     )
 
@@ -238,4 +301,8 @@ def joint_path(arm: ArmKinematics, motion: Motion, table_height: float) -> np.nd
     if q is None:
         return None
     speed = np.abs(np.diff(q, axis=0)).max(0) / WAYPOINT_DT
-    return q if bool((speed[: arm.arm_joints] < 0.9 * arm.tree.velocity[: arm.arm_joints]).all()) else None
+    return (
+        q
+        if bool((speed[: arm.arm_joints] < 0.9 * arm.tree.velocity[: arm.arm_joints]).all())
+        else None
+    )

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pointworld.data.simulator import import_mujoco
+from pointworld.data.simulator import COLLISION_GROUP, import_mujoco
 from pointworld.data.tabletop import CameraSpec
 from pointworld.errors import InputError, MissingExtraError
 from pointworld.geometry import pixel_grid
@@ -35,7 +35,9 @@ class SceneRenderer(Protocol):
 
     name: str
 
-    def render(self, model: Any, data: Any, cameras: Sequence[CameraSpec]) -> list[RenderedView]: ...
+    def render(
+        self, model: Any, data: Any, cameras: Sequence[CameraSpec]
+    ) -> list[RenderedView]: ...
 
 
 class GLRenderer:
@@ -69,8 +71,11 @@ class GLRenderer:
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, context)
         context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR.value
         scene, options = mujoco.MjvScene(model, maxgeom=600), mujoco.MjvOption()
-        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION,
-                     mujoco.mjtRndFlag.mjRND_SKYBOX):
+        for flag in (
+            mujoco.mjtRndFlag.mjRND_SHADOW,
+            mujoco.mjtRndFlag.mjRND_REFLECTION,
+            mujoco.mjtRndFlag.mjRND_SKYBOX,
+        ):
             scene.flags[flag] = 0
         view = mujoco.MjvCamera()
         view.type = mujoco.mjtCamera.mjCAMERA_FIXED
@@ -103,7 +108,9 @@ class GLRenderer:
                 body_of_code[geom.segid + 1] = model.geom_bodyid[geom.objid] + 1
         code = codes.astype(np.int64) @ np.array([1, 256, 65536])
         segmentation = body_of_code[np.where(code <= scene.ngeom, code, 0)]
-        near, far = (float(v) * float(model.stat.extent) for v in (model.vis.map.znear, model.vis.map.zfar))
+        near, far = (
+            float(v) * float(model.stat.extent) for v in (model.vis.map.znear, model.vis.map.zfar)
+        )
         # Reversed depth: z = near * (far - d) / (d * (far - near)), solved for the distance d.
         depth = near * far / (near + z.astype(np.float64) * (far - near))
         depth[segmentation == 0] = 0.0
@@ -147,17 +154,23 @@ class RayRenderer:
                 RenderedView(
                     rgb=(255 * np.clip(rgb, 0, 1)).astype(np.uint8).reshape(*shape, 3),
                     depth=depth.astype(np.float32).reshape(shape),
-                    segmentation=np.where(found, bodies[safe] + 1, 0).astype(np.uint8).reshape(shape),
+                    segmentation=np.where(found, bodies[safe] + 1, 0)
+                    .astype(np.uint8)
+                    .reshape(shape),
                 )
             )
         return views
 
 
-def camera_rays(camera: CameraSpec, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def camera_rays(
+    camera: CameraSpec, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """World ray origins and unit directions (pixels, 3), and depth per unit of distance (pixels,)."""
     uv = pixel_grid(height, width).reshape(-1, 2)
     K, T = camera.K, camera.T_world_cam
-    local = np.stack([(uv[:, 0] - K[0, 2]) / K[0, 0], (uv[:, 1] - K[1, 2]) / K[1, 1], np.ones(len(uv))], -1)
+    local = np.stack(
+        [(uv[:, 0] - K[0, 2]) / K[0, 0], (uv[:, 1] - K[1, 2]) / K[1, 1], np.ones(len(uv))], -1
+    )
     length = np.linalg.norm(local, axis=-1)
     directions = (local / length[:, None]) @ T[:3, :3].T
     return np.broadcast_to(T[:3, 3], directions.shape).copy(), directions, 1.0 / length
@@ -175,7 +188,9 @@ def embree_scene(triangles: np.ndarray) -> Any:
     return scene
 
 
-def cast_rays(scene: Any, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def cast_rays(
+    scene: Any, origins: np.ndarray, directions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """First hits of rays: face index (rays,), -1 = none, and distance (rays,) [m]."""
     result = scene.run(origins.astype(np.float32), directions.astype(np.float32), output=True)
     return result["primID"], result["tfar"]
@@ -184,7 +199,7 @@ def cast_rays(scene: Any, origins: np.ndarray, directions: np.ndarray) -> tuple[
 def world_triangles(model: Any, data: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All geometry of a posed model: triangles (faces, 3, 3) [m], body id (faces,), colour (faces, 3) in 0-1."""
     pieces, bodies, colors = [], [], []
-    for geom in range(model.ngeom):
+    for geom in np.flatnonzero(model.geom_group != COLLISION_GROUP):
         vertices, faces = geom_mesh(model, geom)
         posed = vertices @ data.geom_xmat[geom].reshape(3, 3).T + data.geom_xpos[geom]
         pieces.append(posed[faces])
@@ -230,7 +245,9 @@ def geom_mesh(model: Any, geom: int) -> tuple[np.ndarray, np.ndarray]:
     elif kind == kinds.mjGEOM_SPHERE:
         solid = trimesh.creation.icosphere(subdivisions=4, radius=size[0])
     else:
-        raise InputError(f"geom {geom} has type {kind}, which the ray-casting renderer does not know")
+        raise InputError(
+            f"geom {geom} has type {kind}, which the ray-casting renderer does not know"
+        )
     return np.asarray(solid.vertices), np.asarray(solid.faces)
 
 

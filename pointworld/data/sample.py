@@ -58,8 +58,12 @@ class FlowSample:
             raise InputError(
                 f"sample {self.key}: positions are {tuple(self.positions.shape)}, expected ({steps}, {points}, 3)"
             )
-        if tuple(self.supervised.shape) != (steps, points) or tuple(self.body_ids.shape) != (points,):
-            raise InputError(f"sample {self.key}: supervised or body_ids do not match {steps} steps x {points} points")
+        if tuple(self.supervised.shape) != (steps, points) or tuple(self.body_ids.shape) != (
+            points,
+        ):
+            raise InputError(
+                f"sample {self.key}: supervised or body_ids do not match {steps} steps x {points} points"
+            )
 
     @property
     def displacements(self) -> torch.Tensor:
@@ -88,8 +92,13 @@ def clip_frames(
             valid &= ~_robot_pixels(clip, i, robot_margin)
         frames.append(
             RGBDFrame(
-                rgb=view.rgb, depth=np.where(valid, view.depth, 0.0).astype(np.float32), valid=valid, K=view.K,
-                T_world_cam=view.T_world_cam, name=f"cam{i}", camera=f"cam{i}",
+                rgb=view.rgb,
+                depth=np.where(valid, view.depth, 0.0).astype(np.float32),
+                valid=valid,
+                K=view.K,
+                T_world_cam=view.T_world_cam,
+                name=f"cam{i}",
+                camera=f"cam{i}",
                 joint_positions=clip.joint_positions[0],
             )
         )
@@ -111,8 +120,12 @@ def _robot_pixels(clip: Clip, view_index: int, margin: float) -> np.ndarray:
 def clip_to_capture(clip: Clip) -> Capture:
     """A clip's first images as a capture with a known base pose and the robot's joints, robot in view."""
     return Capture(
-        frames=clip_frames(clip), source=f"clip {clip.key}", format="clip", T_world_base=np.eye(4),
-        joint_names=clip.joint_names, robot=clip.robot,
+        frames=clip_frames(clip),
+        source=f"clip {clip.key}",
+        format="clip",
+        T_world_base=np.eye(4),
+        joint_names=clip.joint_names,
+        robot=clip.robot,
     )
 
 
@@ -159,7 +172,11 @@ def moving_bodies(clip: Clip, *, threshold: float = MOVING_THRESHOLD) -> tuple[i
     for body in clip.bodies_of_kind("object"):
         centre = clip.body_poses[0, body, :3]
         probes = centre + 0.05 * np.concatenate([np.eye(3), -np.eye(3)])
-        moved = np.einsum("tij,nj->tni", motions[:, body, :3, :3], probes) + motions[:, None, body, :3, 3] - probes
+        moved = (
+            np.einsum("tij,nj->tni", motions[:, body, :3, :3], probes)
+            + motions[:, None, body, :3, 3]
+            - probes
+        )
         if np.linalg.norm(moved, axis=-1).max() > threshold:
             moving.append(body)
     return tuple(moving)
@@ -210,7 +227,11 @@ def clip_to_sample(
     points = scene.points.numpy().astype(np.float64)
     bodies = point_bodies(clip, points)
     joints = torch.from_numpy(clip.joint_positions)
-    chosen = robot.sample_surface(surface, links="gripper", seed=seed) if isinstance(surface, int) else surface
+    chosen = (
+        robot.sample_surface(surface, links="gripper", seed=seed)
+        if isinstance(surface, int)
+        else surface
+    )
     flow = robot.flow(chosen, joints, step_dt=clip.step_dt).to(dtype=torch.float32)
     positions = torch.from_numpy(true_positions(clip, points, bodies)).to(scene.points.dtype)
     return FlowSample(

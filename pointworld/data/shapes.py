@@ -15,7 +15,16 @@ Rng = np.random.Generator
 
 #: Shape classes seen in training and validation.
 TRAIN_SHAPES = (
-    "box", "cylinder", "capsule", "sphere", "prism3", "prism5", "wedge", "l_shape", "bowl", "bottle",
+    "box",
+    "cylinder",
+    "capsule",
+    "sphere",
+    "prism3",
+    "prism5",
+    "wedge",
+    "l_shape",
+    "bowl",
+    "bottle",
 )
 #: Whole classes that only the test set contains.
 TEST_SHAPES = ("mug", "t_shape", "prism6", "frustum")
@@ -41,12 +50,15 @@ class Part:
             return self.vertices, 0.0
         radius = 0.0
         if self.kind == "box":
-            corners = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=np.float64)
+            corners = np.array(
+                [[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=np.float64
+            )
             points = corners * np.array(self.size)
         elif self.kind == "cylinder":
             angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
             ring = np.stack([np.cos(angle), np.sin(angle), np.zeros(24)], -1) * self.size[0]
-            points = np.concatenate([ring + [0, 0, self.size[1]], ring - [0, 0, self.size[1]]])
+            top = np.array([0.0, 0.0, self.size[1]])
+            points = np.concatenate([ring + top, ring - top])
         elif self.kind == "capsule":
             points, radius = np.array([[0, 0, -self.size[1]], [0, 0, self.size[1]]]), self.size[0]
         else:
@@ -81,7 +93,10 @@ class Shape:
         for part in self.parts:
             points, radius = part.support()
             along = points @ rotation.T @ direction
-            low, high = min(low, float(along.min()) - radius), max(high, float(along.max()) + radius)
+            low, high = (
+                min(low, float(along.min()) - radius),
+                max(high, float(along.max()) + radius),
+            )
         return low, high
 
 
@@ -125,7 +140,9 @@ def _make_box(rng: Rng, tall: bool) -> Shape:
 def _make_cylinder(rng: Rng, tall: bool) -> Shape:
     radius, height = _base(rng, tall)
     part = Part(kind="cylinder", size=(radius, height / 2))
-    return Shape(name="cylinder", parts=(part,), rests=(_UP,) if tall else (_UP, _UP, _SIDE), rolls=True)
+    return Shape(
+        name="cylinder", parts=(part,), rests=(_UP,) if tall else (_UP, _UP, _SIDE), rolls=True
+    )
 
 
 def _make_capsule(rng: Rng, tall: bool) -> Shape:
@@ -159,7 +176,11 @@ def _make_wedge(rng: Rng, tall: bool) -> Shape:
     vertices = np.concatenate(
         [np.insert(profile, 1, -depth, axis=1), np.insert(profile, 1, depth, axis=1)]
     )
-    return Shape(name="wedge", parts=(Part(kind="mesh", vertices=vertices),), rests=(_UP,) if tall else (_UP, _SIDE))
+    return Shape(
+        name="wedge",
+        parts=(Part(kind="mesh", vertices=vertices),),
+        rests=(_UP,) if tall else (_UP, _SIDE),
+    )
 
 
 def _make_l_shape(rng: Rng, tall: bool) -> Shape:
@@ -184,7 +205,9 @@ def _make_t_shape(rng: Rng, tall: bool) -> Shape:
     return Shape(name="t_shape", parts=parts, rests=(_UP,) if tall else (_UP, _SIDE))
 
 
-def _ring(n: int, low: tuple[float, float], high: tuple[float, float], wall: float) -> tuple[Part, ...]:
+def _ring(
+    n: int, low: tuple[float, float], high: tuple[float, float], wall: float
+) -> tuple[Part, ...]:
     """Wall of a vessel in n convex pieces: outer radius and z at the bottom and at the top."""
     parts = []
     for k in range(n):
@@ -234,14 +257,20 @@ def _make_mug(rng: Rng, tall: bool) -> Shape:
 def _make_bottle(rng: Rng, tall: bool) -> Shape:
     radius = rng.uniform(0.02, 0.032) if tall else rng.uniform(0.02, 0.042)
     body = rng.uniform(0.08, 0.12) if tall else rng.uniform(0.05, 0.1)
-    neck, shoulder, top = radius * rng.uniform(0.35, 0.6), rng.uniform(0.01, 0.03), rng.uniform(0.015, 0.04)
+    neck, shoulder, top = (
+        radius * rng.uniform(0.35, 0.6),
+        rng.uniform(0.01, 0.03),
+        rng.uniform(0.015, 0.04),
+    )
     middle = np.concatenate([_ngon(20, radius, body / 2), _ngon(20, neck, body / 2 + shoulder)])
     parts = (
         Part(kind="cylinder", size=(radius, body / 2)),
         Part(kind="mesh", vertices=middle),
         Part(kind="cylinder", size=(neck, top / 2), position=(0, 0, body / 2 + shoulder + top / 2)),
     )
-    return Shape(name="bottle", parts=parts, rests=(_UP,) if tall else (_UP, _UP, _SIDE), rolls=True)
+    return Shape(
+        name="bottle", parts=parts, rests=(_UP,) if tall else (_UP, _UP, _SIDE), rolls=True
+    )
 
 
 def _make_frustum(rng: Rng, tall: bool) -> Shape:
@@ -270,7 +299,19 @@ _MAKERS: dict[str, Callable[[Rng, bool], Shape]] = {
 
 #: Classes with a variant tall enough to be tipped over.
 TALL_SHAPES = frozenset(
-    {"box", "cylinder", "prism3", "prism5", "prism6", "wedge", "l_shape", "t_shape", "bottle", "mug", "frustum"}
+    {
+        "box",
+        "cylinder",
+        "prism3",
+        "prism5",
+        "prism6",
+        "wedge",
+        "l_shape",
+        "t_shape",
+        "bottle",
+        "mug",
+        "frustum",
+    }
 )
 
 

@@ -24,7 +24,8 @@ _ARM_KP = (4500.0, 4500.0, 3500.0, 3500.0, 2000.0, 2000.0, 2000.0)
 _ARM_KV = (300.0, 300.0, 250.0, 250.0, 60.0, 60.0, 60.0)
 _ARM_TORQUE = (87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0)
 _FINGER_KP, _FINGER_KV, _FINGER_FORCE = 2000.0, 80.0, 35.0
-_LINK_COLORS = ((0.93, 0.93, 0.92, 1.0), (0.25, 0.26, 0.28, 1.0))
+#: Geom groups: drawn by default; never drawn.
+VISUAL_GROUP, COLLISION_GROUP = 2, 3
 
 
 def import_mujoco() -> Any:
@@ -41,8 +42,8 @@ def add_robot(spec: Any, tree: RobotTree, *, servos: bool = True) -> None:
     mujoco = import_mujoco()
     spec.compiler.degree = False
     bodies = {tree.root: spec.worldbody.add_body(name=tree.root)}
-    _add_link(spec, bodies[tree.root], tree, tree.root, 0)
-    for index, joint in enumerate(tree.joints):
+    _add_link(spec, bodies[tree.root], tree, tree.root)
+    for joint in tree.joints:
         body = bodies[joint.parent].add_body(
             name=joint.child,
             pos=joint.origin[:3, 3],
@@ -54,32 +55,58 @@ def add_robot(spec: Any, tree: RobotTree, *, servos: bool = True) -> None:
             hinge = joint.kind in ("revolute", "continuous")
             kind = mujoco.mjtJoint.mjJNT_HINGE if hinge else mujoco.mjtJoint.mjJNT_SLIDE
             body.add_joint(
-                name=joint.name, type=kind, axis=joint.axis, armature=0.1 if hinge else 0.5,
-                limited=mujoco.mjtLimited.mjLIMITED_TRUE, range=[joint.lower, joint.upper],
+                name=joint.name,
+                type=kind,
+                axis=joint.axis,
+                armature=0.1 if hinge else 0.5,
+                limited=mujoco.mjtLimited.mjLIMITED_TRUE,
+                range=[joint.lower, joint.upper],
             )
-        _add_link(spec, body, tree, joint.child, index + 1)
+        _add_link(spec, body, tree, joint.child)
     _couple_mimics(spec, tree)
     if servos:
         _add_servos(spec, tree)
 
 
-def _add_link(spec: Any, body: Any, tree: RobotTree, link: str, index: int) -> None:
+def _add_link(spec: Any, body: Any, tree: RobotTree, link: str) -> None:
+    """Convex parts that collide and are not drawn (group 3), visual meshes that are drawn and weigh nothing."""
     mujoco = import_mujoco()
-    parts = tree.parts.get(link, ())
+    parts = tree.collision.get(link, ()) if link in _near_tool(tree) else ()
     if not parts:
-        body.mass, body.inertia, body.explicitinertial = 0.01, [1e-5, 1e-5, 1e-5], True
-    gripper = link in tree.gripper_links
-    for k, (vertices, faces) in enumerate(parts):
-        name = f"{link}_part{k}"
-        mesh = spec.add_mesh(name=name)
-        mesh.uservert = vertices.astype(np.float32).ravel()
-        mesh.userface = faces.astype(np.int32).ravel()
-        finger = gripper and "finger" in link
-        body.add_geom(
-            type=mujoco.mjtGeom.mjGEOM_MESH, meshname=name, rgba=_LINK_COLORS[int(finger or (index + k) % 7 == 6)],
-            contype=_ROBOT, conaffinity=0, condim=4, friction=[0.9 if finger else 0.3, 0.01, 0.0001],
-            density=1000.0,
-        )
+        # Gravity is compensated and the joints have armature, so a nominal inertia is enough here.
+        body.mass, body.inertia, body.explicitinertial = 2.0, [0.02, 0.02, 0.02], True
+    friction = [0.9 if "finger" in link else 0.3, 0.01, 0.0001]
+    for kind, solids in (("part", parts), ("visual", tree.visual.get(link, ()))):
+        seen = kind == "visual"
+        for k, solid in enumerate(solids):
+            name = f"{link}_{kind}{k}"
+            mesh = spec.add_mesh(name=name)
+            mesh.uservert = solid.vertices.astype(np.float32).ravel()
+            mesh.userface = solid.faces.astype(np.int32).ravel()
+            if seen:
+                mesh.inertia = mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL
+            body.add_geom(
+                type=mujoco.mjtGeom.mjGEOM_MESH,
+                meshname=name,
+                rgba=(*solid.rgb, 1.0),
+                group=VISUAL_GROUP if seen else COLLISION_GROUP,
+                contype=0 if seen else _ROBOT,
+                conaffinity=0,
+                condim=4,
+                friction=friction,
+                density=0.0 if seen else 1000.0,
+            )
+
+
+def _near_tool(tree: RobotTree) -> set[str]:
+    """Links that may touch objects: the gripper, and the arm from the forearm (three joints before the hand) on."""
+    parent = {joint.child: joint for joint in tree.joints}
+    links, moving, link = set(tree.gripper_links), 0, tree.gripper_links[0]
+    while link in parent and moving < 3:
+        moving += int(parent[link].kind != "fixed")
+        links.add(parent[link].child)
+        link = parent[link].parent
+    return links
 
 
 def _couple_mimics(spec: Any, tree: RobotTree) -> None:
@@ -90,9 +117,13 @@ def _couple_mimics(spec: Any, tree: RobotTree) -> None:
             data = np.zeros(mujoco.mjNEQDATA)
             data[:2] = offset, multiplier
             spec.add_equality(
-                name=f"{joint.name}_mimic", type=mujoco.mjtEq.mjEQ_JOINT,
-                objtype=mujoco.mjtObj.mjOBJ_JOINT, name1=joint.name, name2=leader,
-                data=data, solref=[0.004, 1.0],
+                name=f"{joint.name}_mimic",
+                type=mujoco.mjtEq.mjEQ_JOINT,
+                objtype=mujoco.mjtObj.mjOBJ_JOINT,
+                name1=joint.name,
+                name2=leader,
+                data=data,
+                solref=[0.004, 1.0],
             )
 
 
@@ -104,14 +135,24 @@ def _add_servos(spec: Any, tree: RobotTree) -> None:
             continue
         hinge = joint.kind != "prismatic"
         kp, kv, force = (
-            (_ARM_KP[arm], _ARM_KV[arm], _ARM_TORQUE[arm]) if hinge else (_FINGER_KP, _FINGER_KV, _FINGER_FORCE)
+            (_ARM_KP[arm], _ARM_KV[arm], _ARM_TORQUE[arm])
+            if hinge
+            else (_FINGER_KP, _FINGER_KV, _FINGER_FORCE)
         )
         arm += int(hinge and arm < len(_ARM_KP) - 1)
-        actuator = spec.add_actuator(name=joint.name, target=joint.name, trntype=mujoco.mjtTrn.mjTRN_JOINT)
-        actuator.gaintype, actuator.biastype = mujoco.mjtGain.mjGAIN_FIXED, mujoco.mjtBias.mjBIAS_AFFINE
+        actuator = spec.add_actuator(
+            name=joint.name, target=joint.name, trntype=mujoco.mjtTrn.mjTRN_JOINT
+        )
+        actuator.gaintype, actuator.biastype = (
+            mujoco.mjtGain.mjGAIN_FIXED,
+            mujoco.mjtBias.mjBIAS_AFFINE,
+        )
         actuator.gainprm[0] = kp
         actuator.biasprm[1], actuator.biasprm[2] = -kp, -kv
-        actuator.forcelimited, actuator.forcerange = mujoco.mjtLimited.mjLIMITED_TRUE, [-force, force]
+        actuator.forcelimited, actuator.forcerange = (
+            mujoco.mjtLimited.mjLIMITED_TRUE,
+            [-force, force],
+        )
 
 
 def servo_lag(tree: RobotTree) -> np.ndarray:
@@ -141,11 +182,20 @@ def _add_material(spec: Any, name: str, surface: Surface, seed: int) -> str:
         "speckle": mujoco.mjtBuiltin.mjBUILTIN_FLAT,
     }[surface.pattern]
     texture = spec.add_texture(
-        name=name, type=mujoco.mjtTexture.mjTEXTURE_CUBE, builtin=builtin, rgb1=surface.rgb, rgb2=surface.rgb2,
-        width=32, height=32,
+        name=name,
+        type=mujoco.mjtTexture.mjTEXTURE_CUBE,
+        builtin=builtin,
+        rgb1=surface.rgb,
+        rgb2=surface.rgb2,
+        width=32,
+        height=32,
     )
     if surface.pattern == "speckle":
-        texture.mark, texture.markrgb, texture.random = mujoco.mjtMark.mjMARK_RANDOM, surface.rgb2, 0.1
+        texture.mark, texture.markrgb, texture.random = (
+            mujoco.mjtMark.mjMARK_RANDOM,
+            surface.rgb2,
+            0.1,
+        )
     material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
     return name
 
@@ -166,9 +216,13 @@ def _add_object(spec: Any, index: int, item: ObjectSpec) -> None:
     body.add_freejoint()
     for k, part in enumerate(item.shape.parts):
         options: dict[str, Any] = {
-            "type": kinds[part.kind], "density": item.density, "material": material,
-            "contype": _OBJECT, "conaffinity": _OBJECT | _ROBOT,
-            "condim": 6 if item.shape.rolls else 4, "friction": [item.friction, 0.005, 0.0005],
+            "type": kinds[part.kind],
+            "density": item.density,
+            "material": material,
+            "contype": _OBJECT,
+            "conaffinity": _OBJECT | _ROBOT,
+            "condim": 6 if item.shape.rolls else 4,
+            "friction": [item.friction, 0.005, 0.0005],
         }
         if part.vertices is not None:
             mesh = spec.add_mesh(name=f"object{index}_part{k}")
@@ -186,30 +240,47 @@ def _add_object(spec: Any, index: int, item: ObjectSpec) -> None:
 def _add_surroundings(spec: Any, scene: SceneSpec) -> None:
     mujoco = import_mujoco()
     texture = spec.add_texture(
-        name="table", type=mujoco.mjtTexture.mjTEXTURE_2D, width=scene.table_texture.shape[1],
-        height=scene.table_texture.shape[0], nchannel=3,
+        name="table",
+        type=mujoco.mjtTexture.mjTEXTURE_2D,
+        width=scene.table_texture.shape[1],
+        height=scene.table_texture.shape[0],
+        nchannel=3,
     )
     texture.data = scene.table_texture.tobytes()
-    table_material = spec.add_material(name="table", shininess=scene.table_surface.shininess, specular=0.2)
+    table_material = spec.add_material(
+        name="table", shininess=scene.table_surface.shininess, specular=0.2
+    )
     table_material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "table"
     floor_material = _add_material(spec, "floor", scene.floor_surface, 99)
     still: dict[str, Any] = {"contype": 0, "conaffinity": 0}
     floor = spec.worldbody.add_body(name="floor")
     floor.add_geom(
-        type=mujoco.mjtGeom.mjGEOM_BOX, size=[2.5, 2.5, 0.01], pos=[0.5, 0, -0.75], material=floor_material, **still
+        type=mujoco.mjtGeom.mjGEOM_BOX,
+        size=[2.5, 2.5, 0.01],
+        pos=[0.5, 0, -0.75],
+        material=floor_material,
+        **still,
     )
     table = spec.worldbody.add_body(name="table")
     half_x, half_y = scene.table_size
     table.add_geom(
-        type=mujoco.mjtGeom.mjGEOM_BOX, size=[half_x, half_y, 0.02],
-        pos=[0.95 - half_x + 0.1, 0, scene.table_height - 0.02], material="table",
-        contype=_OBJECT, conaffinity=_OBJECT, condim=4, friction=[0.15, 0.005, 0.0001],
+        type=mujoco.mjtGeom.mjGEOM_BOX,
+        size=[half_x, half_y, 0.02],
+        pos=[0.95 - half_x + 0.1, 0, scene.table_height - 0.02],
+        material="table",
+        contype=_OBJECT,
+        conaffinity=_OBJECT,
+        condim=4,
+        friction=[0.15, 0.005, 0.0001],
     )
     pedestal = spec.worldbody.add_body(name="pedestal")
     height = max(-scene.table_height, 0.004) / 2
     pedestal.add_geom(
-        type=mujoco.mjtGeom.mjGEOM_BOX, size=[0.11, 0.11, height], pos=[-0.03, 0, -height],
-        rgba=[0.4, 0.4, 0.42, 1], **still,
+        type=mujoco.mjtGeom.mjGEOM_BOX,
+        size=[0.11, 0.11, height],
+        pos=[-0.03, 0, -height],
+        rgba=[0.4, 0.4, 0.42, 1],
+        **still,
     )
 
 
@@ -218,8 +289,11 @@ def _add_lights(spec: Any, scene: SceneSpec) -> None:
     for position in scene.lights:
         toward = np.array([0.55, 0.0, 0.0]) - np.array(position)
         spec.worldbody.add_light(
-            pos=position, dir=toward / np.linalg.norm(toward), castshadow=False,
-            type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, diffuse=[scene.light_strength / len(scene.lights) + 0.2] * 3,
+            pos=position,
+            dir=toward / np.linalg.norm(toward),
+            castshadow=False,
+            type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
+            diffuse=[scene.light_strength / len(scene.lights) + 0.2] * 3,
             specular=[0.2] * 3,
         )
     spec.visual.headlight.ambient = [scene.ambient] * 3
@@ -243,7 +317,9 @@ def _add_cameras(spec: Any, cameras: Sequence[CameraSpec], config: TabletopConfi
 def move_cameras(model: Any, cameras: Sequence[CameraSpec], config: TabletopConfig) -> None:
     """Give the cameras of a compiled model new poses and focal lengths."""
     for index, camera in enumerate(cameras):
-        model.cam_pos[index], model.cam_quat[index], model.cam_fovy[index] = _camera_pose(camera, config.height)
+        model.cam_pos[index], model.cam_quat[index], model.cam_fovy[index] = _camera_pose(
+            camera, config.height
+        )
 
 
 def robot_model(tree: RobotTree) -> Any:
@@ -297,9 +373,13 @@ class ModelIndex:
 def index_model(model: Any, tree: RobotTree) -> ModelIndex:
     """Look up the addresses of the robot's joints and of all bodies by name."""
     driven = [j for j in tree.joints if j.kind != "fixed" and j.mimic is None]
-    address = {j.name: int(model.joint(j.name).qposadr[0]) for j in tree.joints if j.kind != "fixed"}
+    address = {
+        j.name: int(model.joint(j.name).qposadr[0]) for j in tree.joints if j.kind != "fixed"
+    }
     mimics = tuple(
-        (address[j.name], address[j.mimic[0]], j.mimic[1], j.mimic[2]) for j in tree.joints if j.mimic is not None
+        (address[j.name], address[j.mimic[0]], j.mimic[1], j.mimic[2])
+        for j in tree.joints
+        if j.mimic is not None
     )
     names = [model.body(i).name for i in range(model.nbody)]
     links = {tree.root, *(j.child for j in tree.joints)}

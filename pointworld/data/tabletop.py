@@ -133,7 +133,9 @@ def _color(rng: Rng) -> tuple[float, float, float]:
 
 def _surface(rng: Rng) -> Surface:
     pattern = str(rng.choice(["flat", "checker", "gradient", "speckle"], p=[0.4, 0.2, 0.2, 0.2]))
-    return Surface(rgb=_color(rng), rgb2=_color(rng), pattern=pattern, shininess=float(rng.uniform(0, 0.5)))
+    return Surface(
+        rgb=_color(rng), rgb2=_color(rng), pattern=pattern, shininess=float(rng.uniform(0, 0.5))
+    )
 
 
 def _table_texture(rng: Rng, surface: Surface, size: int = 128) -> np.ndarray:
@@ -185,7 +187,9 @@ def _footprint(spec: ObjectSpec) -> float:
     return float(np.hypot(*np.maximum(np.abs(lower[:2]), np.abs(upper[:2]))))
 
 
-def _place(rng: Rng, spec: ObjectSpec, placed: list[ObjectSpec], table_height: float) -> ObjectSpec | None:
+def _place(
+    rng: Rng, spec: ObjectSpec, placed: list[ObjectSpec], table_height: float
+) -> ObjectSpec | None:
     """`spec` 1 mm above the table at a free spot, next to an object already there in 40 % of draws."""
     radius = _footprint(spec)
     lower = spec.shape.bounds(spec.rotation)[0]
@@ -199,13 +203,18 @@ def _place(rng: Rng, spec: ObjectSpec, placed: list[ObjectSpec], table_height: f
             xy = np.array([rng.uniform(0.36, 0.72), rng.uniform(-0.28, 0.28)])
         inside = 0.32 < xy[0] < 0.76 and abs(xy[1]) < 0.33
         free = all(
-            float(np.hypot(*(xy - other.position[:2]))) > radius + _footprint(other) for other in placed
+            float(np.hypot(*(xy - other.position[:2]))) > radius + _footprint(other)
+            for other in placed
         )
         if inside and free:
             position = np.array([xy[0], xy[1], table_height - lower[2] + 0.001])
             return ObjectSpec(
-                shape=spec.shape, rotation=spec.rotation, position=position, density=spec.density,
-                friction=spec.friction, surface=spec.surface,
+                shape=spec.shape,
+                rotation=spec.rotation,
+                position=position,
+                density=spec.density,
+                friction=spec.friction,
+                surface=spec.surface,
             )
     return None
 
@@ -279,9 +288,15 @@ def draw_cameras(rng: Rng, config: TabletopConfig, table_height: float) -> tuple
     cameras = []
     for azimuth in azimuths:
         elevation, distance = rng.uniform(0.45, 1.15), rng.uniform(0.75, 1.15)
-        target = np.array([rng.uniform(0.48, 0.6), rng.uniform(-0.07, 0.07), table_height + rng.uniform(0, 0.08)])
+        target = np.array(
+            [rng.uniform(0.48, 0.6), rng.uniform(-0.07, 0.07), table_height + rng.uniform(0, 0.08)]
+        )
         direction = np.array(
-            [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]
+            [
+                np.cos(elevation) * np.cos(azimuth),
+                np.cos(elevation) * np.sin(azimuth),
+                np.sin(elevation),
+            ]
         )
         focal = config.height / 2 / np.tan(rng.uniform(0.75, 1.0) / 2)
         K = np.array([[focal, 0, config.width / 2], [0, focal, config.height / 2], [0, 0, 1.0]])

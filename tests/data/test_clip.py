@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pointworld.data.clip import DEPTH_UNIT, Clip, ClipView, clip_path, list_clips, read_clip, write_clip
+from pointworld.data.clip import (
+    DEPTH_UNIT,
+    Clip,
+    ClipView,
+    clip_path,
+    list_clips,
+    read_clip,
+    write_clip,
+)
 from pointworld.errors import InputError
 
 
@@ -29,12 +37,24 @@ def make_clip(seed: int = 0, index: int = 3) -> Clip:
         for _ in range(2)
     )
     quat = rng.normal(size=(steps, bodies, 4))
-    poses = np.concatenate([rng.normal(size=(steps, bodies, 3)), quat / np.linalg.norm(quat, axis=-1, keepdims=True)], -1)
+    poses = np.concatenate(
+        [rng.normal(size=(steps, bodies, 3)), quat / np.linalg.norm(quat, axis=-1, keepdims=True)],
+        -1,
+    )
     return Clip(
-        views=views, body_names=("floor", "table", "link", "object0", "object1"),
-        body_kinds=("static", "static", "robot", "object", "object"), body_poses=poses, joint_names=("a", "b"),
-        joint_positions=rng.normal(size=(steps, 2)), gripper_width=rng.uniform(0, 0.08, steps), step_dt=0.1,
-        family="push", robot="fr3", seed=seed, index=index, info={"shapes": ["box", "mug"]},
+        views=views,
+        body_names=("floor", "table", "link", "object0", "object1"),
+        body_kinds=("static", "static", "robot", "object", "object"),
+        body_poses=poses,
+        joint_names=("a", "b"),
+        joint_positions=rng.normal(size=(steps, 2)),
+        gripper_width=rng.uniform(0, 0.08, steps),
+        step_dt=0.1,
+        family="push",
+        robot="fr3",
+        seed=seed,
+        index=index,
+        info={"shapes": ["box", "mug"]},
     )
 
 
@@ -44,7 +64,17 @@ def test_round_trip(tmp_path: Path) -> None:
     back = read_clip(tmp_path / "c.npz")
     for name in ("body_poses", "joint_positions", "gripper_width"):
         np.testing.assert_array_equal(getattr(back, name), getattr(clip, name))
-    for name in ("body_names", "body_kinds", "joint_names", "step_dt", "family", "robot", "seed", "index", "key"):
+    for name in (
+        "body_names",
+        "body_kinds",
+        "joint_names",
+        "step_dt",
+        "family",
+        "robot",
+        "seed",
+        "index",
+        "key",
+    ):
         assert getattr(back, name) == getattr(clip, name)
     assert back.info == clip.info
     for a, b in zip(clip.views, back.views, strict=True):

@@ -1,0 +1,183 @@
+"""Whole data sets of clips: made by several processes, resumable, described by a manifest."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pointworld.data.clip import Clip, clip_path, write_clip
+from pointworld.data.generate import ClipGenerator
+from pointworld.data.robot_tree import robot_tree
+from pointworld.data.tabletop import TabletopConfig
+from pointworld.errors import InputError
+from pointworld.files import write_json
+from pointworld.robot import RobotModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+    """One data set: how many clips, from which seed, of what."""
+
+    clips: int
+    seed: int
+    robot: str = "fr3"
+    renderer: str = "auto"
+    tabletop: TabletopConfig = field(default_factory=TabletopConfig)
+
+    def __post_init__(self) -> None:
+        if self.clips < 1:
+            raise InputError(f"clips is {self.clips}, expected at least 1")
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}, expected a number that is not negative")
+
+
+_GENERATOR: ClipGenerator | None = None
+
+
+def _start_worker(spec: DatasetSpec) -> None:
+    """Runs once in each spawned worker, before MuJoCo is imported there."""
+    global _GENERATOR
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    os.environ["LP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    _GENERATOR = dataset_generator(spec)
+
+
+def dataset_generator(spec: DatasetSpec) -> ClipGenerator:
+    """The clip generator of a data set."""
+    robot = RobotModel.load(spec.robot)
+    return ClipGenerator.create(robot_tree(robot), spec.robot, spec.tabletop, spec.renderer)
+
+
+def _make_one(task: tuple[str, int, int]) -> dict[str, Any]:
+    folder, seed, index = task
+    assert _GENERATOR is not None
+    before = dict(_GENERATOR.timings)
+    start = time.perf_counter()
+    clip = _GENERATOR.make(seed, index)
+    stage = time.perf_counter()
+    path = clip_path(folder, index)
+    write_clip(clip, path)
+    end = time.perf_counter()
+    laps = {name: value - before.get(name, 0.0) for name, value in _GENERATOR.timings.items()}
+    laps |= {"write": end - stage, "total": end - start}
+    return {"index": index, "laps": laps, "bytes": path.stat().st_size, **clip_facts(clip)}
+
+
+def clip_facts(clip: Clip) -> dict[str, Any]:
+    """Family; was anything touched, did anything move (> 1 cm), did anything upright tip (> 30 degrees)."""
+    objects = list(clip.bodies_of_kind("object"))
+    centres = clip.body_poses[:, objects, :3]
+    travel = np.linalg.norm(centres - centres[:1], axis=-1).max(0)
+    upright = clip.body_transforms()[:, objects, 2, 2]
+    round_ones = np.array([name in ("sphere", "capsule") for name in clip.info["shapes"]])
+    tipped = (upright[0] > 0.95) & (upright.min(0) < np.cos(np.radians(30))) & ~round_ones
+    return {
+        "family": clip.family,
+        "touched": bool(clip.info.get("touched", False)),
+        "moved": bool((travel > 0.01).any()),
+        "tipped": bool(tipped.any()),
+    }
+
+
+def generate_dataset(
+    spec: DatasetSpec,
+    folder: str | Path,
+    *,
+    workers: int = 2,
+    advance: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Make the clips of `spec` that `folder` lacks, in spawned workers, and write `manifest.json`.
+
+    Returns:
+        A summary: counts, clips per second, seconds per stage and clip, mean bytes, shares of moving and tipped.
+
+    Raises:
+        InputError: the folder holds a data set of another specification.
+    """
+    root = Path(folder)
+    _check_manifest(root, spec)
+    missing = [i for i in range(spec.clips) if not clip_path(root, i).is_file()]
+    write_json(root / "manifest.json", _manifest(spec, complete=not missing))
+    if advance is not None:
+        advance(spec.clips - len(missing))
+    start = time.perf_counter()
+    facts = _run_workers(spec, root, missing, workers, advance)
+    wall = time.perf_counter() - start
+    write_json(root / "manifest.json", _manifest(spec, complete=True))
+    return _summary(spec, facts, wall)
+
+
+def _run_workers(
+    spec: DatasetSpec,
+    root: Path,
+    missing: list[int],
+    workers: int,
+    advance: Callable[[int], None] | None,
+) -> list[dict[str, Any]]:
+    if not missing:
+        return []
+    facts = []
+    context = multiprocessing.get_context("spawn")
+    tasks = [(str(root), spec.seed, i) for i in missing]
+    with context.Pool(max(1, min(workers, len(missing))), _start_worker, (spec,)) as pool:
+        for fact in pool.imap_unordered(_make_one, tasks, chunksize=1):
+            facts.append(fact)
+            if advance is not None:
+                advance(1)
+    return facts
+
+
+def _manifest(spec: DatasetSpec, *, complete: bool) -> dict[str, Any]:
+    return {"format": "pointworld-clips-1", "complete": complete, **asdict(spec)}
+
+
+def _check_manifest(root: Path, spec: DatasetSpec) -> None:
+    path = root / "manifest.json"
+    if not path.is_file():
+        return
+    old = json.loads(path.read_text())
+    new = json.loads(json.dumps(_manifest(spec, complete=False)))
+    different = [
+        name
+        for name in new
+        if name not in ("complete", "clips", "renderer") and old.get(name) != new[name]
+    ]
+    if different:
+        raise InputError(
+            f"{root} holds a data set made with another {', '.join(different)}. Choose another --out, or remove it."
+        )
+
+
+def _summary(spec: DatasetSpec, facts: list[dict[str, Any]], wall: float) -> dict[str, Any]:
+    count = max(len(facts), 1)
+    stages: dict[str, float] = {}
+    families: dict[str, int] = {}
+    for fact in facts:
+        families[fact["family"]] = families.get(fact["family"], 0) + 1
+        for stage, seconds in fact["laps"].items():
+            stages[stage] = stages.get(stage, 0.0) + seconds / count
+    shares = {
+        name: sum(bool(fact[name]) for fact in facts) / count
+        for name in ("touched", "moved", "tipped")
+    }
+    return {
+        "clips": spec.clips,
+        "made": len(facts),
+        "wall_seconds": wall,
+        "clips_per_second": len(facts) / max(wall, 1e-9),
+        "seconds_per_clip": stages,
+        "bytes_mean": sum(f["bytes"] for f in facts) / count,
+        "bytes_max": max((f["bytes"] for f in facts), default=0),
+        "families": families,
+        "shares": shares,
+    }

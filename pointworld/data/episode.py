@@ -1,0 +1,111 @@
+"""One simulated motion: settle the objects, follow the joint path, record where everything is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pointworld.data.motions import WAYPOINT_DT, Motion
+from pointworld.data.robot_tree import RobotTree
+from pointworld.data.simulator import (
+    ModelIndex,
+    import_mujoco,
+    index_model,
+    servo_lag,
+    set_joints,
+)
+from pointworld.data.tabletop import TabletopConfig
+
+#: Objects must be slower than this at time 0, anywhere on their surface [m/s].
+_SETTLED_SPEED = 0.006
+_SETTLE_TIME = 0.3
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Episode:
+    """What happened: qpos (steps, nq), body_poses (steps, bodies, 7), joint_positions (steps, joints), contact."""
+
+    qpos: np.ndarray
+    body_poses: np.ndarray
+    joint_positions: np.ndarray
+    index: ModelIndex
+    touched: bool
+
+
+def simulate(
+    model: Any, tree: RobotTree, path: np.ndarray, motion: Motion, config: TabletopConfig
+) -> Episode | None:
+    """Settle the objects, run the motion under the joint servos, record every step_dt from time 0.
+
+    Returns None when the hand starts inside something, an object is not at rest at time 0 or leaves the world.
+    """
+    mujoco = import_mujoco()
+    data = mujoco.MjData(model)
+    index = index_model(model, tree)
+    per_step = round(config.step_dt / config.timestep)
+    lead_steps = round(motion.lead / config.timestep)
+    controls = _controls(tree, path, config, lead_steps + per_step * config.horizon)
+    set_joints(data, index, path[0])
+    data.ctrl[:] = path[0]
+    mujoco.mj_forward(model, data)
+    robot_geoms = np.isin(model.geom_bodyid, index.robot)
+    if _touching(data, robot_geoms):
+        return None
+    mujoco.mj_step(model, data, nstep=round(_SETTLE_TIME / config.timestep))
+    settled = _SETTLED_SPEED if motion.family != "grasp_lift" else 5 * _SETTLED_SPEED
+    records: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    touched = False
+    for step, control in enumerate(controls):
+        if step == lead_steps and not _at_rest(model, data, index, settled):
+            return None
+        if step >= lead_steps and (step - lead_steps) % per_step == 0:
+            records.append(_record(data, index))
+        if step >= lead_steps and step % 4 == 0 and not touched:
+            touched = _touching(data, robot_geoms)
+        data.ctrl[:] = control
+        mujoco.mj_step(model, data)
+    records.append(_record(data, index))
+    qpos, joints, poses = (np.stack(values) for values in zip(*records, strict=True))
+    outside = poses[:, list(index.objects), :3]
+    if not np.isfinite(qpos).all() or np.abs(outside).max() > 1.6:
+        return None
+    return Episode(
+        qpos=qpos, joint_positions=joints, body_poses=poses, index=index, touched=touched
+    )
+
+
+def _controls(tree: RobotTree, path: np.ndarray, config: TabletopConfig, steps: int) -> np.ndarray:
+    """Servo targets (steps, joints): the path, plus what makes up for the servos' lag, smoothly started."""
+    from scipy.interpolate import CubicSpline
+
+    spline = CubicSpline(np.arange(len(path)) * WAYPOINT_DT, path, bc_type="natural")
+    t = np.minimum((np.arange(steps) + 1) * config.timestep, (len(path) - 1) * WAYPOINT_DT)
+    start = np.clip(t / 0.1, 0.0, 1.0)[:, None]
+    targets = spline(t) + start * servo_lag(tree) * spline(t, 1)
+    return np.concatenate([targets[:, :-1], np.clip(spline(t)[:, -1:], 0.0, 0.04)], -1)
+
+
+def _record(data: Any, index: ModelIndex) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    import_mujoco().mj_kinematics(data.model, data)
+    poses = np.concatenate([data.xpos, data.xquat], -1)
+    return data.qpos.copy(), data.qpos[index.arm].copy(), poses
+
+
+def _touching(data: Any, robot_geoms: np.ndarray) -> bool:
+    contacts = data.contact
+    if data.ncon == 0:
+        return False
+    pairs = np.asarray(contacts.geom).reshape(-1, 2)
+    near = np.asarray(contacts.dist).ravel() < 1e-4
+    return bool((robot_geoms[pairs].any(-1) & near).any())
+
+
+def _at_rest(model: Any, data: Any, index: ModelIndex, limit: float) -> bool:
+    for body in index.objects:
+        dof = int(model.body_dofadr[body])
+        velocity = data.qvel[dof : dof + 6]
+        if np.linalg.norm(velocity[:3]) + 0.06 * np.linalg.norm(velocity[3:]) > limit:
+            return False
+    return True

@@ -1,0 +1,231 @@
+"""The generator as a whole: determinism, physics, exact flow through rendered depth, resuming."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pointworld.data import (
+    Clip,
+    ClipGenerator,
+    ClipView,
+    DatasetSpec,
+    TabletopConfig,
+    clip_facts,
+    clip_path,
+    generate_dataset,
+    list_clips,
+    read_clip,
+    true_positions,
+    write_clip,
+)
+from pointworld.errors import InputError
+from pointworld.geometry import invert, project, transform_points, unproject
+from pointworld.robot import RobotModel
+from tests.data.conftest import SEED
+
+CLIPS = range(8)
+
+
+@pytest.fixture(scope="module")
+def clips(any_renderer: ClipGenerator) -> list[Clip]:
+    return [any_renderer.make(SEED, i) for i in CLIPS]
+
+
+def _same(a: Clip, b: Clip) -> bool:
+    images = all(
+        np.array_equal(u.rgb, v.rgb)
+        and np.array_equal(u.depth, v.depth)
+        and np.array_equal(u.segmentation, v.segmentation)
+        for u, v in zip(a.views, b.views, strict=True)
+    )
+    return (
+        images
+        and np.array_equal(a.body_poses, b.body_poses)
+        and np.array_equal(a.joint_positions, b.joint_positions)
+    )
+
+
+def test_a_clip_depends_on_seed_and_index_only(rays: ClipGenerator) -> None:
+    alone = rays.make(SEED, 5)
+    rays.make(SEED, 2)
+    assert _same(rays.make(SEED, 5), alone)
+    assert not _same(rays.make(SEED + 1, 5), alone)
+
+
+def test_objects_rest_at_time_zero_and_stay_on_the_table(clips: list[Clip]) -> None:
+    for clip in clips:
+        objects = list(clip.bodies_of_kind("object"))
+        first = np.linalg.norm(
+            clip.body_poses[1, objects, :3] - clip.body_poses[0, objects, :3], axis=-1
+        )
+        assert np.sort(first)[0] < 0.05  # not everything is thrown about at once
+        assert (clip.body_poses[0, objects, 2] > clip.info["table_height"] - 1e-3).all()
+
+
+def test_static_bodies_never_move(clips: list[Clip]) -> None:
+    for clip in clips:
+        static = list(clip.bodies_of_kind("static"))
+        assert np.array_equal(
+            clip.body_poses[:, static],
+            np.broadcast_to(clip.body_poses[:1, static], (11, len(static), 7)),
+        )
+
+
+def test_simulated_links_are_where_forward_kinematics_puts_them(
+    clips: list[Clip], robot: RobotModel
+) -> None:
+    for clip in clips:
+        fk = robot.forward_kinematics(torch.from_numpy(clip.joint_positions)).numpy()
+        simulated = clip.body_transforms()
+        for name in clip.body_names:
+            if name in robot.link_names:
+                a, b = (
+                    fk[:, list(robot.link_names).index(name)],
+                    simulated[:, clip.body_names.index(name)],
+                )
+                tolerance = (
+                    2e-3 if "rightfinger" in name else 1e-5
+                )  # the simulated mimic joint is a stiff spring
+                assert np.abs(a[:, :3, 3] - b[:, :3, 3]).max() < tolerance, name
+                assert np.abs(a[:, :3, :3] - b[:, :3, :3]).max() < 1e-5, name
+
+
+def test_joint_limits_and_speeds(clips: list[Clip], robot: RobotModel) -> None:
+    for clip in clips:
+        q = clip.joint_positions
+        assert (q > robot.lower - 1e-3).all() and (q < robot.upper + 1e-3).all()
+        speed = np.abs(np.diff(q, axis=0)) / clip.step_dt
+        assert (speed[:, :7] < robot.velocity[:7]).all()
+        assert speed[:, :7].max() > 0.02  # the hand moves
+
+
+def _inverse_depth_at(
+    view: ClipView, uv: np.ndarray, body: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Depth at pixels uv, bilinear in 1/z (exact on planes), and where all four neighbours show `body`."""
+    h, w = view.depth.shape
+    x, y = uv[:, 0] - 0.5, uv[:, 1] - 0.5
+    c, r = np.floor(x).astype(int), np.floor(y).astype(int)
+    ok = (c >= 0) & (r >= 0) & (c < w - 1) & (r < h - 1)
+    c, r = np.where(ok, c, 0), np.where(ok, r, 0)
+    fx, fy = x - c, y - r
+    inverse = np.zeros(len(uv))
+    values = []
+    for dr, dc, weight in (
+        (0, 0, (1 - fx) * (1 - fy)),
+        (0, 1, fx * (1 - fy)),
+        (1, 0, (1 - fx) * fy),
+        (1, 1, fx * fy),
+    ):
+        z = view.depth[r + dr, c + dc].astype(np.float64)
+        ok &= (view.segmentation[r + dr, c + dc].astype(int) - 1 == body) & (z > 0)
+        values.append(1 / np.maximum(z, 1e-6))
+        inverse += weight * values[-1]
+    # Neighbours on another face of the body (depth jump) interpolate across an edge: the 2x2 block must be planar.
+    planar = np.abs(values[0] + values[3] - values[1] - values[2]) < 2e-4
+    return 1 / np.maximum(inverse, 1e-6), ok & planar
+
+
+@pytest.mark.parametrize("step", [3, 10])
+def test_flow_agrees_with_later_depth(
+    clips: list[Clip], any_renderer: ClipGenerator, step: int
+) -> None:
+    """First-image pixels carried by their bodies lie on the later depth image where they are still visible."""
+    errors, moved = [], 0
+    for clip in clips[:5]:
+        later = any_renderer.views_at(SEED, clip.index, step)
+        for first, then in zip(clip.views, later, strict=True):
+            seen = (first.depth > 0) & (first.segmentation > 0)
+            body = first.segmentation[seen].astype(int) - 1
+            points = transform_points(first.T_world_cam, unproject(first.depth, first.K)[seen])
+            carried = true_positions(clip, points, body)[step]
+            uv, z = project(transform_points(invert(then.T_world_cam), carried), then.K)
+            depth, ok = _inverse_depth_at(then, uv, body)
+            visible = ok & (z < depth + 0.006)  # behind the surface means hidden by the body itself
+            errors.append(np.abs(z - depth)[visible])
+            displaced = np.linalg.norm(carried - points, axis=-1) > 0.01
+            kinds = np.array([kind == "object" for kind in clip.body_kinds])[body]
+            moved += int((visible & displaced & kinds).sum())
+    error = np.concatenate(errors)
+    assert moved > 300
+    assert np.quantile(error, 0.999) < 2e-3
+    assert np.median(error) < 1e-4
+
+
+def test_ray_casting_agrees_with_gl(rays: ClipGenerator, any_renderer: ClipGenerator) -> None:
+    if any_renderer.renderer.name != "gl":
+        pytest.skip("no off-screen OpenGL on this machine")
+    for index in (0, 1, 2):
+        a, b = any_renderer.make(SEED, index), rays.make(SEED, index)
+        np.testing.assert_array_equal(a.body_poses, b.body_poses)
+        for u, v in zip(a.views, b.views, strict=True):
+            same = u.segmentation == v.segmentation
+            assert same.mean() > 0.985
+            difference = np.abs(u.depth - v.depth)[same & (u.segmentation > 0)]
+            assert np.quantile(difference, 0.9995) < 2e-3 and np.median(difference) < 1e-4
+
+
+def test_clip_files_are_small(clips: list[Clip], tmp_path: Path) -> None:
+    for clip in clips:
+        write_clip(clip, tmp_path / "c.npz")
+        assert (tmp_path / "c.npz").stat().st_size <= 200_000
+
+
+def test_families_do_what_they_say(rays: ClipGenerator) -> None:
+    def facts(family: str, count: int) -> list[dict[str, bool]]:
+        weights = tuple(
+            float(name == family)
+            for name in ("push", "nudge", "grasp_lift", "topple", "near_miss", "empty")
+        )
+        config = replace(rays.config, family_weights=weights, height=36, width=64)
+        small = ClipGenerator(
+            tree=rays.tree,
+            robot_name="fr3",
+            config=config,
+            renderer=type(rays.renderer)(36, 64),
+            arm=rays.arm,
+        )
+        return [clip_facts(small.make(SEED, i)) for i in range(count)]
+
+    assert np.mean([f["moved"] for f in facts("push", 12)]) > 0.7
+    assert np.mean([f["tipped"] for f in facts("topple", 12)]) > 0.35
+    assert np.mean([f["moved"] for f in facts("empty", 8)]) < 0.4
+
+
+@pytest.fixture(scope="module")
+def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DatasetSpec]:
+    spec = DatasetSpec(
+        clips=4, seed=SEED, renderer="rays", tabletop=TabletopConfig(height=90, width=160)
+    )
+    folder = tmp_path_factory.mktemp("set")
+    summary = generate_dataset(spec, folder, workers=2)
+    assert summary["made"] == 4 and summary["clips_per_second"] > 0
+    return folder, spec
+
+
+def test_data_set_is_resumed_and_does_not_depend_on_workers(
+    tiny_set: tuple[Path, DatasetSpec],
+) -> None:
+    folder, spec = tiny_set
+    paths = list_clips(folder)
+    assert len(paths) == 4 and json.loads((folder / "manifest.json").read_text())["complete"]
+    kept = {p: p.read_bytes() for p in paths}
+    clip_path(folder, 1).unlink()
+    seen: list[int] = []
+    summary = generate_dataset(spec, folder, workers=1, advance=seen.append)
+    assert summary["made"] == 1 and sum(seen) == 4
+    assert {p: p.read_bytes() for p in list_clips(folder)} == kept
+    assert read_clip(paths[2]).key == f"{SEED}/000002"
+
+
+@pytest.mark.rejects_input
+def test_other_settings_in_the_same_folder_are_refused(tiny_set: tuple[Path, DatasetSpec]) -> None:
+    folder, spec = tiny_set
+    with pytest.raises(InputError, match="another seed"):
+        generate_dataset(replace(spec, seed=SEED + 1), folder)
