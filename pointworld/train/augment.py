@@ -1,0 +1,119 @@
+"""Random views of a cached sample that keep the lattice: eighth turns of a square, whole-voxel shifts, spatial crops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from pointworld.train.cache import CachedSample
+from pointworld.types import RobotFlow, ScenePoints
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """How training samples are varied.
+
+    min_points, max_points: a crop keeps this many scene points, those the robot comes nearest to. It is a crop in
+        space and never thins the cloud, so that the network sees the density it will be used with.
+    full_share: share of samples that are not cropped.
+    shift: largest horizontal shift [voxels]; the vertical stays, because the table's height is known to a robot.
+    position_noise: standard deviation added to scene points [m].
+    """
+
+    min_points: int = 250
+    max_points: int = 600
+    full_share: float = 0.05
+    shift: int = 64
+    position_noise: float = 0.0005
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingSample:
+    """A scene, a robot flow, and the true displacements (steps, points, 3) [m]."""
+
+    scene: ScenePoints
+    robot: RobotFlow
+    displacements: Tensor
+
+
+def square_symmetry(index: int) -> Tensor:
+    """One of the eight maps of a square lattice onto itself, as a (3, 3) matrix that leaves z alone.
+
+    0-3: turns by 0, 90, 180, 270 degrees; 4-7: the same after mirroring x. Voxel cells map onto voxel cells, so a
+    cloud thinned on the lattice stays thinned on the lattice.
+    """
+    quarter = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    mirror = torch.diag(torch.tensor([-1.0 if index >= 4 else 1.0, 1.0, 1.0]))
+    return torch.linalg.matrix_power(quarter, index % 4) @ mirror
+
+
+def choose_points(sample: CachedSample, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Indices of the scene points of a random crop round the robot's path."""
+    count = len(sample.points)
+    keep = int(
+        torch.randint(config.min_points, config.max_points + 1, (), generator=generator).item()
+    )
+    full = torch.rand((), generator=generator).item() < config.full_share
+    if full or keep >= count:
+        return torch.arange(count)
+    return sample.reach.topk(keep, largest=False).indices.sort().values
+
+
+def augment(
+    sample: CachedSample,
+    config: AugmentConfig,
+    generator: torch.Generator,
+    *,
+    step_dt: float,
+    voxel_size: float,
+) -> TrainingSample:
+    """Draw one training sample from a cached one."""
+    index = choose_points(sample, config, generator)
+    symmetry = int(torch.randint(8, (), generator=generator).item())
+    A = square_symmetry(symmetry)
+    cells = torch.randint(-config.shift, config.shift + 1, (3,), generator=generator)
+    shift = cells * torch.tensor([1.0, 1.0, 0.0]) * voxel_size
+    noise = torch.randn(len(index), 3, generator=generator) * config.position_noise
+    positions = sample.positions(index)
+    points = positions[0] @ A.T + shift + noise
+    return TrainingSample(
+        scene=ScenePoints(
+            points=points,
+            colors=sample.colors[index].float() / 255,
+            normals=sample.normals[index].float() @ A.T,
+            features=None if sample.features is None else sample.features[index].float(),
+        ),
+        robot=RobotFlow(
+            positions=sample.robot_positions @ A.T + shift,
+            normals=sample.robot_normals.float() @ A.T,
+            gripper_open=sample.gripper_open,
+            step_dt=step_dt,
+        ),
+        displacements=(positions - positions[:1]) @ A.T,
+    )
+
+
+def whole(sample: CachedSample, *, step_dt: float, max_points: int | None = None) -> TrainingSample:
+    """The sample as it is, or its `max_points` points nearest to the robot's path: for validation."""
+    index = torch.arange(len(sample.points))
+    if max_points is not None and max_points < len(index):
+        index = sample.reach.topk(max_points, largest=False).indices.sort().values
+    positions = sample.positions(index)
+    return TrainingSample(
+        scene=ScenePoints(
+            points=positions[0],
+            colors=sample.colors[index].float() / 255,
+            normals=sample.normals[index].float(),
+            features=None if sample.features is None else sample.features[index].float(),
+        ),
+        robot=RobotFlow(
+            positions=sample.robot_positions,
+            normals=sample.robot_normals.float(),
+            gripper_open=sample.gripper_open,
+            step_dt=step_dt,
+        ),
+        displacements=positions - positions[:1],
+    )

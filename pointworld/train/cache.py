@@ -1,0 +1,208 @@
+"""Clips turned once into the tensors that training reads: scene points, bodies, robot surface, image features.
+
+Building samples (decoding, masking, voxelising, encoding images) costs more than a training step on them; a cached
+sample is read in under a millisecond.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from pointworld.data import Clip, clip_to_sample, list_clips, read_clip
+from pointworld.encoders import ImageEncoder, load_encoder
+from pointworld.errors import InputError
+from pointworld.files import atomic_path
+from pointworld.robot import RobotModel
+
+Tensor = torch.Tensor
+
+#: Robot surface points of a cached sample, all of them seen by the scene's raw features.
+SURFACE_POINTS = 192
+#: The surface is the same in every sample, in training, evaluation and use.
+SURFACE_SEED = 0
+FORMAT = "pointworld-cache-1"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CachedSample:
+    """One clip as tensors, in the robot base frame; index 0 = now.
+
+    points: (points, 3) float32 [m]. colors: (points, 3) uint8. normals: (points, 3) float16.
+    features: (points, channels) float16, or None. body_ids: (points,) int64.
+    motions: (steps, bodies, 4, 4) carry a body's points from step 0. moving: (bodies,) bool.
+    robot_positions: (steps, surface, 3) float32. robot_normals: the same in float16. gripper_open: (steps, grippers).
+    reach: (points,) least distance to the robot's surface over the motion [m].
+    """
+
+    points: Tensor
+    colors: Tensor
+    normals: Tensor
+    features: Tensor | None
+    body_ids: Tensor
+    motions: Tensor
+    moving: Tensor
+    robot_positions: Tensor
+    robot_normals: Tensor
+    gripper_open: Tensor
+    reach: Tensor
+    family: str
+    key: str
+
+    def positions(self, index: Tensor) -> Tensor:
+        """True positions (steps, chosen points, 3) [m] of the points at `index`."""
+        motion = self.motions[:, self.body_ids[index]]
+        return (motion[..., :3, :3] @ self.points[index][None, :, :, None])[..., 0] + motion[
+            ..., :3, 3
+        ]
+
+
+def cache_clip(
+    clip: Clip, robot: RobotModel, *, encoder: ImageEncoder | None
+) -> dict[str, Tensor]:
+    """The tensors of one cached sample, without its names."""
+    surface = robot.sample_surface(SURFACE_POINTS, links="gripper", seed=SURFACE_SEED)
+    sample = clip_to_sample(
+        clip,
+        robot,
+        encoder=encoder,
+        surface=surface,
+        mask="segmentation",
+    )
+    motions = torch.from_numpy(clip.body_motions()).float()
+    moving = torch.zeros(motions.shape[1], dtype=torch.bool)
+    moving[list(sample.moving_bodies)] = True
+    reach = torch.stack(
+        [torch.cdist(sample.scene.points, r).min(-1).values for r in sample.robot.positions]
+    )
+    tensors = {
+        "points": sample.scene.points.float(),
+        "colors": (sample.scene.colors * 255).round().to(torch.uint8),
+        "normals": sample.scene.normals.half(),
+        "body_ids": sample.body_ids.to(torch.int64),
+        "motions": motions,
+        "moving": moving,
+        "robot_positions": sample.robot.positions.float(),
+        "robot_normals": sample.robot.normals.half(),
+        "gripper_open": sample.robot.gripper_open.float(),
+        "reach": reach.min(0).values,
+    }
+    if sample.scene.features is not None:
+        tensors["features"] = sample.scene.features.half()
+    return {name: value.contiguous() for name, value in tensors.items()}
+
+
+# One copy per worker process: loading them costs more than a clip.
+_robot = cache(RobotModel.load)
+
+
+@cache
+def _encoder(name: str | None) -> ImageEncoder | None:
+    return None if name is None else load_encoder(name)
+
+
+def _cache_file(source: Path, *, folder: Path, encoder: str | None, robot: str) -> Path:
+    target = folder / f"{source.stem}.safetensors"
+    if not target.exists():
+        clip = read_clip(source)
+        tensors = cache_clip(clip, _robot(robot), encoder=_encoder(encoder))
+        names = {"format": FORMAT, "family": clip.family, "key": clip.key}
+        with atomic_path(target) as temporary:
+            save_file(tensors, temporary, metadata=names)
+    return target
+
+
+def build_cache(
+    data: str | Path,
+    folder: str | Path,
+    *,
+    encoder: str | None = None,
+    robot: str = "fr3",
+    workers: int = 1,
+    on_progress: Callable[[int], None] | None = None,
+) -> int:
+    """Cache every clip below `data` into `folder`; clips already there are kept.
+
+    Args:
+        encoder: name for `load_encoder` of the image features, or None.
+        workers: processes.
+        on_progress: called with 1 after every clip.
+
+    Returns:
+        Number of cached clips.
+
+    Raises:
+        InputError: no clips, or the folder was made with other settings.
+    """
+    clips = list_clips(data)
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    _check_settings(target, {"encoder": encoder, "robot": robot, "surface": SURFACE_POINTS})
+    work = partial(_cache_file, folder=target, encoder=encoder, robot=robot)
+    advance = on_progress or (lambda _: None)
+    if workers <= 1:
+        for clip in clips:
+            work(clip)
+            advance(1)
+        return len(clips)
+    # Spawn: a forked worker would inherit OpenMP's state and die at its first parallel region.
+    with multiprocessing.get_context("spawn").Pool(workers, initializer=_one_thread) as pool:
+        for _ in pool.imap_unordered(work, clips, chunksize=4):
+            advance(1)
+    return len(clips)
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _check_settings(folder: Path, settings: dict[str, object]) -> None:
+    path = folder / "settings.json"
+    if path.is_file():
+        found = json.loads(path.read_text())
+        if found != settings:
+            raise InputError(
+                f"{folder} was cached with {found}, this run wants {settings}. Choose another --cache folder."
+            )
+        return
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(settings) + "\n")
+
+
+def read_cached(path: Path) -> CachedSample:
+    """Read one cached sample.
+
+    Raises:
+        InputError: truncated or not a cached sample.
+    """
+    try:
+        with safe_open(path, framework="pt") as archive:
+            names = archive.metadata() or {}
+            tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is not a readable cached sample ({error}); delete it") from error
+    if names.get("format") != FORMAT:
+        raise InputError(f"{path}: format is {names.get('format')!r}, expected {FORMAT!r}")
+    tensors.setdefault("features", None)
+    return CachedSample(**tensors, family=names["family"], key=names["key"])
+
+
+def read_cache(folder: str | Path, *, limit: int | None = None) -> Sequence[CachedSample]:
+    """All cached samples of a folder, in memory, in the order of their names.
+
+    Raises:
+        InputError: there are none.
+    """
+    files = sorted(Path(folder).glob("*.safetensors"))[:limit]
+    if not files:
+        raise InputError(f"{folder} holds no cached samples")
+    return [read_cached(path) for path in files]
+
