@@ -19,6 +19,8 @@ Tensor = torch.Tensor
 
 #: Half edge of the cube about the centre outside which the release drops scene points [m].
 RELEASED_BOX = 3.0
+#: A DROID gripper counts as open while its finger joint is below 0.1 of its 0.725 rad.
+RELEASED_OPEN = 1.0 - 0.1 / 0.725
 #: The release draws its cap of scene points from this seed (and a clip name that a capture does not have).
 RELEASED_SEED = 42
 
@@ -71,7 +73,7 @@ def prepare_released(
     flow = RobotFlow(
         positions=robot - second,
         normals=robot_flow.normals[:, robot_kept],
-        gripper_open=robot_flow.gripper_open,
+        gripper_open=released_gripper(robot_flow.gripper_open, spec.grippers),
         step_dt=robot_flow.step_dt,
     )
     return ReleasedChunk(
@@ -88,6 +90,17 @@ def _released_selection(points: Tensor, spec: ModelSpec) -> Tensor:
     generator = torch.Generator().manual_seed(RELEASED_SEED)
     chosen = torch.randperm(len(kept), generator=generator)[: spec.max_scene_points].sort().values
     return kept[chosen.to(kept.device)]
+
+
+def released_gripper(gripper_open: Tensor, grippers: int) -> Tensor:
+    """Open or closed, as the release knows it, with zeros for an arm that is absent.
+
+    Args:
+        gripper_open: (steps, given) in [0, 1], right arm first; given <= grippers.
+    """
+    binary = (gripper_open > RELEASED_OPEN).to(gripper_open.dtype)
+    absent = binary.new_zeros(binary.shape[0], grippers - binary.shape[1])
+    return torch.cat([binary, absent], -1)
 
 
 def pad_steps(robot_flow: RobotFlow, num_steps: int) -> RobotFlow:

@@ -34,7 +34,7 @@ MAX_TOKENS = 32_768
 STILL = 1e-3
 #: Neighbours whose motion differs by more than a few of these belong to another body [m].
 MOTION_SPREAD = 0.01
-NEIGHBOURS = 12
+NEIGHBOURS = 16
 
 
 @dataclass
@@ -118,9 +118,11 @@ def _check(model: WorldModel, scene: ScenePoints, robot_flow: RobotFlow, step_dt
             f"robot flow has step_dt {robot_flow.step_dt:.4g} s, this model was trained at {step_dt:.4g} s. "
             "Resample the joint path with resample_joint_path(path, {step_dt:.6g})"
         )
-    if robot_flow.gripper_open.shape[-1] != spec.grippers:
+    grippers = int(robot_flow.gripper_open.shape[-1])
+    fewer_allowed = spec.mode == "released" and 1 <= grippers < spec.grippers
+    if grippers != spec.grippers and not fewer_allowed:
         raise InputError(
-            f"robot flow has {robot_flow.gripper_open.shape[-1]} gripper channel(s), the model expects {spec.grippers}"
+            f"robot flow has {grippers} gripper channel(s), the model expects {spec.grippers}"
         )
     channels = 0 if scene.features is None else int(scene.features.shape[-1])
     if spec.image_channels and channels != spec.image_channels:
@@ -249,8 +251,8 @@ def nearest_row(points: Tensor, tokens: Tensor) -> Tensor:
 def carry_normals(before: Tensor, after: Tensor, normals: Tensor) -> Tensor:
     """Turn normals with the motion of their surroundings.
 
-    Each moved point takes the best rotation of its nearest neighbours, in which a neighbour counts less the more its
-    own motion differs (it is then likely part of another body).
+    Each moved point takes the best rotation of the moved points nearest to it, in which a neighbour counts less the
+    more its own motion differs (it is then likely part of another body).
 
     Args:
         before, after: (batch, points, 3) [m]. normals: (batch, points, 3) unit.
@@ -261,14 +263,13 @@ def carry_normals(before: Tensor, after: Tensor, normals: Tensor) -> Tensor:
         rows = (motion.norm(dim=-1) > STILL).nonzero()[:, 0]
         if len(rows) == 0:
             continue
-        source = before[index]
-        tree = cKDTree(source.cpu().numpy())
-        _, found = tree.query(source[rows].cpu().numpy(), k=min(NEIGHBOURS, len(source)))
-        near = torch.from_numpy(np.asarray(found, dtype=np.int64).reshape(len(rows), -1)).to(
-            source.device
-        )
-        difference = (motion[near] - motion[rows][:, None]).norm(dim=-1)
+        source, motion = before[index, rows], motion[rows]
+        places = source.cpu().numpy()
+        _, found = cKDTree(places).query(places, k=min(NEIGHBOURS, len(rows)))
+        near = torch.from_numpy(np.asarray(found, dtype=np.int64).reshape(len(rows), -1))
+        near = near.to(source.device)
+        difference = (motion[near] - motion[:, None]).norm(dim=-1)
         weights = torch.exp(-0.5 * (difference / MOTION_SPREAD) ** 2)
-        rotation = fit_rigid(source[near], after[index][near], weights)[:, :3, :3]
+        rotation = fit_rigid(source[near], (source + motion)[near], weights)[:, :3, :3]
         turned[index, rows] = (rotation @ normals[index, rows, :, None])[..., 0]
     return turned
