@@ -75,4 +75,4 @@ def imagenet_normalize(images: torch.Tensor) -> torch.Tensor:
 
 def frame_to_tensor(rgb: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
     """(height, width, 3) uint8 to (3, height, width) float32 in 0-1."""
-    return torch.from_numpy(np.ascontiguousarray(rgb)).to(device).permute(2, 0, 1).float() / 255.0
+    return torch.tensor(rgb, device=device).permute(2, 0, 1).float() / 255.0

@@ -33,7 +33,8 @@ _PLANE_TOLERANCE = 0.006  # inliers of a plane, per metre of distance to the cam
 _GROUP = 0.3  # [m], radius of one group of things
 _CELL = 0.05  # [m], cells in which the surface of the plane is mapped
 _NEAR = 2.5  # [m], what the cameras see farther away is the room, not the scene
-_PLANES = 6  # planes tried, the one with the most points first
+_PLANES = 10  # planes tried, the one with the most points first
+_COMPARABLE = 0.3  # a plane with this share of the largest one's points may be the one worked on
 _POINTS = 60_000
 _FRAMES = 16
 _UPRIGHT = 0.5  # cosine between "up" and the mean up direction of the cameras: nobody films a table on the side
@@ -130,9 +131,10 @@ def _read_file(path: Path) -> np.ndarray:
 
 def _auto(capture: Capture, workspace_center: np.ndarray | None) -> tuple[np.ndarray, str]:
     cloud = _collect(capture)
-    normal, offset, inliers, share = _horizontal_plane(cloud, capture.source)
+    plane = _horizontal_plane(cloud, capture.source)
+    normal, offset = plane.normal, plane.offset
     if workspace_center is None:
-        center, middle = _standing_center(cloud.points, normal, offset, inliers)
+        center, middle = _standing_center(cloud.points, plane)
     else:
         center, middle = np.asarray(workspace_center, dtype=np.float64), "the given centre"
     center = center - (normal @ center - offset) * normal
@@ -140,6 +142,7 @@ def _auto(capture: Capture, workspace_center: np.ndarray | None) -> tuple[np.nda
     x_axis = -towards_viewer
     R = np.stack([x_axis, np.cross(normal, x_axis), normal], axis=1)
     position = center + BASE_DISTANCE * towards_viewer
+    share = len(plane.inliers) / len(cloud.points)
     description = (
         f"auto base pose: upright on the horizontal plane that holds {share:.0%} of the points (normal "
         f"{_vector(normal)}), {BASE_DISTANCE} m from {middle} {_vector(center)} on the cameras' side, x axis towards it"
@@ -178,45 +181,62 @@ def _frame_points(frame: RGBDFrame, count: int) -> np.ndarray:
     )
 
 
-def _horizontal_plane(cloud: _Cloud, source: str) -> tuple[np.ndarray, float, np.ndarray, float]:
-    """The plane with the most points that faces the cameras and that they see the right way up.
+@dataclass(frozen=True, eq=False)
+class _Plane:
+    """A plane n . p = offset with n towards the cameras, its inliers (n, 3), and the cameras' mean height above it."""
 
-    Returns:
-        normal (3,) towards the cameras, offset, its inliers (n, 3), and their share of all points.
+    normal: np.ndarray
+    offset: float
+    inliers: np.ndarray
+    camera_height: float
+
+
+def _horizontal_plane(cloud: _Cloud, source: str) -> _Plane:
+    """The plane to stand on, among the planes that the cameras see the right way up.
+
+    Of those that hold at least `_COMPARABLE` times as many points as the largest, the highest: a table is seen
+    together with the floor below it, and is worked on. Where no plane is the right way up, one that the cameras look
+    at squarely (from straight above) is taken.
     """
-    rest = cloud.points
+    upright, squarely = [], []
+    for plane in _planes(cloud):
+        if float((cloud.ups @ plane.normal).mean()) > _UPRIGHT:
+            upright.append(plane)
+        elif float((cloud.forwards @ plane.normal).mean()) < -0.9:
+            squarely.append(plane)
+    candidates = upright or squarely[:1]
+    if not candidates:
+        raise InputError(
+            f"capture '{source}': no horizontal plane found to stand the robot on (looked at the {_PLANES} largest "
+            "planes). Give --base-pose x,y,z,qw,qx,qy,qz."
+        )
+    least = _COMPARABLE * max(len(plane.inliers) for plane in candidates)
+    return min((p for p in candidates if len(p.inliers) >= least), key=lambda p: p.camera_height)
+
+
+def _planes(cloud: _Cloud) -> list[_Plane]:
+    """Up to `_PLANES` planes, each fitted to what the ones before it left."""
+    rest, found = cloud.points, []
     tolerance = float(np.clip(_PLANE_TOLERANCE * cloud.distance, 0.004, 0.015))
-    steep: tuple[np.ndarray, float, np.ndarray, float] | None = None
     for seed in range(_PLANES):
         if len(rest) < max(100, 0.02 * len(cloud.points)):
             break
         normal, offset, inside = fit_plane_ransac(rest, seed=seed, threshold=tolerance)
-        if float((cloud.positions @ normal - offset).mean()) < 0:
-            normal, offset = -normal, -offset
-        found = (normal, offset, rest[inside], float(inside.sum()) / len(cloud.points))
-        if float((cloud.ups @ normal).mean()) > _UPRIGHT:
-            return found
-        if steep is None and float((cloud.forwards @ normal).mean()) < -0.9:
-            steep = found
+        height = float((cloud.positions @ normal - offset).mean())
+        sign = 1.0 if height >= 0 else -1.0
+        found.append(_Plane(sign * normal, sign * offset, rest[inside], abs(height)))
         rest = rest[~inside]
-    if steep is not None:
-        return steep
-    raise InputError(
-        f"capture '{source}': no horizontal plane found to stand the robot on (looked at the {_PLANES} largest "
-        "planes). Give --base-pose x,y,z,qw,qx,qy,qz."
-    )
+    return found
 
 
-def _standing_center(
-    points: np.ndarray, normal: np.ndarray, offset: float, inliers: np.ndarray
-) -> tuple[np.ndarray, str]:
+def _standing_center(points: np.ndarray, plane: _Plane) -> tuple[np.ndarray, str]:
     """Middle of what stands on the plane's largest connected surface, away from its edge.
 
     The edge (5 cm) is left out, or the backs of chairs would count. Where too little stands on the surface, its own
     middle.
     """
-    axes = _plane_axes(normal)
-    height = points @ normal - offset
+    axes, inliers = _plane_axes(plane.normal), plane.inliers
+    height = points @ plane.normal - plane.offset
     above = points[(height > _STANDING[0]) & (height < _STANDING[1])]
     cells = np.floor(inliers @ axes / _CELL).astype(np.int64)
     low = cells.min(0) - 1

@@ -110,7 +110,7 @@ def sample_features(
         if sampling == "centered":
             cells, seen = _centered_cells(points, view, T_cam_base, stride, feature_map)
         else:
-            depth = torch.from_numpy(view.depth).to(points.device)
+            depth = torch.tensor(view.depth, device=points.device)
             cells, seen = released_cells(
                 points.float(),
                 depth,

@@ -92,7 +92,7 @@ def resize_rgb(rgb: np.ndarray, width: int, height: int) -> np.ndarray:
     """Resize a uint8 image (h, w, 3), bilinear with antialiasing; unchanged where the size is right already."""
     if rgb.shape[:2] == (height, width):
         return rgb
-    pixels = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None].float()
+    pixels = torch.tensor(rgb).permute(2, 0, 1)[None].float()
     resized = F.interpolate(
         pixels, size=(height, width), mode="bilinear", antialias=True, align_corners=False
     )

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trimesh
 
 from pointworld.errors import InputError
+from pointworld.geometry import transform_points, unproject
 from pointworld.scene import Workspace, build_scene, resolve_base_pose, save_base_pose
 from pointworld.types import Capture
-from tests.scene.world import BOX_CENTER, frames, look_at, table_and_box
+from tests.scene.world import BOX_CENTER, frames, look_at, render, table_and_box
 
 ANYWHERE = look_at([2.0, -1.0, 0.4], [0.1, 0.7, 1.0])
 
@@ -42,6 +44,25 @@ def test_auto_does_not_depend_on_the_world() -> None:
     assert np.abs(here - there).max() < 0.01
 
 
+def test_auto_prefers_the_table_to_the_floor() -> None:
+    """The floor below fills more of the images than the table; the robot still stands on the table."""
+    floor = trimesh.creation.box((6.0, 6.0, 0.02))
+    floor.apply_translation([0.5, 0.0, -0.76])
+    scene = trimesh.util.concatenate([table_and_box(), floor])
+    eyes = ([1.7, -0.6, 1.0], [1.7, 0.6, 0.9])
+    views = tuple(
+        render(scene, look_at(eye, [0.5, 0.0, 0.0]), name=f"cam{i}", focal=110.0)
+        for i, eye in enumerate(eyes)
+    )
+    heights = np.concatenate(
+        [transform_points(v.T_world_cam, unproject(v.depth, v.K)[v.valid])[:, 2] for v in views]
+    )
+    assert (heights < -0.7).sum() > 1.2 * (np.abs(heights) < 0.01).sum()
+    T, _ = resolve_base_pose(Capture(frames=views, source="room"), "auto")
+    assert T[2, 3] == pytest.approx(0.0, abs=0.01)
+    assert T[2, 2] > 0.999
+
+
 def test_auto_with_a_given_centre() -> None:
     center = (ANYWHERE @ np.array([0.3, -0.2, 0.1, 1.0]))[:3]
     T, _ = resolve_base_pose(tabletop(), "auto", workspace_center=center)
@@ -51,10 +72,6 @@ def test_auto_with_a_given_centre() -> None:
 
 def test_auto_without_a_table() -> None:
     """A camera that looks level along a wall finds nothing to stand on."""
-    import trimesh
-
-    from tests.scene.world import render
-
     wall = trimesh.creation.box((0.02, 4.0, 4.0))
     frame = render(wall, look_at([1.0, 0.0, 0.0], [0.0, 1.2, 0.0]))
     with pytest.raises(InputError, match="no horizontal plane"):
@@ -128,6 +145,8 @@ def test_auto_on_real_captures(name: str, up: tuple[float, float, float], shared
     capture = read_capture(shared_dir / "captures" / name, frames=[0, 8])
     T, _ = resolve_base_pose(capture, "auto")
     assert T[:3, 2] @ np.array(up) > 0.99
+    cameras = [(np.linalg.inv(T) @ frame.T_world_cam)[2, 3] for frame in capture.frames]
+    assert 0.05 < min(cameras) < max(cameras) < 0.9
     scene = build_scene(capture.frames, T_world_base=T, workspace=Workspace())
     near = (scene.points[:, :2] - scene.points.new_tensor([0.55, 0.0])).norm(dim=-1) < 0.3
     assert near.sum() > 200
