@@ -1,0 +1,156 @@
+"""What a training run needs to go on exactly where it stopped, in one safetensors file."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from pointworld.errors import CheckpointError, InputError
+from pointworld.files import atomic_path
+from pointworld.model import WorldModel
+
+Tensor = torch.Tensor
+
+FILE = "state.safetensors"
+
+
+@dataclass(eq=False)
+class TrainState:
+    """Progress of a run: the only mutable record of the trainer.
+
+    step: optimiser steps done. elapsed: [s] over all sessions. generator: draws batches and augmentations.
+    average: averaged parameters and buffers by name. curve: rows of the learning curve.
+    """
+
+    step: int
+    elapsed: float
+    generator: torch.Generator
+    average: dict[str, Tensor]
+    curve: list[dict[str, float]]
+
+    @classmethod
+    def start(cls, model: WorldModel, seed: int) -> TrainState:
+        """A run that has not begun."""
+        average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        return cls(
+            step=0,
+            elapsed=0.0,
+            generator=torch.Generator().manual_seed(seed),
+            average=average,
+            curve=[],
+        )
+
+    @torch.no_grad()
+    def average_in(self, model: WorldModel, decay: float) -> None:
+        """Move the averaged weights towards the current ones; faster at the start, when they are far off."""
+        share = 1 - min(decay, (1 + self.step) / (10 + self.step))
+        for name, value in model.state_dict().items():
+            self.average[name].lerp_(value, share)
+
+    def averaged_model(self, like: WorldModel) -> WorldModel:
+        """A copy of `like` with the averaged weights, for evaluation."""
+        model = copy.deepcopy(like)
+        model.load_state_dict(self.average)
+        return model.eval()
+
+
+def _config_json(config: Any) -> dict[str, Any]:
+    return dataclasses.asdict(config)
+
+
+def write_state(
+    folder: Path,
+    model: WorldModel,
+    optimizer: torch.optim.Optimizer,
+    state: TrainState,
+    config: Any,
+) -> None:
+    """Save everything `read_state` needs, atomically."""
+    tensors = {f"model.{name}": value.detach() for name, value in model.state_dict().items()}
+    tensors |= {f"average.{name}": value for name, value in state.average.items()}
+    moments = optimizer.state_dict()["state"]
+    for index, entry in moments.items():
+        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(v) for name, v in entry.items()}
+    tensors["generator"] = state.generator.get_state()
+    record = {
+        "step": state.step,
+        "elapsed": state.elapsed,
+        "curve": state.curve,
+        "config": _config_json(config),
+        "spec": model.spec.to_json(),
+    }
+    with atomic_path(folder / FILE) as temporary:
+        save_file(
+            {name: value.contiguous().clone() for name, value in tensors.items()},
+            temporary,
+            metadata={"record": json.dumps(record)},
+        )
+
+
+def read_state(
+    folder: Path, model: WorldModel, optimizer: torch.optim.Optimizer, config: Any
+) -> TrainState | None:
+    """Load a saved run into `model` and `optimizer`; None when the folder holds none.
+
+    Raises:
+        InputError: the run has another architecture or configuration (budgets may differ).
+        CheckpointError: the file is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as archive:
+            record = json.loads((archive.metadata() or {})["record"])
+            tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}). Delete it to start the run again."
+        ) from error
+    _check_same_run(path, record, model, config)
+    groups: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}}
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        kind, _, name = key.partition(".")
+        if kind == "optimizer":
+            index, _, name = name.partition(".")
+            moments.setdefault(int(index), {})[name] = value
+        elif kind != "generator":
+            groups[kind][name] = value
+    model.load_state_dict(groups["model"])
+    layout = optimizer.state_dict()
+    optimizer.load_state_dict({"state": moments, "param_groups": layout["param_groups"]})
+    generator = torch.Generator()
+    generator.set_state(tensors["generator"])
+    return TrainState(
+        step=record["step"],
+        elapsed=record["elapsed"],
+        generator=generator,
+        average=groups["average"],
+        curve=record["curve"],
+    )
+
+
+def _check_same_run(path: Path, record: dict[str, Any], model: WorldModel, config: Any) -> None:
+    budgets = {"minutes", "steps", "save_every", "validate_every"}
+    wanted = json.loads(json.dumps(_config_json(config)))
+    different = [
+        f"{name}: {record['config'].get(name)} there, {wanted[name]} here"
+        for name in wanted
+        if name not in budgets and record["config"].get(name) != wanted[name]
+    ]
+    if record["spec"] != json.loads(json.dumps(model.spec.to_json())):
+        different.append("the model's architecture")
+    if different:
+        raise InputError(
+            f"{path} belongs to a run with other settings ({'; '.join(different)}). "
+            "Choose another --out folder, or use the same settings to continue it."
+        )
