@@ -10,8 +10,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from robot_assets import franka
-from robot_assets.describe import Robot, write_robot
+from robot_assets import franka, robotiq, ur5e
+from robot_assets.describe import Joint, Link, Robot, write_robot
 
 
 def fr3() -> Robot:
@@ -38,7 +38,45 @@ def fr3() -> Robot:
     )
 
 
-ROBOTS = {"fr3": fr3}
+def panda_robotiq() -> Robot:
+    """Franka Panda with a Robotiq 2F-85 as in DROID: on the flange, turned by 1.57 rad."""
+    return Robot(
+        "panda_robotiq",
+        "Franka Panda with Robotiq 2F-85 (DROID set-up)",
+        [
+            *franka.arm_links("panda", franka.PANDA_MASSES),
+            Link("camera_mount_link"),
+            *robotiq.links(),
+        ],
+        [
+            *franka.arm_joints("panda", franka.PANDA_LIMITS, franka.PANDA_VELOCITIES),
+            Joint("camera_mount_joint", "panda_link8", "camera_mount_link", rpy=(0.0, 0.0, 1.57)),
+            *robotiq.joints("camera_mount_link", (0.0, 0.0, 0.0), 0.0),
+        ],
+        {
+            "urdf": "panda_robotiq.urdf",
+            **robotiq.facts(),
+            "home": [0.0, -0.4, 0.0, -2.2, 0.0, 1.9, 0.0, 0.0],
+        },
+    )
+
+
+def ur5e_robotiq() -> Robot:
+    """Universal Robots UR5e with a Robotiq 2F-85 on an 11 mm coupling plate."""
+    return Robot(
+        "ur5e_robotiq",
+        "Universal Robots UR5e with Robotiq 2F-85",
+        [*ur5e.links(), *robotiq.links()],
+        [*ur5e.joints(), *robotiq.joints("tool0", (0.0, 0.0, ur5e.COUPLING), 0.0)],
+        {
+            "urdf": "ur5e_robotiq.urdf",
+            **robotiq.facts(),
+            "home": [0.0, -1.57, 1.57, -1.57, -1.57, 0.0, 0.0],
+        },
+    )
+
+
+ROBOTS = {"fr3": fr3, "panda_robotiq": panda_robotiq, "ur5e_robotiq": ur5e_robotiq}
 
 
 def main(folder: Path) -> None:

@@ -210,7 +210,7 @@ def hand_links(prefix: str) -> list[Link]:
         part("white", *body),
         part("white", box((-0.019, -0.104, -0.026), (0.019, -0.032, 0.02), chamfer=0.008)),
         part("dark", box((-0.0165, -0.096, 0.05), (0.0165, 0.096, 0.066), chamfer=0.002)),
-        part("dark", drum(O, "z", 0.02, 0.0, 0.0315)),
+        part("dark", drum(O, "z", 0.008, -0.001, 0.0315)),
     ]
     return [
         Link(f"{prefix}_hand", hand, 0.6544),
