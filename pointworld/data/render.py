@@ -55,7 +55,7 @@ class GLRenderer:
         mujoco = import_mujoco()
         self.height, self.width = height, width
         try:
-            self._context = mujoco.GLContext(width, height)
+            self._context = _gl_context(width, height)
             self._context.make_current()
         except Exception as error:  # the GL back-ends raise many unrelated types
             raise InputError(
@@ -120,6 +120,20 @@ class GLRenderer:
             depth=np.ascontiguousarray(depth[::-1]).astype(np.float32),
             segmentation=np.ascontiguousarray(segmentation[::-1]),
         )
+
+
+def _gl_context(width: int, height: int) -> Any:
+    """An off-screen context of the back-end named by MUJOCO_GL, also where mujoco was imported before it was set."""
+    backend = os.environ["MUJOCO_GL"].lower()
+    if backend == "egl":
+        from mujoco.egl import GLContext as EGLContext
+
+        return EGLContext(width, height)
+    if backend == "osmesa":
+        from mujoco.osmesa import GLContext as OSMesaContext
+
+        return OSMesaContext(width, height)
+    raise InputError(f"MUJOCO_GL is '{backend}', expected egl or osmesa")
 
 
 class RayRenderer:

@@ -4,33 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
+import trimesh
 
 from pointworld.errors import InputError
 from pointworld.robot import RobotModel
-
-_GREY = (0.7, 0.7, 0.7)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TreeJoint:
-    """One joint: T_parent_child at zero is `origin` (4, 4); axis in the child frame; limits [rad or m].
-
-    kind: revolute, continuous, prismatic or fixed. mimic: (leader joint, multiplier, offset), or None.
-    """
-
-    name: str
-    parent: str
-    child: str
-    origin: np.ndarray
-    kind: str
-    axis: np.ndarray
-    lower: float = 0.0
-    upper: float = 0.0
-    mimic: tuple[str, float, float] | None = None
+from pointworld.robot.urdf import UrdfJoint
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,7 +19,7 @@ class Solid:
 
     vertices: np.ndarray
     faces: np.ndarray
-    rgb: tuple[float, float, float] = _GREY
+    rgb: tuple[float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,7 +31,7 @@ class RobotTree:
     """
 
     root: str
-    joints: tuple[TreeJoint, ...]
+    joints: tuple[UrdfJoint, ...]
     collision: Mapping[str, tuple[Solid, ...]]
     visual: Mapping[str, tuple[Solid, ...]]
     gripper_links: tuple[str, ...]
@@ -61,121 +41,37 @@ class RobotTree:
 
 
 def robot_tree(robot: RobotModel) -> RobotTree:
-    """The tree of a loaded (and so validated) robot, read from its URDF.
+    """What the simulator needs of a loaded robot: the very geometry that masks and robot flow are made from.
 
     Raises:
-        InputError: the robot has no tool link, or no joint that the simulator can drive.
+        InputError: the robot is not a seven-joint arm with a parallel gripper and a tool link.
     """
-    from lxml import etree
-
-    if robot.tool_link is None:
-        raise InputError(f"robot '{robot.name}' has no tool link, so no hand motions can be planned for it")
-    path = Path(robot.urdf_path)
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, remove_comments=True)
-    root = etree.parse(str(path), parser).getroot()
-    colors = {
-        m.get("name"): _rgb(m) for m in root.findall("material") if m.find("color") is not None
-    }
-    links = {link.get("name"): link for link in root.findall("link")}
-    joints = _ordered([_joint(element) for element in root.findall("joint")])
-    children = {joint.child for joint in joints}
-    base = next(name for name in links if name not in children)
+    driven = [joint for joint in robot.joints if joint.name in robot.joint_names]
+    kinds = [joint.kind == "prismatic" for joint in driven]
+    if robot.tool_link is None or not robot.gripper_links or kinds != [False] * 7 + [True]:
+        raise InputError(
+            f"robot '{robot.name}' has the driven joints {list(robot.joint_names)} and the tool link "
+            f"{robot.tool_link}; clips need seven revolute arm joints, one prismatic finger joint and a tool link. "
+            "Use 'fr3'."
+        )
+    visual: dict[str, tuple[Solid, ...]] = {}
+    for item in robot.visuals:
+        visual[item.link] = (*visual.get(item.link, ()), _solid(item.mesh))
     return RobotTree(
-        root=base,
-        joints=joints,
-        collision={n: _solids(e, "collision", path.parent, colors) for n, e in links.items()},
-        visual={n: _solids(e, "visual", path.parent, colors) for n, e in links.items()},
-        gripper_links=tuple(robot.gripper_links),
+        root=robot.root_link,
+        joints=robot.joints,
+        collision={
+            link: tuple(_solid(m) for m in meshes)
+            for link, meshes in robot.collision_meshes.items()
+        },
+        visual=visual,
+        gripper_links=robot.gripper_links,
         tool_link=robot.tool_link,
-        joint_names=tuple(robot.joint_names),
-        velocity=np.asarray(robot.velocity, dtype=np.float64),
+        joint_names=robot.joint_names,
+        velocity=robot.velocity,
     )
 
 
-def _numbers(text: str | None, default: tuple[float, ...]) -> np.ndarray:
-    return np.array([float(v) for v in text.split()] if text else default, dtype=np.float64)
-
-
-def _origin(element: Any) -> np.ndarray:
-    """T (4, 4) of an <origin> child: fixed-axis roll, pitch, yaw."""
-    T = np.eye(4)
-    origin = element.find("origin")
-    if origin is None:
-        return T
-    r, p, y = _numbers(origin.get("rpy"), (0.0, 0.0, 0.0))
-    cr, sr, cp, sp, cy, sy = np.cos(r), np.sin(r), np.cos(p), np.sin(p), np.cos(y), np.sin(y)
-    T[:3, :3] = [
-        [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
-        [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
-        [-sp, cp * sr, cp * cr],
-    ]
-    T[:3, 3] = _numbers(origin.get("xyz"), (0.0, 0.0, 0.0))
-    return T
-
-
-def _joint(element: Any) -> TreeJoint:
-    axis, limit, mimic = element.find("axis"), element.find("limit"), element.find("mimic")
-    leader = None
-    if mimic is not None:
-        leader = (
-            mimic.get("joint"),
-            float(mimic.get("multiplier", "1")),
-            float(mimic.get("offset", "0")),
-        )
-    return TreeJoint(
-        name=element.get("name"),
-        parent=element.find("parent").get("link"),
-        child=element.find("child").get("link"),
-        origin=_origin(element),
-        kind=element.get("type"),
-        axis=_numbers(None if axis is None else axis.get("xyz"), (1.0, 0.0, 0.0)),
-        lower=0.0 if limit is None else float(limit.get("lower", "0")),
-        upper=0.0 if limit is None else float(limit.get("upper", "0")),
-        mimic=leader,
-    )
-
-
-def _ordered(joints: list[TreeJoint]) -> tuple[TreeJoint, ...]:
-    """Parents before children, else in the file's order (a validated URDF is a tree)."""
-    children = {joint.child for joint in joints}
-    placed = {joint.parent for joint in joints if joint.parent not in children}
-    ordered: list[TreeJoint] = []
-    waiting = list(joints)
-    while waiting:
-        ready = next(joint for joint in waiting if joint.parent in placed)
-        waiting.remove(ready)
-        placed.add(ready.child)
-        ordered.append(ready)
-    return tuple(ordered)
-
-
-def _rgb(material: Any) -> tuple[float, float, float]:
-    rgba = _numbers(material.find("color").get("rgba"), (*_GREY, 1.0))
-    return float(rgba[0]), float(rgba[1]), float(rgba[2])
-
-
-def _solids(
-    link: Any, kind: str, folder: Path, colors: Mapping[str, tuple[float, float, float]]
-) -> tuple[Solid, ...]:
-    import trimesh
-
-    solids = []
-    for element in link.findall(kind):
-        mesh_element = element.find("geometry/mesh")
-        if mesh_element is None:
-            raise InputError(
-                f"link '{link.get('name')}' has a {kind} that is not a mesh; the simulator needs meshes"
-            )
-        mesh = trimesh.load(folder / mesh_element.get("filename"), force="mesh")
-        scale = _numbers(mesh_element.get("scale"), (1.0, 1.0, 1.0))
-        T = _origin(element)
-        material = element.find("material")
-        name = None if material is None else material.get("name")
-        solids.append(
-            Solid(
-                vertices=np.asarray(mesh.vertices) * scale @ T[:3, :3].T + T[:3, 3],
-                faces=np.asarray(mesh.faces),
-                rgb=colors.get(str(name), _GREY),
-            )
-        )
-    return tuple(solids)
+def _solid(mesh: trimesh.Trimesh) -> Solid:
+    r, g, b = (float(v) / 255 for v in mesh.visual.main_color[:3])
+    return Solid(vertices=np.asarray(mesh.vertices), faces=np.asarray(mesh.faces), rgb=(r, g, b))

@@ -106,6 +106,7 @@ def clip_frames(
 
 
 def _robot_pixels(clip: Clip, view_index: int, margin: float) -> np.ndarray:
+    """Pixels of the robot, and those within `margin` [m] of a robot pixel both sideways and in depth."""
     from scipy.ndimage import distance_transform_edt
 
     view = clip.views[view_index]
@@ -113,8 +114,9 @@ def _robot_pixels(clip: Clip, view_index: int, margin: float) -> np.ndarray:
     if not robot.any():
         return robot
     distance, nearest = distance_transform_edt(~robot, return_indices=True)
-    radius = margin * view.K[0, 0] / np.maximum(view.depth[nearest[0], nearest[1]], 1e-3)
-    return distance <= radius
+    beside = view.depth[nearest[0], nearest[1]]
+    radius = margin * view.K[0, 0] / np.maximum(beside, 1e-3)
+    return robot | ((distance <= radius) & (np.abs(view.depth - beside) <= margin))
 
 
 def clip_to_capture(clip: Clip) -> Capture:
