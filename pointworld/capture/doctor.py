@@ -20,13 +20,18 @@ from pointworld.geometry import invert
 from pointworld.types import Capture
 
 # A fitted value nearer to the given one than this is agreement; calibrated captures stay within a third of it.
-FOCAL_TOLERANCE = 0.05
+FOCAL_TOLERANCE = 0.065
 SCALE_TOLERANCE = 0.10
-ALIGNMENT_TOLERANCE_SHARE = 0.01
+# Shift of colour against depth, as a share of the image width, that counts; the smaller one when the gain is large.
+ALIGNMENT_SHARE = 0.03
+CLEAR_ALIGNMENT_SHARE = 0.01
 # Drop of the cost (sums of logarithms) that counts as "clearly better".
 POSE_GAIN = 0.25
-FINE_GAIN = 0.02
-ALIGNMENT_GAIN = 0.05
+FOCAL_GAIN = 0.01
+DEPTH_GAIN = 0.1
+ALIGNMENT_GAIN = 0.15
+CLEAR_ALIGNMENT_GAIN = 0.3
+TEXTURE_CONTRAST = 0.05
 UNEXPLAINED_RELATIVE = 0.03
 LEAST_OVERLAP = 0.05
 
@@ -154,8 +159,14 @@ def find_mistakes(
             "poses tried: the calibration cannot be judged. Are these frames of one scene?"
         )
         return (Finding(kind="no_overlap", message=message),)
-    found = [_focal(samples, given), _fine_scale(samples, given), _alignment(samples, given)]
-    findings = [finding for _, finding in sorted(_present(found), key=lambda item: -item[0])]
+    found = [
+        _focal(samples, given),
+        _depth_focal(samples, given),
+        _fine_scale(samples, given),
+        _alignment(samples),
+    ]
+    present = [item for item in found if item is not None]
+    findings = [finding for _, finding in sorted(present, key=lambda item: -item[0])]
     if not findings and given.geometric > UNEXPLAINED_RELATIVE:
         message = (
             f"neighbouring views disagree by {given.geometric:.1%} of the depth, and no known mistake explains "
@@ -163,10 +174,6 @@ def find_mistakes(
         )
         findings.append(Finding(kind="unexplained", message=message))
     return tuple(findings)
-
-
-def _present(found: list[tuple[float, Finding] | None]) -> list[tuple[float, Finding]]:
-    return [item for item in found if item is not None]
 
 
 def _absurd_depth(median: float | None) -> tuple[Finding, ...]:
@@ -246,22 +253,39 @@ def _transpose_rotations(Ts_world_cam: np.ndarray) -> np.ndarray:
 
 
 def _focal(samples: PairSamples, given: Cost) -> tuple[float, Finding] | None:
-    costs = [samples.cost(Hypothesis(focal=f)).total for f in _FOCALS]
-    factor, gain = _best(_FOCALS, costs, given.total)
-    if abs(np.log(factor)) < np.log1p(FOCAL_TOLERANCE) or gain < FINE_GAIN:
+    """Another focal length for depth and colour together; colours decide where there is texture."""
+    costs = [samples.cost(Hypothesis(focal=f)) for f in _FOCALS]
+    shades = [cost.log_photometric for cost in costs]
+    textured = min(shades[0], shades[-1]) - min(shades) > TEXTURE_CONTRAST
+    values = shades if textured else [cost.total for cost in costs]
+    factor, gain = _best(_FOCALS, values, given.log_photometric if textured else given.total)
+    if abs(np.log(factor)) < np.log1p(FOCAL_TOLERANCE) or gain < FOCAL_GAIN:
         return None
+    return gain, _focal_finding(samples, factor, "the focal length")
+
+
+def _depth_focal(samples: PairSamples, given: Cost) -> tuple[float, Finding] | None:
+    """Another focal length for the depth sensor alone."""
+    costs = [samples.cost(Hypothesis(focal=f, color_focal=1 / f)).total for f in _FOCALS]
+    factor, gain = _best(_FOCALS, costs, given.total)
+    if abs(np.log(factor)) < np.log1p(FOCAL_TOLERANCE) or gain < DEPTH_GAIN:
+        return None
+    return gain, _focal_finding(samples, factor, "the depth camera's focal length")
+
+
+def _focal_finding(samples: PairSamples, factor: float, what: str) -> Finding:
     fx = float(samples.K[0, 0, 0])
     message = (
-        f"the focal length does not fit: the views agree best with {factor:.2f} times the given one "
-        f"(about {fx * factor:.0f} px instead of {fx:.0f} px). Is K of another image size or another camera?"
+        f"{what} does not fit: the views agree best with {factor:.2f} times the given one (as if {fx * factor:.0f} px "
+        f"instead of {fx:.0f} px). Is K of another image size or another camera?"
     )
-    return gain, Finding(kind="focal_length", message=message, estimate=factor)
+    return Finding(kind="focal_length", message=message, estimate=factor)
 
 
 def _fine_scale(samples: PairSamples, given: Cost) -> tuple[float, Finding] | None:
     costs = [samples.cost(Hypothesis(depth_scale=s)).total for s in _FINE_SCALES]
     factor, gain = _best(_FINE_SCALES, costs, given.total)
-    if abs(np.log(factor)) < np.log1p(SCALE_TOLERANCE) or gain < FINE_GAIN:
+    if abs(np.log(factor)) < np.log1p(SCALE_TOLERANCE) or gain < DEPTH_GAIN:
         return None
     return gain, _scale_finding(factor)
 
@@ -274,16 +298,18 @@ def _scale_finding(factor: float) -> Finding:
     return Finding(kind="depth_scale", message=message, estimate=float(factor))
 
 
-def _alignment(samples: PairSamples, given: Cost) -> tuple[float, Finding] | None:
+def _alignment(samples: PairSamples) -> tuple[float, Finding] | None:
     """Look for a colour camera that sits, or is focused, elsewhere than the depth image claims."""
-    best, offset, focal = given.photometric, (0.0, 0.0, 0.0), 1.0
+    samples = samples.thinned(4)
+    given = samples.cost(Hypothesis())
+    best, offset, focal = given.log_photometric, (0.0, 0.0, 0.0), 1.0
     shifts = np.linspace(-0.06, 0.06, 13)
     focals = np.exp(np.linspace(np.log(0.76), np.log(1.32), 9))
 
     def consider(x: float, y: float, factor: float) -> None:
         nonlocal best, offset, focal
         hypothesis = Hypothesis(color_offset=(x, y, 0.0), color_focal=factor)
-        cost = samples.cost(hypothesis).photometric
+        cost = samples.cost(hypothesis).log_photometric
         if cost < best:
             best, offset, focal = cost, (x, y, 0.0), factor
 
@@ -295,10 +321,11 @@ def _alignment(samples: PairSamples, given: Cost) -> tuple[float, Finding] | Non
         x, y, factor = offset[0], offset[1], focal
         for dx, dy, df in product((-step, 0.0, step), (-step, 0.0, step), (-4 * step, 0.0, 4 * step)):
             consider(x + dx, y + dy, factor * float(np.exp(df)))
-    gain = float(np.log(given.photometric + 2) - np.log(best + 2))
+    gain = given.log_photometric - best
     fx, width = float(samples.K[0, 0, 0]), float(samples.sizes[0, 0])
     pixels = float(np.hypot(*offset[:2])) * fx / float(np.median(samples.depth))
-    moved = pixels > ALIGNMENT_TOLERANCE_SHARE * width or abs(np.log(focal)) > np.log1p(FOCAL_TOLERANCE)
+    share = CLEAR_ALIGNMENT_SHARE if gain > CLEAR_ALIGNMENT_GAIN else ALIGNMENT_SHARE
+    moved = pixels > share * width or abs(np.log(focal)) > np.log1p(FOCAL_TOLERANCE)
     if gain < ALIGNMENT_GAIN or not moved:
         return None
     message = (
@@ -310,15 +337,16 @@ def _alignment(samples: PairSamples, given: Cost) -> tuple[float, Finding] | Non
 
 
 def _best(factors: tuple[float, ...], costs: list[float], given: float) -> tuple[float, float]:
-    """Minimum of a sampled cost over log factors, refined by a parabola; and the gain over the given cost."""
+    """Minimum of a sampled cost over log factors, and the gain over the given cost.
+
+    The minimum is that of a parabola through the five samples round the lowest one.
+    """
     i = int(np.argmin(costs))
     logs = np.log(factors)
-    if 0 < i < len(costs) - 1:
-        left, middle, right = costs[i - 1 : i + 2]
-        bend = left - 2 * middle + right
-        step = 0.5 * (left - right) / bend if bend > 1e-12 else 0.0
-        return float(np.exp(logs[i] + step * (logs[1] - logs[0]))), given - costs[i]
-    return float(factors[i]), given - costs[i]
+    near = slice(max(i - 2, 0), i + 3)
+    bend, slope, _ = np.polyfit(logs[near] - logs[i], np.asarray(costs[near]), 2)
+    step = float(np.clip(-slope / (2 * bend), -0.05, 0.05)) if bend > 1e-9 else 0.0
+    return float(np.exp(logs[i] + step)), given - costs[i]
 
 
 def _depth_statistics(

@@ -8,7 +8,7 @@ hypothesis that fits clearly better than the calibration as given names the like
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import ndimage
@@ -47,13 +47,18 @@ class Hypothesis:
 class Cost:
     """How badly a hypothesis fits.
 
-    geometric: median over pairs of the median |z - depth| / depth, capped. photometric: median over pairs
-    of the mean grey difference 0-255, capped. overlap: share of samples that meet a valid pixel.
+    geometric: median over pairs of the median |z - depth| / depth, capped. photometric: geometric
+    mean over pairs of the mean grey difference 0-255, capped. overlap: share of samples that meet a valid pixel.
     """
 
     geometric: float
     photometric: float
     overlap: float
+
+    @property
+    def log_photometric(self) -> float:
+        """Logarithm of the colour disagreement with its noise floor."""
+        return float(np.log(self.photometric + PHOTOMETRIC_FLOOR))
 
     @property
     def total(self) -> float:
@@ -62,7 +67,7 @@ class Cost:
         Depth errors of real sensors are systematic, colours are not: the geometric term has half weight.
         """
         geometric = float(np.log(self.geometric + GEOMETRIC_FLOOR))
-        return 0.5 * geometric + float(np.log(self.photometric + PHOTOMETRIC_FLOOR))
+        return 0.5 * geometric + self.log_photometric
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,6 +89,10 @@ class PairSamples:
     depths: np.ndarray = field(repr=False)
     sizes: np.ndarray
 
+    def thinned(self, step: int) -> PairSamples:
+        """The same pairs with every `step`-th sample."""
+        return replace(self, uv=self.uv[:, ::step], depth=self.depth[:, ::step])
+
     def cost(self, hypothesis: Hypothesis) -> Cost:
         """Re-project all samples under a hypothesis."""
         h = hypothesis
@@ -100,8 +109,8 @@ class PairSamples:
         relative = np.abs(z - met_depth) / np.where(met, met_depth, 1.0)
         shade, same = self._shades(h, points, moved, met & (relative < SAME_SURFACE))
         return Cost(
-            geometric=_median_of_pairs(np.minimum(relative, GEOMETRIC_CAP), met, GEOMETRIC_CAP, np.median),
-            photometric=_median_of_pairs(shade, same, PHOTOMETRIC_CAP, np.mean),
+            geometric=float(np.median(_per_pair(relative, met, GEOMETRIC_CAP, np.median))),
+            photometric=float(np.exp(np.log(_per_pair(shade, same, PHOTOMETRIC_CAP, np.mean)).mean())),
             overlap=float(met.mean()),
         )
 
@@ -134,13 +143,14 @@ class PairSamples:
 
 
 def sample_pairs(
-    capture: Capture, *, seed: int = 0, max_pairs: int = 16, samples: int = 2000, motion: float = 0.1
+    capture: Capture, *, seed: int = 0, max_pairs: int = 16, samples: int = 32_000, motion: float = 0.1
 ) -> PairSamples | None:
     """Choose pairs that see the scene from clearly different places, and pixels of their first frames.
 
     Args:
         motion: wanted change of view between the frames of a pair (rotation angle [rad] plus translation
             over depth); the capture's frames are paired at the smallest gap whose median reaches it.
+        samples: of all pairs together.
 
     Returns:
         None when the capture has fewer than two frames with depth.
@@ -150,13 +160,14 @@ def sample_pairs(
     if len(usable) < 2:
         return None
     gap = _gap(usable, motion)
-    starts = np.unique(np.linspace(0, len(usable) - gap - 1, max_pairs).round().astype(int))
-    wanted = sorted({int(i) for start in starts for i in (start, start + gap)})
+    pairs = _spread(len(usable), gap, max_pairs)
+    wanted = sorted({index for pair in pairs for index in pair})
     place = {index: position for position, index in enumerate(wanted)}
     frames = [usable[index] for index in wanted]
     cleaned = [_clean(frame) for frame in frames]
-    first = np.array([place[int(start)] for start in starts])
-    second = np.array([place[int(start) + gap] for start in starts])
+    first = np.array([place[i] for i, _ in pairs])
+    second = np.array([place[j] for _, j in pairs])
+    samples = samples // len(pairs)
     uv = np.empty((len(first), samples, 2))
     depth = np.empty((len(first), samples))
     for pair, index in enumerate(first):
@@ -172,6 +183,12 @@ def sample_pairs(
         depths=_pad(cleaned),
         sizes=np.array([[frame.width, frame.height] for frame in frames]),
     )
+
+
+def _spread(frames: int, gap: int, most: int) -> list[tuple[int, int]]:
+    """At most `most` pairs (i, i + gap), evenly spread over the capture."""
+    starts = np.unique(np.linspace(0, frames - gap - 1, most).round().astype(int))
+    return [(int(start), int(start) + gap) for start in starts]
 
 
 def _gap(frames: list[RGBDFrame], motion: float) -> int:
@@ -242,15 +259,13 @@ def _bilinear(
     return np.where(where, top * (1 - fy) + bottom * fy, 0.0)
 
 
-def _median_of_pairs(
+def _per_pair(
     values: np.ndarray, counted: np.ndarray, worst: float, reduce: Callable[..., np.floating]
-) -> float:
-    """Median over pairs of a per-pair statistic; pairs that hardly overlap count as the worst."""
+) -> np.ndarray:
+    """A statistic of each pair, between 1e-6 and `worst`; pairs that hardly overlap count as the worst."""
     enough = counted.sum(1) >= 0.02 * values.shape[1]
-    if not enough.any():
-        return worst
-    per_pair = [
+    found = [
         float(reduce(row[mask])) if ok else worst
         for row, mask, ok in zip(values, counted, enough, strict=True)
     ]
-    return float(np.median(per_pair))
+    return np.clip(found, 1e-6, worst)

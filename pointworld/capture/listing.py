@@ -11,6 +11,7 @@ import numpy as np
 from pointworld.capture.depth import check_depth_unit, register_depth
 from pointworld.capture.images import read_depth_units, read_rgb
 from pointworld.errors import InputError
+from pointworld.geometry import scale_intrinsics
 from pointworld.types import RGBDFrame, check_rigid
 
 HALF_PIXEL = np.array([[0.0, 0.0, 0.5], [0.0, 0.0, 0.5], [0.0, 0.0, 0.0]])
@@ -41,7 +42,10 @@ class DepthSensor:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FrameEntry:
-    """One frame as files and numbers. K is the colour camera's, in our pixel convention."""
+    """One frame as files and numbers. K is the colour camera's, in our pixel convention.
+
+    reduce_color: shrink colour by a whole factor to about the resolution of a coarser depth sensor.
+    """
 
     name: str
     rgb: Path
@@ -50,6 +54,7 @@ class FrameEntry:
     T_world_cam: np.ndarray
     coding: DepthCoding
     sensor: DepthSensor | None = None
+    reduce_color: bool = False
     timestamp: float = 0.0
     camera: str = "cam0"
     joint_positions: np.ndarray | None = None
@@ -75,15 +80,17 @@ def load_frame(entry: FrameEntry, *, check_unit: bool = True) -> RGBDFrame:
     Raises:
         InputError: a file is missing or damaged, sizes differ, depth is not finite or in the wrong unit.
     """
-    rgb = read_rgb(entry.rgb)
+    rgb, K = read_rgb(entry.rgb), entry.K
     depth, valid = decode_depth(read_depth_units(entry.depth), entry.coding, str(entry.depth))
     if check_unit:
         check_depth_unit(depth, valid, str(entry.depth))
     if entry.sensor is not None:
         check_rigid(entry.sensor.T_color_depth, f"frame '{entry.name}'", "T_color_depth")
+        if entry.reduce_color:
+            rgb, K = _reduce(rgb, K, max(1, rgb.shape[1] // depth.shape[1]))
         depth, valid = register_depth(
             depth, valid,
-            K_depth=entry.sensor.K, K_color=entry.K,
+            K_depth=entry.sensor.K, K_color=K,
             T_color_depth=entry.sensor.T_color_depth, size=(rgb.shape[0], rgb.shape[1]),
         )
     elif depth.shape != rgb.shape[:2]:
@@ -93,7 +100,7 @@ def load_frame(entry: FrameEntry, *, check_unit: bool = True) -> RGBDFrame:
             "own K and T_color_depth in capture.json and it is registered on load."
         )
     return RGBDFrame(
-        rgb=rgb, depth=depth, valid=valid, K=entry.K, T_world_cam=entry.T_world_cam,
+        rgb=rgb, depth=depth, valid=valid, K=K, T_world_cam=entry.T_world_cam,
         timestamp=entry.timestamp, name=entry.name, camera=entry.camera,
         joint_positions=entry.joint_positions,
     )
@@ -125,6 +132,25 @@ def decode_depth(
             valid &= units != value
     depth = np.where(valid, units, 0).astype(np.float32) * np.float32(coding.scale)
     return depth, valid
+
+
+def inside(folder: Path, name: str, where: str) -> Path:
+    """A file named by a capture; it may not lie outside the capture's folder.
+
+    Raises:
+        InputError: the name is absolute or climbs out of the folder.
+    """
+    path = folder / str(name)
+    if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{where}: '{name}' lies outside the capture's folder")
+    return path
+
+
+def _reduce(rgb: np.ndarray, K: np.ndarray, factor: int) -> tuple[np.ndarray, np.ndarray]:
+    """Average blocks of factor x factor pixels (a remainder at the right and bottom is cut)."""
+    height, width = rgb.shape[0] // factor, rgb.shape[1] // factor
+    blocks = rgb[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
+    return blocks.mean((1, 3)).round().astype(np.uint8), scale_intrinsics(K, 1 / factor, 1 / factor)
 
 
 def _size(image: np.ndarray) -> str:

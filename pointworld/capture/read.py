@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pointworld.capture import apc, seven_scenes
+from pointworld.capture import apc, native, nerfstudio, redwood, scannet, seven_scenes, tum
 from pointworld.capture.listing import Listing, load_frame
 from pointworld.errors import InputError
 from pointworld.types import Capture
@@ -23,7 +23,7 @@ class Format:
 
 FORMATS: tuple[Format, ...] = tuple(
     Format(looks_for=m.LOOKS_FOR, matches=m.matches, list_frames=m.list_frames)
-    for m in (apc, seven_scenes)
+    for m in (native, apc, seven_scenes, tum, nerfstudio, scannet, redwood)
 )
 
 

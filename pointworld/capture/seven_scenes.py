@@ -52,7 +52,7 @@ def list_frames(folder: Path) -> Listing:
     K = read_intrinsics(intrinsics)
     kinect = np.allclose(K, KINECT_DEPTH_K)
     sensor = DepthSensor(K=K, T_color_depth=KINECT_T_COLOR_DEPTH) if kinect else None
-    entries = []
+    entries: list[FrameEntry] = []
     for color in sorted(folder.glob("frame-*.color.*")):
         stem = color.name.split(".")[0]
         pose_file = folder / f"{stem}.pose.txt"
