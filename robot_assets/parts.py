@@ -33,8 +33,7 @@ class Part:
 
 def part(color: str, *point_sets: np.ndarray) -> Part:
     """The convex hull of all points of `point_sets`, each (points, 3) [m]."""
-    hull = trimesh.convex.convex_hull(np.concatenate(point_sets))
-    return Part(trimesh.Trimesh(np.round(hull.vertices, 6), hull.faces), color)
+    return Part(trimesh.convex.convex_hull(np.round(np.concatenate(point_sets), 6)), color)
 
 
 def ring(center: Vector, axis: str, radius: float, sections: int = 28) -> np.ndarray:

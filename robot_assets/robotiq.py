@@ -64,8 +64,17 @@ def joints(parent: str, xyz: tuple[float, float, float], yaw: float) -> list[Joi
         result += [
             _turning(knuckle, BASE, outer, OUTER_PIVOT, sign, 1.0),
             Joint(f"{finger}_joint", outer, finger, _mirrored(KNUCKLE_TO_FINGER, sign)),
-            _turning(f"{side}_inner_knuckle_joint", BASE, f"{side}_inner_knuckle", INNER_PIVOT, sign, 1.0),
-            _turning(f"{side}_inner_finger_joint", finger, f"{side}_inner_finger", FINGER_TO_TIP, sign, -1.0),
+            _turning(
+                f"{side}_inner_knuckle_joint", BASE, f"{side}_inner_knuckle", INNER_PIVOT, sign, 1.0
+            ),
+            _turning(
+                f"{side}_inner_finger_joint",
+                finger,
+                f"{side}_inner_finger",
+                FINGER_TO_TIP,
+                sign,
+                -1.0,
+            ),
         ]
     return [*result, Joint("robotiq_tcp_joint", BASE, TCP, (0.0, 0.0, TCP_HEIGHT))]
 
@@ -110,10 +119,19 @@ def _base() -> list[Part]:
 
     return [
         _solid(1.0, drum((0, 0, 0), "z", 0.0, 0.012, 0.0375, dome=0.002)),
-        _solid(1.0, slab(0.010, 0.0385, 0.037, 0.014), slab(0.030, 0.0400, 0.0365, 0.012),
-               slab(0.0499, 0.0420, 0.0288, 0.008)),
-        _solid(1.0, slab(0.0499, 0.0418, 0.0286, 0.008), slab(0.0623, 0.0400, 0.0230, 0.006),
-               slab(0.0748, 0.0300, 0.0170, 0.005), slab(0.0900, 0.0175, 0.0100, 0.004)),
+        _solid(
+            1.0,
+            slab(0.010, 0.0385, 0.037, 0.014),
+            slab(0.030, 0.0400, 0.0365, 0.012),
+            slab(0.0499, 0.0420, 0.0288, 0.008),
+        ),
+        _solid(
+            1.0,
+            slab(0.0499, 0.0418, 0.0286, 0.008),
+            slab(0.0623, 0.0400, 0.0230, 0.006),
+            slab(0.0748, 0.0300, 0.0170, 0.005),
+            slab(0.0900, 0.0175, 0.0100, 0.004),
+        ),
     ]
 
 
@@ -133,25 +151,44 @@ def _outer_knuckle(side: float) -> list[Part]:
 def _outer_finger(side: float) -> list[Part]:
     x, z = FINGER_TO_TIP[0], FINGER_TO_TIP[2]
     return [
-        _solid(side, _pin(0.0, 0.0, 0.006, 0.012), _pin(0.0005, 0.012, 0.0062, 0.012),
-               _pin(x, z - 0.006, 0.0062, 0.012), _pin(x, z, 0.0059, 0.0135)),
+        _solid(
+            side,
+            _pin(0.0, 0.0, 0.006, 0.012),
+            _pin(0.0005, 0.012, 0.0062, 0.012),
+            _pin(x, z - 0.006, 0.0062, 0.012),
+            _pin(x, z, 0.0059, 0.0135),
+        ),
     ]
 
 
 def _inner_knuckle(side: float) -> list[Part]:
     x, z = 0.0371, 0.0434
     cheeks = [
-        _solid(side, _pin(0.0, 0.0, 0.006, 0.0036, s * 0.0159), _pin(0.55 * x, 0.55 * z, 0.0058, 0.003, s * 0.014),
-               _pin(x, z, 0.0058, 0.002, s * 0.0100))
+        _solid(
+            side,
+            _pin(0.0, 0.0, 0.006, 0.0036, s * 0.0159),
+            _pin(0.55 * x, 0.55 * z, 0.0058, 0.003, s * 0.014),
+            _pin(x, z, 0.0058, 0.002, s * 0.0100),
+        )
         for s in (1.0, -1.0)
     ]
-    return [*cheeks, _solid(side, _pin(x, z, 0.0045, 0.0115)), _solid(side, _pin(0.6 * x, 0.6 * z, 0.004, 0.0130))]
+    return [
+        *cheeks,
+        _solid(side, _pin(x, z, 0.0045, 0.0115)),
+        _solid(side, _pin(0.6 * x, 0.6 * z, 0.004, 0.0130)),
+    ]
 
 
 def _inner_finger(side: float) -> list[Part]:
     face = PAD_FACE
     return [
-        _solid(side, _pin(0.0, 0.0, 0.006, 0.0075), box((-0.0190, -0.0075, 0.0), (-0.0119, 0.0075, 0.0120))),
-        _solid(side, box((face + 0.006, -0.0070, 0.0080), (-0.0119, 0.0070, 0.0445), chamfer=0.001)),
+        _solid(
+            side,
+            _pin(0.0, 0.0, 0.006, 0.0075),
+            box((-0.0190, -0.0075, 0.0), (-0.0119, 0.0075, 0.0120)),
+        ),
+        _solid(
+            side, box((face + 0.006, -0.0070, 0.0080), (-0.0119, 0.0070, 0.0445), chamfer=0.001)
+        ),
         _solid(side, box((face, -0.0110, 0.0135), (face + 0.0062, 0.0110, 0.0485), chamfer=0.0006)),
     ]

@@ -68,7 +68,12 @@ def joints() -> list[Joint]:
 def _base() -> list[Part]:
     return [
         part("grey", drum(O, "z", 0.0, 0.022, 0.0755, dome=0.003)),
-        part("grey", ring((0, 0, 0.02), "z", 0.0715), ring((0, 0, 0.07), "z", 0.0595), ring((0, 0, 0.094), "z", 0.058)),
+        part(
+            "grey",
+            ring((0, 0, 0.02), "z", 0.0715),
+            ring((0, 0, 0.07), "z", 0.0595),
+            ring((0, 0, 0.094), "z", 0.058),
+        ),
         part("dark", drum(O, "z", 0.085, 0.0991, 0.0565)),
         part("dark", box((-0.014, -0.094, 0.008), (0.014, -0.060, 0.036), chamfer=0.003)),
     ]
@@ -89,7 +94,9 @@ def _upper_arm() -> list[Part]:
     tube = (0.0, 0.0, 0.138)
     return [
         part("grey", drum(O, "z", 0.0780, 0.190, 0.0580), ring((-0.085, 0, 0.138), "x", 0.0480)),
-        part("grey", drum(elbow, "z", 0.0640, 0.190, 0.0570), ring((-0.340, 0, 0.138), "x", 0.0480)),
+        part(
+            "grey", drum(elbow, "z", 0.0640, 0.190, 0.0570), ring((-0.340, 0, 0.138), "x", 0.0480)
+        ),
         part("grey", drum(tube, "x", -0.05, -0.38, 0.043)),
         part("blue", drum(O, "z", 0.190, 0.2100, 0.0565, dome=0.014)),
         part("blue", drum(elbow, "z", 0.190, 0.2100, 0.0555, dome=0.014)),
@@ -104,7 +111,9 @@ def _forearm() -> list[Part]:
     return [
         part("grey", drum(O, "z", -0.0280, 0.056, 0.0565), ring((-0.085, 0, 0.007), "x", 0.0420)),
         part("grey", drum(tube, "x", -0.05, -0.36, 0.038)),
-        part("grey", drum(wrist, "z", -0.0420, 0.0540, 0.0380), ring((-0.340, 0, 0.007), "x", 0.0378)),
+        part(
+            "grey", drum(wrist, "z", -0.0420, 0.0540, 0.0380), ring((-0.340, 0, 0.007), "x", 0.0378)
+        ),
         part("blue", drum(O, "z", -0.0280, -0.0480, 0.0550, dome=0.014)),
         part("blue", drum(wrist, "z", -0.0420, -0.0495, 0.0365, dome=0.006)),
         part("dark", drum(O, "z", 0.03, 0.0600, 0.0555)),

@@ -76,7 +76,7 @@ def sample_released(
     """
     if not meshes:
         raise InputError("the robot has no visual mesh named finger, knuckle, robotiq or gripper")
-    rng = np.random.RandomState(seed) 
+    rng = np.random.RandomState(seed)
     areas = np.array([float(mesh.area) for _, mesh in meshes])
     counts = np.floor(count * areas / areas.sum()).astype(int)
     counts[-1] += count - counts.sum()
