@@ -9,8 +9,10 @@ from pointworld.scene.features import lookup as lookup
 from pointworld.scene.features import point_features as point_features
 from pointworld.scene.features import released_cells as released_cells
 from pointworld.scene.features import sample_features as sample_features
+from pointworld.scene.robot_mask import MeshCaster as MeshCaster
 from pointworld.scene.robot_mask import MeshedRobot as MeshedRobot
-from pointworld.scene.robot_mask import mesh_depth as mesh_depth
+from pointworld.scene.robot_mask import mask_of_mesh as mask_of_mesh
+from pointworld.scene.robot_mask import pose_robot as pose_robot
 from pointworld.scene.robot_mask import robot_mask as robot_mask
 from pointworld.scene.views import View as View
 from pointworld.scene.views import fit_frame as fit_frame

@@ -25,7 +25,7 @@ from pointworld.scene.features import (
     check_sampling,
     point_features,
 )
-from pointworld.scene.robot_mask import MeshedRobot, robot_mask
+from pointworld.scene.robot_mask import MeshedRobot, mask_of_mesh, pose_robot, robot_mask
 from pointworld.scene.workspace import Workspace
 from pointworld.types import RGBDFrame, ScenePoints, check_rigid
 
@@ -140,10 +140,12 @@ def _robot_masks(
         raise InputError(
             f"joint_positions are {tuple(q.shape)}, expected (joints,) for all frames or ({len(frames)}, joints)"
         )
-    per_frame = q.expand(len(frames), -1) if q.ndim == 1 else q
+    if q.ndim == 1:
+        caster = pose_robot(robot, q)
+        return [mask_of_mesh(frame, caster, T_world_base, margin) for frame in frames]
     return [
         robot_mask(frame, robot, joints, T_world_base, margin)
-        for frame, joints in zip(frames, per_frame, strict=True)
+        for frame, joints in zip(frames, q, strict=True)
     ]
 
 

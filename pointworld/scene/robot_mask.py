@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from pointworld.geometry import invert, pixel_grid, transform_points
+from pointworld.geometry import invert, pixel_grid, rotate_vectors, transform_points
 from pointworld.types import RGBDFrame
 
 MAX_RAY_COLUMNS = 320
@@ -47,14 +47,22 @@ def robot_mask(
         T_world_base: (4, 4) base to world.
         margin: [m], for calibration and depth errors.
     """
-    q = torch.as_tensor(joint_positions, dtype=torch.float64)
-    mesh = robot.posed_mesh(q)
+    return mask_of_mesh(frame, pose_robot(robot, joint_positions), T_world_base, margin)
+
+
+def pose_robot(robot: MeshedRobot, joint_positions: torch.Tensor | np.ndarray) -> MeshCaster:
+    """The robot at `joint_positions` (joints,), ready to be seen by any number of cameras."""
+    mesh = robot.posed_mesh(torch.as_tensor(joint_positions, dtype=torch.float64))
+    return MeshCaster(np.asarray(mesh.vertices), np.asarray(mesh.faces))
+
+
+def mask_of_mesh(
+    frame: RGBDFrame, caster: MeshCaster, T_world_base: np.ndarray, margin: float = 0.02
+) -> np.ndarray:
+    """`robot_mask` for a robot posed by `pose_robot`."""
     T_cam_base = invert(frame.T_world_cam) @ T_world_base
-    vertices = transform_points(T_cam_base, np.asarray(mesh.vertices, dtype=np.float64))
     step = max(1, -(-frame.width // MAX_RAY_COLUMNS))
-    depth = mesh_depth(
-        vertices, np.asarray(mesh.faces), frame.K, frame.height, frame.width, step=step
-    )
+    depth = caster.depth(T_cam_base, frame.K, frame.height, frame.width, step=step)
     hit = np.isfinite(depth)
     if not hit.any():
         return hit
@@ -62,42 +70,54 @@ def robot_mask(
     return _decide(frame.depth, frame.valid, depth, margin, focal)
 
 
-def mesh_depth(
-    vertices: np.ndarray,
-    faces: np.ndarray,
-    K: np.ndarray,
-    height: int,
-    width: int,
-    *,
-    step: int = 1,
-) -> np.ndarray:
-    """Depth image of a mesh, (height, width) float32 [m], infinity where no surface is met.
+class MeshCaster:
+    """A mesh that depth images are taken of. Building it costs more than a picture: build once, look often.
 
     Args:
-        vertices: (vertices, 3) in camera axes [m]. faces: (faces, 3).
-        step: cast one ray per step x step pixels and repeat its depth.
+        vertices: (vertices, 3) in the mesh's frame [m]. faces: (faces, 3).
     """
-    from embreex import rtcore_scene
-    from embreex.mesh_construction import TriangleMesh
 
-    rows, columns = -(-height // step), -(-width // step)
-    region = _silhouette_box(vertices, K, rows, columns, step)
-    image = np.full((rows, columns), np.inf, dtype=np.float32)
-    if region is not None:
-        r0, r1, c0, c1 = region
-        uv = (pixel_grid(rows, columns)[r0:r1, c0:c1] * step).reshape(-1, 2)
-        rays = np.ones((len(uv), 3), dtype=np.float32)
-        rays[:, 1] = (uv[:, 1] - K[1, 2]) / K[1, 1]
-        rays[:, 0] = (uv[:, 0] - K[0, 2] - K[0, 1] * rays[:, 1]) / K[0, 0]
-        scene = rtcore_scene.EmbreeScene()
-        TriangleMesh(scene, np.ascontiguousarray(vertices[faces], dtype=np.float32))
-        # Rays have unit z, so the distance parameter is the depth itself.
-        distance = scene.run(np.zeros_like(rays), rays, query="DISTANCE")
-        found = distance < 1e6
-        image[r0:r1, c0:c1] = np.where(found, distance, np.inf).reshape(r1 - r0, c1 - c0)
-    if step == 1:
-        return image
-    return image.repeat(step, 0).repeat(step, 1)[:height, :width]
+    def __init__(self, vertices: np.ndarray, faces: np.ndarray) -> None:
+        from embreex import rtcore_scene
+        from embreex.mesh_construction import TriangleMesh
+
+        self._vertices = np.asarray(vertices, dtype=np.float64)
+        self._scene = rtcore_scene.EmbreeScene()
+        TriangleMesh(
+            self._scene, self._vertices.astype(np.float32), np.asarray(faces, dtype=np.int32)
+        )
+
+    def depth(
+        self, T_cam_mesh: np.ndarray, K: np.ndarray, height: int, width: int, *, step: int = 1
+    ) -> np.ndarray:
+        """Depth image of the mesh, (height, width) float32 [m], infinity where no surface is met.
+
+        Args:
+            T_cam_mesh: (4, 4) from the mesh's frame to the camera.
+            step: cast one ray per step x step pixels and repeat its depth.
+        """
+        rows, columns = -(-height // step), -(-width // step)
+        image = np.full((rows, columns), np.inf, dtype=np.float32)
+        region = _silhouette_box(
+            transform_points(T_cam_mesh, self._vertices), K, rows, columns, step
+        )
+        if region is not None:
+            r0, r1, c0, c1 = region
+            uv = (pixel_grid(rows, columns)[r0:r1, c0:c1] * step).reshape(-1, 2)
+            # Rays have unit z in the camera, so the distance parameter is the depth itself.
+            rays = np.ones((len(uv), 3))
+            rays[:, 1] = (uv[:, 1] - K[1, 2]) / K[1, 1]
+            rays[:, 0] = (uv[:, 0] - K[0, 2] - K[0, 1] * rays[:, 1]) / K[0, 0]
+            T_mesh_cam = invert(T_cam_mesh)
+            origins = np.broadcast_to(T_mesh_cam[:3, 3].astype(np.float32), rays.shape)
+            directions = rotate_vectors(T_mesh_cam, rays).astype(np.float32)
+            distance = self._scene.run(np.ascontiguousarray(origins), directions, query="DISTANCE")
+            image[r0:r1, c0:c1] = np.where(distance < 1e6, distance, np.inf).reshape(
+                r1 - r0, c1 - c0
+            )
+        if step == 1:
+            return image
+        return image.repeat(step, 0).repeat(step, 1)[:height, :width]
 
 
 def _silhouette_box(

@@ -146,7 +146,7 @@ def at_size(frame: RGBDFrame) -> RGBDFrame:
 def test_hidden_points_are_not_seen() -> None:
     """A point inside the box is seen by nobody: zero features, zero views."""
     views = encode_views(frames(table_and_box()), RGBEncoder(), "centered")
-    points = torch.tensor([[0.55, 0.05, 0.06], [0.2, -0.2, 0.0], [5.0, 5.0, 5.0]])
+    points = torch.tensor([[0.55, 0.05, 0.064], [0.2, -0.2, 0.004], [5.0, 5.0, 5.0]])
     features, count = sample_features(points, views, stride=1, T_world_base=np.eye(4))
     assert count.tolist()[0] == 0
     assert count.tolist()[1] > 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 import trimesh
 
-from pointworld.geometry import pixel_grid
-from pointworld.scene import mesh_depth, robot_mask
+from pointworld.geometry import invert, pixel_grid
+from pointworld.scene import MeshCaster, robot_mask
 from pointworld.types import RGBDFrame
-from tests.scene.world import RigidRobot
+from tests.scene.world import RigidRobot, look_at
 
 K = np.array([[200.0, 0.0, 81.0], [0.0, 200.0, 44.0], [0.0, 0.0, 1.0]])
 WALL = 1.5
@@ -48,9 +49,13 @@ def analytic_sphere_depth(z: float, radius: float, height: int, width: int) -> n
     return np.where(root > 0, (b - np.sqrt(np.maximum(root, 0))) / a, np.inf)
 
 
+def mesh_depth(mesh: trimesh.Trimesh, K: np.ndarray, height: int, width: int) -> np.ndarray:
+    return MeshCaster(mesh.vertices, mesh.faces).depth(np.eye(4), K, height, width)
+
+
 def test_mesh_depth_of_a_sphere() -> None:
     mesh = sphere_at(0.8)
-    got = mesh_depth(mesh.vertices, mesh.faces, K, 90, 160)
+    got = mesh_depth(mesh, K, 90, 160)
     want = analytic_sphere_depth(0.8, 0.1, 90, 160)
     both = np.isfinite(got) & np.isfinite(want)
     assert both.sum() > 1000
@@ -59,11 +64,24 @@ def test_mesh_depth_of_a_sphere() -> None:
     assert np.abs(got[inner] - want[inner]).max() < 1e-3
 
 
+def test_mesh_depth_from_any_pose() -> None:
+    """Moving the mesh in its own frame and the frame against the camera cancel."""
+    T_cam_mesh = look_at([0.3, 0.2, -0.4], [1.0, 0.5, 0.7])
+    mesh = sphere_at(0.8)
+    want = mesh_depth(mesh, K, 90, 160)
+    mesh.apply_transform(invert(T_cam_mesh))
+    got = MeshCaster(mesh.vertices, mesh.faces).depth(T_cam_mesh, K, 90, 160)
+    both = np.isfinite(got) & np.isfinite(want)
+    assert both.sum() > 1000
+    assert (np.isfinite(got) != np.isfinite(want)).sum() < 5
+    assert np.abs(got[both] - want[both]).max() < 1e-4
+
+
 def test_mesh_depth_partly_behind_the_camera() -> None:
     """A floor that passes under the camera is still seen in front of it."""
     floor = trimesh.creation.box((4.0, 0.02, 6.0))
     floor.apply_translation([0.0, 0.3, 0.0])
-    depth = mesh_depth(floor.vertices, floor.faces, K, 90, 160)
+    depth = mesh_depth(floor, K, 90, 160)
     rows = pixel_grid(90, 160)[..., 1]
     seen = np.isfinite(depth)
     assert seen[80].all()
@@ -75,7 +93,7 @@ def test_mesh_behind_or_beside_the_camera_is_not_seen() -> None:
     for center in ([0.0, 0.0, -1.0], [9.0, 0.0, 1.0]):
         mesh = trimesh.creation.icosphere(radius=0.1)
         mesh.apply_translation(center)
-        assert not np.isfinite(mesh_depth(mesh.vertices, mesh.faces, K, 90, 160)).any()
+        assert not np.isfinite(mesh_depth(mesh, K, 90, 160)).any()
         assert not robot_mask(
             frame_of(np.full((90, 160), WALL)), RigidRobot(mesh), [0.0], np.eye(4)
         ).any()
@@ -139,7 +157,29 @@ def test_wide_images_are_cast_at_a_fraction() -> None:
         T_world_cam=np.eye(4),
     )
     mask = robot_mask(frame, RigidRobot(sphere), [0.0], np.eye(4))
-    full = np.isfinite(mesh_depth(sphere.vertices, sphere.faces, big_K, 360, 640))
+    full = np.isfinite(mesh_depth(sphere, big_K, 360, 640))
     assert mask.shape == (360, 640)
     assert (mask != full).mean() < 0.01
     assert (mask & full).sum() > 0.97 * full.sum()
+
+
+def test_a_real_robot() -> None:
+    """The FR3 on a table: what is left of the scene keeps its distance to the arm, what is far stays."""
+    from pointworld.robot import RobotModel
+    from pointworld.scene import build_scene
+    from tests.scene.world import frames, table_and_box
+
+    robot = RobotModel.load("fr3")
+    q = np.zeros(len(robot.joint_names))
+    q[:7] = [0.0, -0.2, 0.0, -2.4, 0.0, 2.1, 0.8]
+    arm = robot.posed_mesh(torch.from_numpy(q))
+    views = frames(
+        trimesh.util.concatenate([table_and_box(), arm]), width=320, height=180, focal=260.0
+    )
+    scene = build_scene(views, T_world_base=np.eye(4), robot=robot, joint_positions=q)
+    surface, _ = trimesh.sample.sample_surface(arm, 8000, seed=0)
+    above = scene.points[scene.points[:, 2] > 0.04]
+    distance = torch.cdist(above, torch.from_numpy(surface).float()).amin(1)
+    assert len(above) > 20
+    assert (distance > 0.015).all()
+    assert len(scene) > 3000

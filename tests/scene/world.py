@@ -7,17 +7,19 @@ from typing import Any
 import numpy as np
 import trimesh
 
-from pointworld.geometry import invert, make_transform, transform_points
-from pointworld.scene import mesh_depth
+from pointworld.geometry import invert, make_transform
+from pointworld.scene import MeshCaster
 from pointworld.types import RGBDFrame
 
-TABLE_HEIGHT = 0.0
-BOX_CENTER = np.array([0.55, 0.05, 0.06])
+TABLE_HEIGHT = (
+    0.004  # inside a voxel: at 0, a face of the lattice, rounding would choose between two layers
+)
+BOX_CENTER = np.array([0.55, 0.05, 0.064])
 BOX_SIZE = np.array([0.08, 0.12, 0.12])
 
 
 def table_and_box() -> trimesh.Trimesh:
-    """A table of 1.2 x 1.0 m with its top at z = 0 and a box on it, in the base frame."""
+    """A table of 1.2 x 1.0 m with its top 4 mm above the base and a box on it, in the base frame."""
     table = trimesh.creation.box((1.2, 1.0, 0.04))
     table.apply_translation([0.5, 0.0, TABLE_HEIGHT - 0.02])
     box = trimesh.creation.box(BOX_SIZE)
@@ -61,8 +63,7 @@ def render(
     K = np.array(
         [[focal, 0.0, width / 2 + 1.3], [0.0, focal * 1.02, height / 2 - 0.7], [0.0, 0.0, 1.0]]
     )
-    vertices = transform_points(invert(T_world_cam), np.asarray(mesh.vertices))
-    depth = mesh_depth(vertices, np.asarray(mesh.faces), K, height, width)
+    depth = MeshCaster(mesh.vertices, mesh.faces).depth(invert(T_world_cam), K, height, width)
     valid = np.isfinite(depth)
     rgb = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return RGBDFrame(
