@@ -1,0 +1,181 @@
+"""Times the network core against the public reference, float32 on the CPU, in one process.
+
+    python benchmarks/ptv3_speed.py [--size small] [--repeats 12] [--threads 2]
+
+With POINTWORLD_REFERENCE naming a checkout of github.com/NVlabs/PointWorld its network is timed in turn with ours
+(stand-ins for its CUDA parts: benchmarks/ptv3_reference.py) and their outputs are compared; otherwise ours are set
+against times recorded with it on another day. The GEMM limit is the time that the forward's matrix products would
+take at the speed of a large matrix product measured in the same run.
+
+RESULTS
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from pointworld.geometry.voxel import voxel_representatives
+from pointworld.model.predictor import DynamicsPredictor
+from pointworld.ptv3.arch import PTv3Arch
+from pointworld.ptv3.flops import forward_flops
+from pointworld.ptv3.levels import released_pyramid
+
+GRID = 0.015
+CASES = ((2000, 100), (6000, 200), (12000, 300))  # scene points, robot points per step
+RECORDED = {  # best seconds of the reference, EPYC Zen 4, 2 threads, torch 2.13, float32
+    "small": (0.21, 0.45, 1.01),
+    "base": (0.78, 1.73, 3.59),
+    "large": (1.43, 3.66, 6.15),
+}
+WIDTH = {"small": 128, "base": 256, "large": 256, "tiny": 64}
+
+
+def arch_of(size: str) -> PTv3Arch:
+    """The named size."""
+    named: dict[str, Callable[[], PTv3Arch]] = {
+        "small": PTv3Arch.small,
+        "base": PTv3Arch.base,
+        "large": PTv3Arch.large,
+        "tiny": PTv3Arch.tiny,
+    }
+    return named[size]()
+
+
+def scene(points: int, robot_points: int, channels: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    """A table with spheres and a moving gripper; every time's points are voxel-unique, as the data are."""
+    generator = torch.Generator().manual_seed(seed)
+    dense = torch.rand(60 * points, 3, generator=generator) * torch.tensor([3.0, 3.0, 0.0])
+    for _ in range(12):
+        centre = torch.rand(2, generator=generator) * 2 + 0.5
+        radius = 0.05 + 0.05 * float(torch.rand(1, generator=generator))
+        height = radius**2 - ((dense[:, :2] - centre) ** 2).sum(1)
+        dense[:, 2] = torch.where(height > 0, height.clamp(min=0).sqrt(), dense[:, 2])
+    dense = dense[voxel_representatives(dense, GRID)]
+    near = ((dense[:, :2] - 1.5) ** 2).sum(1).argsort()[:points]
+    directions = torch.randn(40 * robot_points, 3, generator=generator)
+    shell = directions / directions.norm(dim=1, keepdim=True) * 0.0085 * robot_points**0.5
+    shell = shell[voxel_representatives(shell, GRID)]
+    shell = shell[torch.randperm(len(shell), generator=generator)[:robot_points]]
+    moves = torch.linspace(0, 1, 11)[:, None, None] * torch.tensor([0.05, 0.02, -0.03])
+    robot = shell + moves + torch.tensor([1.5, 1.5, 0.15])
+    if len(near) != points or robot.shape[1] != robot_points:
+        raise ValueError(
+            f"the synthetic scene has {len(near)} and {robot.shape[1]} points; make it larger"
+        )
+    features = torch.rand(1, points + 11 * robot_points, channels, generator=generator)
+    return (
+        dense[near][None],
+        features[:, :points],
+        torch.ones(1, points, dtype=torch.bool),
+        robot[None],
+        features[:, points:].reshape(1, 11, robot_points, channels),
+        torch.ones(1, 11, robot_points, dtype=torch.bool),
+    )
+
+
+def best_seconds(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Shortest time of each, run in turn so that a disturbance meets all of them."""
+    best = dict.fromkeys(runs, float("inf"))
+    for name, run in runs.items():
+        run()
+    for _ in range(repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            best[name] = min(best[name], time.perf_counter() - start)
+    return best
+
+
+def largest_difference(
+    ours: DynamicsPredictor, reference: torch.nn.Module, inputs: tuple[torch.Tensor, ...]
+) -> float:
+    """Between the two outputs, for the same draws; the reference's ties are sorted stably, as ours are."""
+    plain = torch.argsort
+    torch.manual_seed(1)
+    try:
+        torch.argsort = functools.partial(plain, stable=True)  # type: ignore[assignment]
+        expected = reference(*inputs)["pred"]
+    finally:
+        torch.argsort = plain
+    ours.mode = "released"
+    got = ours(*inputs, orders="drawn", generator=torch.Generator().manual_seed(1))[0]
+    return float((got - expected).abs().max())
+
+
+def gemm_speed(repeats: int = 8) -> float:
+    """Floating-point operations per second of a large float32 matrix product."""
+    a, b = torch.rand(2, 2048, 2048)
+    seconds = best_seconds({"gemm": lambda: a @ b}, repeats)["gemm"]
+    return 2 * 2048**3 / seconds
+
+
+def main() -> None:
+    """Prints one row per number of tokens."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", choices=sorted(WIDTH), default="small")
+    parser.add_argument("--repeats", type=int, default=12)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arch, size = arch_of(arguments.size), arguments.size
+    ours = DynamicsPredictor(
+        arch, "released", GRID, generator=torch.Generator().manual_seed(0)
+    ).eval()
+    checkout = os.environ.get("POINTWORLD_REFERENCE")
+    reference = None
+    if checkout and size != "tiny":
+        from ptv3_reference import load_reference
+
+        reference = load_reference(Path(checkout), size, WIDTH[size])
+        reference.load_state_dict(ours.state_dict(), strict=True)
+    print(
+        f"torch {torch.__version__}, {arguments.threads} threads, {size}, best of {arguments.repeats}"
+    )
+    for row, (points, robot_points) in enumerate(CASES):
+        inputs = scene(points, robot_points, WIDTH[size])
+        coords = torch.cat([inputs[0][0], inputs[3][0].flatten(0, 1)])
+        pyramid = released_pyramid(
+            coords, torch.zeros(len(coords), dtype=torch.int64), 1, arch=arch, grid_size=GRID
+        )
+        flops = forward_flops(arch, pyramid)
+
+        def run_ours(mode: str, inputs: tuple[torch.Tensor, ...] = inputs) -> torch.Tensor:
+            ours.mode = mode
+            return ours(*inputs)[0]
+
+        runs: dict[str, Callable[[], object]] = {
+            "ours": lambda: run_ours("released"),
+            "stable": lambda: run_ours("stable"),
+        }
+        if reference is not None:
+            network = reference
+            runs["reference"] = lambda inputs=inputs, network=network: network(*inputs)["pred"]  # type: ignore[misc]
+        with torch.no_grad():
+            best = best_seconds(runs, arguments.repeats)
+            best_gemm = gemm_speed()
+            note = ""
+            if reference is not None:
+                note = f" | largest difference {largest_difference(ours, reference, inputs):.1e}"
+            elif size in RECORDED:
+                best["recorded reference"] = RECORDED[size][row]
+        limit = flops / best_gemm
+        print(
+            f"{len(coords)} tokens, {[len(level.batch) for level in pyramid.levels]}, {flops / 1e9:.1f} GFLOP, "
+            f"GEMM {best_gemm / 1e9:.0f} GFLOP/s | "
+            + ", ".join(f"{name} {s:.3f} s = {s / limit:.2f}x" for name, s in best.items())
+            + note,
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
