@@ -1,4 +1,4 @@
-"""Random views of a cached sample that keep the lattice: eighth turns of a square, whole-voxel shifts, spatial crops."""
+"""Random views of a cached sample that keep the lattice: turns of a square, whole-voxel shifts, spatial crops."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def square_symmetry(index: int) -> Tensor:
     return torch.linalg.matrix_power(quarter, index % 4) @ mirror
 
 
-def choose_points(sample: CachedSample, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+def choose_points(
+    sample: CachedSample, config: AugmentConfig, generator: torch.Generator
+) -> Tensor:
     """Indices of the scene points of a random crop round the robot's path."""
     count = len(sample.points)
     keep = int(

@@ -65,9 +65,7 @@ class CachedSample:
         ]
 
 
-def cache_clip(
-    clip: Clip, robot: RobotModel, *, encoder: ImageEncoder | None
-) -> dict[str, Tensor]:
+def cache_clip(clip: Clip, robot: RobotModel, *, encoder: ImageEncoder | None) -> dict[str, Tensor]:
     """The tensors of one cached sample, without its names."""
     surface = robot.sample_surface(SURFACE_POINTS, links="gripper", seed=SURFACE_SEED)
     sample = clip_to_sample(
@@ -205,4 +203,3 @@ def read_cache(folder: str | Path, *, limit: int | None = None) -> Sequence[Cach
     if not files:
         raise InputError(f"{folder} holds no cached samples")
     return [read_cached(path) for path in files]
-

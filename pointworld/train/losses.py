@@ -55,7 +55,12 @@ def loss_weights(displacements: Tensor, valid: Tensor, *, static_weight: float) 
 
 
 def flow_loss(
-    pred_norm: Tensor, log_var: Tensor, target_norm: Tensor, weights: Tensor, *, variance_power: float
+    pred_norm: Tensor,
+    log_var: Tensor,
+    target_norm: Tensor,
+    weights: Tensor,
+    *,
+    variance_power: float,
 ) -> Tensor:
     """Scalar loss.
 

@@ -88,10 +88,14 @@ def set_normalisation(model: WorldModel, samples: Sequence[CachedSample], *, see
     variance = (spread / max(count, 1)).clamp_min(1e-6)
     with torch.no_grad():
         model.norm_stats_per_step_mean.zero_()
-        model.norm_stats_per_step_var.copy_(variance[None, :, None].expand_as(model.norm_stats_per_step_var))
+        model.norm_stats_per_step_var.copy_(
+            variance[None, :, None].expand_as(model.norm_stats_per_step_var)
+        )
         for name, rows in (("scene", scene_rows), ("robot", robot_rows)):
             mean, var = moments(rows)
-            getattr(model, f"{name}_norm_mean").copy_(mean.expand_as(getattr(model, f"{name}_norm_mean")))
+            getattr(model, f"{name}_norm_mean").copy_(
+                mean.expand_as(getattr(model, f"{name}_norm_mean"))
+            )
             getattr(model, f"{name}_norm_var").copy_(
                 var.clamp_min(1e-4).expand_as(getattr(model, f"{name}_norm_var"))
             )
@@ -100,7 +104,9 @@ def set_normalisation(model: WorldModel, samples: Sequence[CachedSample], *, see
 def batch_loss(model: WorldModel, batch: Sequence[TrainingSample], loss: LossConfig) -> Tensor:
     """Loss of one batch."""
     inputs = collate([(item.scene, item.robot) for item in batch])
-    target = torch.zeros(*inputs.scene_exists.shape[:1], model.spec.num_steps, inputs.scene_exists.shape[1], 3)
+    target = torch.zeros(
+        *inputs.scene_exists.shape[:1], model.spec.num_steps, inputs.scene_exists.shape[1], 3
+    )
     for row, item in enumerate(batch):
         target[row, :, : len(item.scene)] = item.displacements
     valid = inputs.scene_exists[:, None].expand(target.shape[:-1]).clone()
@@ -126,7 +132,9 @@ def validate(model: WorldModel, samples: Sequence[CachedSample]) -> dict[str, fl
         ]
         outputs = model(collate([(item.scene, item.robot) for item in batch]))
         for row, item in enumerate(batch):
-            error = (outputs.displacements[row, :, : len(item.scene)] - item.displacements).norm(dim=-1)
+            error = (outputs.displacements[row, :, : len(item.scene)] - item.displacements).norm(
+                dim=-1
+            )
             moved = moved_mask(item.displacements)
             still = item.displacements.norm(dim=-1).amax(0) < 1e-3
             rest.append(error[1:, still].mean())

@@ -1,0 +1,23 @@
+"""Losses, metrics, baselines, trainer and evaluator."""
+
+from pointworld.train.augment import AugmentConfig as AugmentConfig
+from pointworld.train.baselines import HandMotion as HandMotion
+from pointworld.train.baselines import no_motion as no_motion
+from pointworld.train.baselines import object_carry as object_carry
+from pointworld.train.baselines import rigid_carry as rigid_carry
+from pointworld.train.cache import CachedSample as CachedSample
+from pointworld.train.cache import build_cache as build_cache
+from pointworld.train.cache import read_cache as read_cache
+from pointworld.train.curve import plot_curve as plot_curve
+from pointworld.train.curve import read_curve as read_curve
+from pointworld.train.evaluator import PREDICTORS as PREDICTORS
+from pointworld.train.evaluator import evaluate as evaluate
+from pointworld.train.evaluator import read_evaluation_clip as read_evaluation_clip
+from pointworld.train.evaluator import tune_radius as tune_radius
+from pointworld.train.losses import LossConfig as LossConfig
+from pointworld.train.losses import flow_loss as flow_loss
+from pointworld.train.losses import loss_weights as loss_weights
+from pointworld.train.metrics import calibration as calibration
+from pointworld.train.metrics import flow_errors as flow_errors
+from pointworld.train.trainer import TrainConfig as TrainConfig
+from pointworld.train.trainer import train as train
