@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +18,7 @@ from pointworld.files import atomic_folder
 from pointworld.model import WorldModel, load
 from pointworld.robot import (
     RobotModel,
+    SurfacePoints,
     joint_path_to_positions,
     read_joint_path,
     resample_joint_path,
@@ -234,28 +235,37 @@ def _joint_positions(
     robot: RobotModel, path: JointPath, model: WorldModel, domain: str | None
 ) -> np.ndarray:
     """(steps, joints) in the robot's order at the model's time step."""
-    resampled = resample_joint_path(path, model.spec.step_dt_of(domain))
-    joints = joint_path_to_positions(robot, resampled)
-    robot.check_limits(joints)
-    return joints
+    return joint_path_to_positions(robot, resample_joint_path(path, model.spec.step_dt_of(domain)))
 
 
 def _robot_flow(
     robot: RobotModel, joints: np.ndarray, model: WorldModel, args: PredictArgs
 ) -> tuple[RobotFlow, list[str]]:
-    spec, notes = model.spec, []
-    links = spec.robot_links_of(args.domain)
-    known = set(robot.link_names)
-    if not isinstance(links, str) and not set(links) <= known:
-        absent = sorted(set(links) - known)
-        notes.append(
-            f"the model was trained on the links of '{spec.robot}', of which '{robot.name}' lacks "
-            f"{', '.join(absent)}: using the gripper links of '{robot.name}'"
-        )
-        links = "gripper"
-    surface = robot.sample_surface(spec.max_robot_points, links=links, seed=args.seed)
+    surface, notes = _surface(robot, model, args)
     q = torch.from_numpy(np.ascontiguousarray(joints)).to(torch.float32)
-    return robot.flow(surface, q, step_dt=spec.step_dt_of(args.domain)), notes
+    flow = robot.flow(surface, q, step_dt=model.spec.step_dt_of(args.domain))
+    if flow.gripper_open.shape[-1] == 0:
+        notes.append(f"robot '{robot.name}' has no known gripper: it counts as open")
+        flow = replace(flow, gripper_open=flow.gripper_open.new_ones(len(joints), 1))
+    return flow, notes
+
+
+def _surface(
+    robot: RobotModel, model: WorldModel, args: PredictArgs
+) -> tuple[SurfacePoints, list[str]]:
+    """Surface points on the links that the model knows, or on the robot's gripper where it lacks those links."""
+    spec = model.spec
+    links = spec.robot_links_of(args.domain)
+    absent = [] if isinstance(links, str) else sorted(set(links) - set(robot.link_names))
+    if not absent:
+        if spec.features == "released":
+            return robot.sample_surface_released(spec.max_robot_points), []
+        return robot.sample_surface(spec.max_robot_points, links=links, seed=args.seed), []
+    note = (
+        f"the model was trained on the links of '{spec.robot}', of which '{robot.name}' lacks {', '.join(absent)}: "
+        f"using the gripper of '{robot.name}'"
+    )
+    return robot.sample_surface(spec.max_robot_points, links="gripper", seed=args.seed), [note]
 
 
 def _check_reach(flow: RobotFlow, workspace: Workspace) -> None:

@@ -75,16 +75,31 @@ def write_checkpoint(
         "encoder_weights": ENCODER_WEIGHTS if encoder_weights is not None else None,
     }
     with atomic_folder(target) as temporary:
-        save_file(dict(weights), temporary / WEIGHTS)
+        _write_weights(temporary / WEIGHTS, weights)
         if encoder_weights is not None:
-            save_file(dict(encoder_weights), temporary / ENCODER_WEIGHTS)
+            _write_weights(temporary / ENCODER_WEIGHTS, encoder_weights)
         write_json(temporary / DESCRIPTION, description)
     return target
+
+
+def _write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    save_file(dict(weights), path)
+    # The writer makes files that only the owner reads; a checkpoint is like any other result.
+    path.chmod(0o644)
 
 
 def count_elements(weights: Mapping[str, Tensor]) -> int:
     """Numbers held by all tensors together."""
     return sum(value.numel() for value in weights.values())
+
+
+def encoder_parameters(weights: Mapping[str, Tensor]) -> int:
+    """Parameters of an image encoder under Meta's names; its masks and rotary periods are not parameters."""
+    return sum(
+        value.numel()
+        for name, value in weights.items()
+        if not name.endswith("bias_mask") and not name.startswith("rope_embed")
+    )
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -158,7 +173,7 @@ def inspect_checkpoint(folder: str | Path) -> dict[str, Any]:
         "bytes": sum((target / name).stat().st_size for name in names),
         "keys": len(weights) + len(encoder),
         "trainable_parameters": sum(value.numel() for value in model.parameters()),
-        "encoder_parameters": count_elements(encoder),
+        "encoder_parameters": encoder_parameters(encoder),
         "optimizer_bytes": 0,
         "spec": spec.to_json(),
         "training": description.get("training", {}),

@@ -24,6 +24,7 @@ from pointworld.model.checkpoint_io import (
     check_layout,
     count_elements,
     encoder_from_weights,
+    encoder_parameters,
     write_checkpoint,
 )
 from pointworld.model.released_contract import (
@@ -224,14 +225,8 @@ def summary(checkpoint: ReleasedCheckpoint) -> dict[str, Any]:
         "bytes": checkpoint.path.stat().st_size,
         "keys": len(checkpoint.weights) + len(checkpoint.encoder_weights),
         "trainable_parameters": elements - buffers,
-        "encoder_parameters": count_elements(
-            {k: v for k, v in checkpoint.encoder_weights.items() if not _is_encoder_buffer(k)}
-        ),
+        "encoder_parameters": encoder_parameters(checkpoint.encoder_weights),
         "optimizer_bytes": checkpoint.optimizer_bytes,
         "spec": checkpoint.spec.to_json(),
         **checkpoint.provenance(),
     }
-
-
-def _is_encoder_buffer(name: str) -> bool:
-    return name.endswith("bias_mask") or name.startswith("rope_embed")
