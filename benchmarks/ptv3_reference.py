@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import sys
 import types
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def _flash(
     qkv: torch.Tensor, starts: torch.Tensor, max_seqlen: int, dropout_p: float, softmax_scale: float
 ) -> torch.Tensor:
     bounds = starts.tolist()
-    lengths = [end - begin for begin, end in zip(bounds, bounds[1:], strict=False)]
+    lengths = [end - begin for begin, end in pairwise(bounds)]
     out = torch.empty_like(qkv[:, 0])
     for length in set(lengths):
         rows = [

@@ -83,7 +83,7 @@ def scene(points: int, robot_points: int, channels: int, seed: int = 0) -> tuple
 def best_seconds(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """Shortest time of each, run in turn so that a disturbance meets all of them."""
     best = dict.fromkeys(runs, float("inf"))
-    for name, run in runs.items():
+    for run in runs.values():
         run()
     for _ in range(repeats):
         for name, run in runs.items():
