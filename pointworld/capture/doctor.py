@@ -109,14 +109,17 @@ class CaptureReport:
         }
 
 
-def diagnose(capture: Capture, *, seed: int = 0) -> CaptureReport:
+def diagnose(
+    capture: Capture, *, seed: int = 0, advance: Callable[[int], None] | None = None
+) -> CaptureReport:
     """Measure the residuals of a capture and look for known mistakes in its calibration.
 
     Args:
         capture: at least one frame; with fewer than two the verdict is "unknown" unless depth is absurd.
         seed: of the sampling of pixels.
+        advance: called with 1 after every pair of frames, for a progress bar.
     """
-    pairs = neighbour_residuals(capture)
+    pairs = neighbour_residuals(capture, advance=advance)
     median_depth, depth_range, valid_share, holes = _depth_statistics(capture)
     findings = find_mistakes(capture, median_depth=median_depth, seed=seed)
     comparable = any(pair.overlap > 0 for pair in pairs)

@@ -50,7 +50,11 @@ def list_capture(path: str | Path) -> Listing:
 
 
 def read_capture(
-    path: str | Path, *, frames: Sequence[int] | None = None, check_unit: bool = True
+    path: str | Path,
+    *,
+    frames: Sequence[int] | None = None,
+    check_unit: bool = True,
+    advance: Callable[[int], None] | None = None,
 ) -> Capture:
     """Read a calibrated RGB-D capture in any known layout; depth comes registered to colour, in metres.
 
@@ -58,6 +62,7 @@ def read_capture(
         path: folder.
         frames: positions of the frames wanted, in that order; None = all. The others are not read.
         check_unit: refuse a median depth that no tabletop or room has (wrong depth unit).
+        advance: called with 1 after every frame, for a progress bar.
 
     Raises:
         InputError: says which file is wrong, what was expected, and the remedy.
@@ -72,8 +77,13 @@ def read_capture(
                     f"(0..{len(entries) - 1})"
                 )
         entries = tuple(entries[index] for index in frames)
+    loaded = []
+    for entry in entries:
+        loaded.append(load_frame(entry, check_unit=check_unit))
+        if advance is not None:
+            advance(1)
     return Capture(
-        frames=tuple(load_frame(entry, check_unit=check_unit) for entry in entries),
+        frames=tuple(loaded),
         source=str(path),
         format=listing.format,
         T_world_base=listing.T_world_base,

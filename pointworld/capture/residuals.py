@@ -9,6 +9,7 @@ pixels, where the depths agree within 2 % (so that occlusions do not count); aga
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,9 +70,13 @@ def pair_residual(first: RGBDFrame, second: RGBDFrame) -> PairResidual:
     )
 
 
-def neighbour_residuals(capture: Capture) -> tuple[PairResidual, ...]:
-    """The residual of every frame with its successor."""
-    return tuple(
-        pair_residual(first, second)
-        for first, second in zip(capture.frames, capture.frames[1:], strict=False)
-    )
+def neighbour_residuals(
+    capture: Capture, *, advance: Callable[[int], None] | None = None
+) -> tuple[PairResidual, ...]:
+    """The residual of every frame with its successor; `advance` is called with 1 after each pair."""
+    pairs = []
+    for first, second in zip(capture.frames, capture.frames[1:], strict=False):
+        pairs.append(pair_residual(first, second))
+        if advance is not None:
+            advance(1)
+    return tuple(pairs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,11 @@ LARGEST_UNIT = 65534
 
 
 def write_capture(
-    capture: Capture, folder: str | Path, *, depth_format: Literal["png", "npy"] = "png"
+    capture: Capture,
+    folder: str | Path,
+    *,
+    depth_format: Literal["png", "npy"] = "png",
+    advance: Callable[[int], None] | None = None,
 ) -> None:
     """Write colour as PNG, depth as 16-bit PNG or NPY, and capture.json last; nothing half-written stays behind.
 
@@ -29,19 +34,20 @@ def write_capture(
         folder: created; files of the same names are replaced.
         depth_format: "png" rounds depth to 0.1 mm (to 1 mm for a camera that sees beyond 6.5 m); "npy" keeps
             every bit at five to ten times the size.
+        advance: called with 1 after every frame, for a progress bar.
 
     Raises:
-        InputError: depth beyond 65.5 m does not fit 16 bits, or capture.json is there already and `folder`
-            holds another kind of thing of that name.
+        InputError: depth beyond 65.5 m does not fit 16 bits, or `folder` is a file.
     """
     if Path(folder).is_file():
         raise InputError(f"{folder}: a file of that name exists; a capture is a folder")
     scales = _depth_scales(capture) if depth_format == "png" else {}
     with atomic_folder(folder) as temporary:
-        frames = [
-            _write_frame(frame, index, temporary, scales.get(frame.camera))
-            for index, frame in enumerate(capture.frames)
-        ]
+        frames = []
+        for index, frame in enumerate(capture.frames):
+            frames.append(_write_frame(frame, index, temporary, scales.get(frame.camera)))
+            if advance is not None:
+                advance(1)
         record = {
             "format": FORMAT,
             "version": VERSION,
