@@ -70,8 +70,21 @@ def _load_model(
         return _from_pretrained(
             _model_class(family, config["model_type"]), str(folder), spec, local=True
         )
-    model_type = _hub_model_type(where, family, spec, local_files_only=local_files_only)
-    return _from_pretrained(_model_class(family, model_type), where, spec, local=local_files_only)
+    try:  # The cache first: it is fast, works offline, and a frozen encoder should not change under its user.
+        return _from_hub(family, where, spec, local=True)
+    except _NotLoadedError:
+        if local_files_only:
+            raise
+    return _from_hub(family, where, spec, local=False)
+
+
+class _NotLoadedError(InputError):
+    """The files are absent, unreachable or broken, as opposed to being of the wrong kind."""
+
+
+def _from_hub(family: Family, model_id: str, spec: str, *, local: bool) -> torch.nn.Module:
+    model_type = _hub_model_type(model_id, family, spec, local_files_only=local)
+    return _from_pretrained(_model_class(family, model_type), model_id, spec, local=local)
 
 
 def _check_folder(folder: Path, family: Family, spec: str) -> None:
@@ -146,9 +159,9 @@ def _from_pretrained(model_class: Any, where: str, spec: str, *, local: bool) ->
     return loaded
 
 
-def _unreachable(spec: str, where: str, error: Exception) -> InputError:
+def _unreachable(spec: str, where: str, error: Exception) -> _NotLoadedError:
     first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return InputError(
+    return _NotLoadedError(
         f"encoder '{spec}': '{where}' cannot be loaded ({first_line}). A hub id must be in the local cache or "
         "reachable (gated models need a token); offline, download the model elsewhere and give its folder: "
         f"{spec.partition(':')[0]}:/path/to/folder."

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pointworld.encoders import ImageEncoder, frame_to_tensor, load_encoder
+from pointworld.encoders import ImageEncoder, default_layers, frame_to_tensor, load_encoder
 from pointworld.encoders import xfeat as xfeat_module
 from pointworld.errors import InputError, MissingExtraError
 
@@ -114,3 +114,22 @@ def test_refuses_weights_of_another_architecture(tmp_path: Path) -> None:
 def test_refuses_a_hub_model_that_is_not_cached() -> None:
     with pytest.raises(InputError, match="must be in the local cache or reachable"):
         load_encoder("dinov3:nobody/no-such-model", local_files_only=True)
+
+
+def test_a_cached_hub_model_needs_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model laid out as the hub's cache is found by its id without asking the hub."""
+    import huggingface_hub.constants
+
+    from tests.encoders.test_vit import build
+
+    repository = tmp_path / "models--someone--tiny"
+    build("dinov2").save_pretrained(repository / "snapshots" / "abc")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path))
+    encoder = load_encoder("dinov2:someone/tiny")
+    assert encoder.channels == 4 * 24
+    assert encoder.layers == default_layers(5)
