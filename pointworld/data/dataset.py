@@ -17,6 +17,7 @@ import torch
 from pointworld.data.clip import Clip, clip_path, write_clip
 from pointworld.data.generate import ClipGenerator
 from pointworld.data.robot_tree import robot_tree
+from pointworld.data.simulator import import_mujoco
 from pointworld.data.tabletop import TabletopConfig
 from pointworld.errors import InputError
 from pointworld.files import write_json
@@ -102,10 +103,15 @@ def generate_dataset(
         A summary: counts, clips per second, seconds per stage and clip, mean bytes, shares of moving and tipped.
 
     Raises:
-        InputError: the folder holds a data set of another specification.
+        InputError: the folder holds a data set of another specification, or the robot cannot be used.
+        MissingExtraError: the simulator is not installed.
     """
     root = Path(folder)
     _check_manifest(root, spec)
+    import_mujoco()
+    robot_tree(
+        RobotModel.load(spec.robot)
+    )  # a robot that will not do is refused here, not in every worker
     missing = [i for i in range(spec.clips) if not clip_path(root, i).is_file()]
     write_json(root / "manifest.json", _manifest(spec, complete=not missing))
     if advance is not None:

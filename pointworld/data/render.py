@@ -213,7 +213,7 @@ def cast_rays(
 def world_triangles(model: Any, data: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All geometry of a posed model: triangles (faces, 3, 3) [m], body id (faces,), colour (faces, 3) in 0-1."""
     pieces, bodies, colors = [], [], []
-    for geom in np.flatnonzero(model.geom_group != COLLISION_GROUP):
+    for geom in map(int, np.flatnonzero(model.geom_group != COLLISION_GROUP)):
         vertices, faces = geom_mesh(model, geom)
         posed = vertices @ data.geom_xmat[geom].reshape(3, 3).T + data.geom_xpos[geom]
         pieces.append(posed[faces])

@@ -6,6 +6,7 @@ The world frame is the robot's base frame: x forward, y left, z up.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -29,27 +30,30 @@ FAMILIES = ("push", "nudge", "grasp_lift", "topple", "near_miss", "empty")
 
 @dataclass(frozen=True, kw_only=True)
 class TabletopConfig:
-    """What the generator draws from.
+    """What the generator draws from."""
 
-    shapes: "train", "test" (classes never seen in training) or "all".
-    min_objects, max_objects: rigid objects on the table.
-    family_weights: relative frequency of the motion families, in the order of FAMILIES.
-    height, width: image size [px]. min_cameras, max_cameras: calibrated views per clip.
-    step_dt: [s] between recorded steps; horizon: recorded steps after now.
-    timestep: simulator step [s].
-    """
-
-    shapes: str = "train"
+    shapes: Literal["train", "test", "all"] = "train"
+    """Shape classes: those of training, those never seen in training, or all."""
     min_objects: int = 1
+    """Fewest rigid objects on the table."""
     max_objects: int = 5
+    """Most rigid objects on the table."""
     family_weights: tuple[float, ...] = (0.34, 0.11, 0.16, 0.17, 0.11, 0.11)
+    """Relative frequency of push, nudge, grasp_lift, topple, near_miss, empty."""
     height: int = 180
+    """Image height [px]."""
     width: int = 320
+    """Image width [px]."""
     min_cameras: int = 2
+    """Fewest calibrated views per clip."""
     max_cameras: int = 3
+    """Most calibrated views per clip."""
     step_dt: float = 0.1
+    """Seconds between recorded steps."""
     horizon: int = 10
+    """Recorded steps after now."""
     timestep: float = 0.0025
+    """Simulator step [s]; step_dt must be a multiple of it."""
 
     def __post_init__(self) -> None:
         if self.shapes not in SHAPE_SETS:
@@ -61,6 +65,21 @@ class TabletopConfig:
         if not 1 <= self.min_cameras <= self.max_cameras <= 4:
             raise InputError(
                 f"cameras per clip {self.min_cameras}..{self.max_cameras}, expected 1 <= min <= max <= 4"
+            )
+        if min(self.height, self.width) < 16 or max(self.height, self.width) > 2048:
+            raise InputError(
+                f"images of {self.width}x{self.height}, expected 16 to 2048 pixels each way"
+            )
+        ratio = self.step_dt / self.timestep if self.timestep > 0 else 0.0
+        if (
+            self.horizon < 1
+            or ratio < 1
+            or abs(ratio - round(ratio)) > 1e-6
+            or self.timestep > 0.005
+        ):
+            raise InputError(
+                f"step_dt {self.step_dt} s, timestep {self.timestep} s, horizon {self.horizon}: expected a timestep of "
+                "at most 0.005 s, a step_dt that is a multiple of it, and a horizon of at least 1"
             )
         weights = self.family_weights
         if len(weights) != len(FAMILIES) or min(weights) < 0 or sum(weights) <= 0:

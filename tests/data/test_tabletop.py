@@ -90,6 +90,8 @@ def test_look_at_is_upright() -> None:
         ({"min_cameras": 0}, "cameras per clip 0"),
         ({"family_weights": (1.0, 2.0)}, "family_weights has 2 values"),
         ({"family_weights": (0.0,) * 6}, "family_weights"),
+        ({"timestep": 0.003}, "multiple of it"),
+        ({"height": 4}, "images of 320x4"),
     ],
 )
 def test_bad_configuration_is_refused(change: dict[str, object], message: str) -> None:
