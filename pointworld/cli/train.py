@@ -13,6 +13,7 @@ from pointworld.errors import InputError
 from pointworld.model import ModelSpec, save_checkpoint
 from pointworld.ptv3 import PTv3Arch
 from pointworld.train import TrainConfig, build_cache, plot_curve, read_cache, train
+from pointworld.train.cache import SURFACE_POINTS
 
 SIZES = {"tiny": PTv3Arch.tiny, "small": PTv3Arch.small}
 
@@ -69,6 +70,7 @@ def main(argv: list[str]) -> int:
         encoder=args.encoder,
         robot=args.robot,
         robot_tokens=args.robot_tokens,
+        max_robot_points=SURFACE_POINTS,
     )
     with progress(100, f"training on {len(samples)} clips [% of the budget]") as advance:
         shown = 0
