@@ -77,20 +77,21 @@ class ClipGenerator:
         Raises:
             PointWorldError: no usable scene found, which means a bug or an impossible configuration.
         """
-        drawn = self._draw(seed, index)
+        drawn = self.draw(seed, index)
         return self._pack(drawn, seed, index)
 
     def views_at(self, seed: int, index: int, step: int) -> tuple[ClipView, ...]:
         """Images of a later `step` of clip `index` from the clip's cameras; the clip is drawn again."""
         mujoco = import_mujoco()
-        drawn = self._draw(seed, index)
+        drawn = self.draw(seed, index)
         data = mujoco.MjData(drawn.model)
         data.qpos[:] = drawn.episode.qpos[step]
         mujoco.mj_forward(drawn.model, data)
         views = self.renderer.render(drawn.model, data, drawn.cameras)
         return _clip_views(drawn.model, drawn.cameras, views)
 
-    def _draw(self, seed: int, index: int) -> Drawn:
+    def draw(self, seed: int, index: int) -> Drawn:
+        """Draw, simulate and render clip `index` of the data set `seed`; `make` packs the result."""
         rng = np.random.default_rng([seed, index])
         weights = np.array(self.config.family_weights) / sum(self.config.family_weights)
         family = FAMILIES[int(rng.choice(len(FAMILIES), p=weights))]
