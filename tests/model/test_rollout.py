@@ -32,7 +32,9 @@ def arch(width: int = 16) -> PTv3Arch:
     )
 
 
-def make_model(mode: str = "stable", image_channels: int = 0, grippers: int = 1) -> WorldModel:
+def make_model(
+    mode: str = "stable", image_channels: int = 0, grippers: int = 1, robot_tokens: int = 0
+) -> WorldModel:
     torch.manual_seed(0)
     spec = ModelSpec(
         arch=arch(),
@@ -42,6 +44,7 @@ def make_model(mode: str = "stable", image_channels: int = 0, grippers: int = 1)
         encoder="rgb" if image_channels else None,
         step_dt=DT,
         grippers=grippers,
+        robot_tokens=robot_tokens,
     )
     model = WorldModel(spec)
     # Centimetres per step, as a trained model has them.
