@@ -22,6 +22,8 @@ COLORS: dict[str, tuple[float, float, float]] = {
     "blue": (0.36, 0.56, 0.75),
 }
 
+_LIFT = 5e-6
+
 
 @dataclass(frozen=True, eq=False)
 class Part:
@@ -91,13 +93,18 @@ def outer_surface(parts: Sequence[Part], color: str) -> trimesh.Trimesh | None:
     for i, own in enumerate(parts):
         if own.color != color:
             continue
-        pieces = [np.asarray(t) for t in own.hull.triangles]
-        for j, others in enumerate(planes):
-            if j != i:
-                pieces = [rest for p in pieces for rest in _outside(p, others)]
-        triangles += [
-            np.stack([p[0], p[k], p[k + 1]]) for p in pieces for k in range(1, len(p) - 1)
-        ]
+        for corners, normal in zip(own.hull.triangles, own.hull.face_normals, strict=True):
+            # Judged a hair above the surface, so that faces that touch back to back count as hidden.
+            lift = _LIFT * np.asarray(normal)
+            pieces = [np.asarray(corners) + lift]
+            for j, others in enumerate(planes):
+                if j != i:
+                    pieces = [rest for p in pieces for rest in _outside(p, others)]
+            triangles += [
+                np.stack([p[0], p[k], p[k + 1]]) - lift
+                for p in pieces
+                for k in range(1, len(p) - 1)
+            ]
     if not triangles:
         return None
     vertices = np.concatenate(triangles)
@@ -112,7 +119,8 @@ def inertia(parts: Iterable[Part], mass: float) -> tuple[np.ndarray, np.ndarray]
     """Centre of mass (3,) [m] and inertia (3, 3) about it [kg m^2] for `mass` spread evenly over the parts."""
     solids = [p.hull for p in parts]
     volume = sum(float(s.volume) for s in solids)
-    center = sum(float(s.volume) * np.asarray(s.center_mass) for s in solids) / volume
+    centers = np.array([float(s.volume) * np.asarray(s.center_mass) for s in solids])
+    center = np.asarray(centers.sum(0) / volume)
     total = np.zeros((3, 3))
     for solid in solids:
         density = mass / volume

@@ -40,7 +40,7 @@ class TreeKinematics:
             self._chains[key] = _Chain(self.tree, q.dtype, q.device)
         chain = self._chains[key]
         batch = q.shape[:-1]
-        flat = q.reshape(-1, q.shape[-1])
+        flat = q.reshape(batch.numel(), q.shape[-1])
         if chain.forward is None or flat.shape[0] == 0:
             still = torch.eye(4, dtype=q.dtype, device=q.device)
             return still.expand(*batch, len(self.tree.link_names), 4, 4)
