@@ -15,6 +15,7 @@ from pointworld.data.generate import ClipGenerator as ClipGenerator
 from pointworld.data.sample import FlowSample as FlowSample
 from pointworld.data.sample import clip_frames as clip_frames
 from pointworld.data.sample import clip_to_capture as clip_to_capture
+from pointworld.data.sample import clip_to_joint_path as clip_to_joint_path
 from pointworld.data.sample import clip_to_sample as clip_to_sample
 from pointworld.data.sample import moving_bodies as moving_bodies
 from pointworld.data.sample import point_bodies as point_bodies

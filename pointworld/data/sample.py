@@ -14,7 +14,7 @@ from pointworld.errors import InputError
 from pointworld.geometry import invert, project, transform_points, unproject
 from pointworld.robot import RobotModel, SurfacePoints
 from pointworld.scene import Workspace, build_scene
-from pointworld.types import Capture, RGBDFrame, RobotFlow, ScenePoints
+from pointworld.types import Capture, JointPath, RGBDFrame, RobotFlow, ScenePoints
 
 if TYPE_CHECKING:
     from pointworld.encoders import ImageEncoder
@@ -128,6 +128,17 @@ def clip_to_capture(clip: Clip) -> Capture:
         T_world_base=np.eye(4),
         joint_names=clip.joint_names,
         robot=clip.robot,
+    )
+
+
+def clip_to_joint_path(clip: Clip) -> JointPath:
+    """The recorded motion as a joint path, with the finger opening as gripper width."""
+    return JointPath(
+        joint_positions=clip.joint_positions,
+        joint_names=clip.joint_names,
+        step_dt=clip.step_dt,
+        gripper_width=clip.gripper_width,
+        source=f"clip {clip.key}",
     )
 
 

@@ -14,6 +14,7 @@ from pointworld.data import (
     ClipGenerator,
     FlowSample,
     clip_to_capture,
+    clip_to_joint_path,
     clip_to_sample,
     moving_bodies,
     point_bodies,
@@ -21,7 +22,7 @@ from pointworld.data import (
 )
 from pointworld.errors import InputError
 from pointworld.geometry import voxel_indices
-from pointworld.robot import RobotModel
+from pointworld.robot import RobotModel, joint_path_to_positions
 from tests.data.conftest import SEED
 
 
@@ -129,6 +130,16 @@ def test_clip_to_capture(clips: list[Clip]) -> None:
     assert frame.joint_positions is not None
     np.testing.assert_array_equal(frame.joint_positions, clips[0].joint_positions[0])
     assert (frame.depth[frame.valid] > 0).all() and frame.valid.mean() > 0.4
+
+
+def test_clip_to_joint_path_gives_the_recorded_joints_back(
+    clips: list[Clip], robot: RobotModel
+) -> None:
+    for clip in clips:
+        path = clip_to_joint_path(clip)
+        np.testing.assert_allclose(
+            joint_path_to_positions(robot, path), clip.joint_positions, atol=1e-3
+        )
 
 
 @pytest.mark.rejects_input
