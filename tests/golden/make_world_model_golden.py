@@ -446,6 +446,10 @@ def make_inputs(rng: np.random.Generator) -> dict[str, Any]:
     coarse = rng.integers(0, 256, (HEIGHT // 12, WIDTH // 16, 3)).astype(np.uint8)
     rgb = coarse.repeat(12, 0).repeat(16, 1)
     spread = [cast(*rng.uniform([2, 60], [318, 179])) for _ in range(110)]
+    # In front of and behind the surface, on both sides of both visibility thresholds.
+    for n, offset in enumerate((-0.004, -0.0022, -0.0008, 0.0018, 0.0026, 0.005) * 8):
+        ray = (spread[n] - eye) / np.linalg.norm(spread[n] - eye)
+        spread[n] = spread[n] + offset * ray
     dense = [cast(*rng.uniform([150, 80], [185, 110])) for _ in range(110)]
     hidden = [np.array([0.56, 0.04, 0.04]) + rng.normal(0, 0.02, 3) for _ in range(12)]
     outside = [np.array([0.4, -1.2, 0.1]) + rng.normal(0, 0.05, 3) for _ in range(6)]

@@ -158,6 +158,18 @@ def test_chunks_continue_where_the_last_one_ended(mode: str, generator: torch.Ge
     torch.testing.assert_close(whole.displacements[11:], expected, atol=1e-6, rtol=0)
 
 
+def test_released_chunks_keep_the_tokens_of_the_first(generator: torch.Generator) -> None:
+    model, scene = make_model("released"), make_scene(generator)
+    model.norm_stats_per_step_var.fill_(1.0)
+    seen: list[int] = []
+    model.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].scene_points.shape[1]))
+    model.predict(scene, make_flow(generator, steps=31))
+    first = int(prepare_released(scene, make_flow(generator), model.spec).kept.numel())
+    assert len(seen) == 3
+    assert seen[0] == seen[1] == seen[2]
+    assert abs(seen[0] - first) <= 5
+
+
 def test_variances_of_chunks_add_up(generator: torch.Generator) -> None:
     model, scene = make_model(), make_scene(generator)
     flow = make_flow(generator, steps=21)
