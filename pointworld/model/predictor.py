@@ -13,8 +13,10 @@ from pointworld.ptv3.arch import PTv3Arch
 from pointworld.ptv3.backbone import MLP, Linear, PTv3, initialise
 from pointworld.ptv3.levels import Pyramid, released_pyramid, stable_pyramid
 from pointworld.ptv3.neighbors import DUPLICATE_RULES
+from pointworld.ptv3.pointcept import build_pointcept, run_pointcept
 
 MODES = ("stable", "released")
+BACKENDS = ("native", "pointcept")
 NUM_STEPS = 11
 HEAD_WIDTH = 128
 INITIAL_LOG_VAR = math.log(0.005**2)
@@ -22,14 +24,18 @@ INITIAL_LOG_VAR = math.log(0.005**2)
 
 @dataclass(frozen=True, eq=False)
 class _Tokens:
-    """Existing tokens of a batch.
+    """Existing tokens of a batch, in the caller's order.
 
     slots: (tokens,) place in the padded (batch, scene points + steps * robot points) layout.
-    pyramid: levels; its first one has the tokens in the order of `slots`.
+    coords: (tokens, 3) [m].
+    sample: (tokens,) int64.
+    rank: (tokens,) int64, 0 for scene points, 1 + step for robot points.
     """
 
     slots: torch.Tensor
-    pyramid: Pyramid
+    coords: torch.Tensor
+    sample: torch.Tensor
+    rank: torch.Tensor
 
 
 class DynamicsPredictor(nn.Module):
@@ -42,6 +48,8 @@ class DynamicsPredictor(nn.Module):
         grid_size: voxel edge [m].
         num_steps: time steps of the robot flow, the present included.
         duplicates: released mode only: treatment of tokens that share a voxel, one of `DUPLICATE_RULES`.
+        backend: "native", or "pointcept" to run an installed Pointcept with the same weights (released mode only;
+            see docs/pointcept.md).
         head_init_scale: scale of the initial weights of the last displacement layer (0 = start at no motion).
         generator: for the initial weights; torch's default generator if None.
     """
@@ -54,6 +62,7 @@ class DynamicsPredictor(nn.Module):
         *,
         num_steps: int = NUM_STEPS,
         duplicates: str = "gpu_last",
+        backend: str = "native",
         head_init_scale: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -63,6 +72,11 @@ class DynamicsPredictor(nn.Module):
         if duplicates not in DUPLICATE_RULES:
             raise InputError(
                 f"unknown duplicate rule '{duplicates}', expected one of {list(DUPLICATE_RULES)}"
+            )
+        if backend not in BACKENDS or (backend == "pointcept" and mode != "released"):
+            raise InputError(
+                f"backend '{backend}' in mode '{mode}': expected one of {list(BACKENDS)}, and 'pointcept' only in "
+                "released mode (it knows no other)"
             )
         if not grid_size > 0 or not 2 <= num_steps <= 255:
             raise InputError(
@@ -74,9 +88,9 @@ class DynamicsPredictor(nn.Module):
                 f"({arch.in_channels} channels): make dec_channels[0] equal in_channels"
             )
         self.arch, self.mode, self.grid_size = arch, mode, grid_size
-        self.num_steps, self.duplicates = num_steps, duplicates
+        self.num_steps, self.duplicates, self.backend = num_steps, duplicates, backend
         width = arch.in_channels
-        self.predictor_model = PTv3(arch)
+        self.predictor_model = PTv3(arch) if backend == "native" else build_pointcept(arch)
         self.skip_film_gamma = nn.Parameter(torch.empty(1, 1, width))
         self.skip_film_beta = nn.Parameter(torch.empty(1, 1, width))
         self.robot_film_gamma = nn.Parameter(torch.empty(1, 1, width))
@@ -146,39 +160,71 @@ class DynamicsPredictor(nn.Module):
         features = torch.cat([scene_feat0, robot_feat.flatten(1, 2)], dim=1)
         exists = torch.cat([scene_exists0, robot_exists.flatten(1, 2)], dim=1)
         padded = features.reshape(-1, channels)
-        tokens = self._tokens(coords, padded, exists, points, orders, generator)
-        decoded = self.predictor_model(
-            padded.index_select(0, tokens.slots), tokens.pyramid, generator=generator
-        )
-        out = decoded.new_zeros(padded.shape[0], channels).index_copy(0, tokens.slots, decoded)
+        tokens = self._tokens(coords, exists, points)
+        decoded, slots = self._decode(padded, tokens, batch, orders, generator)
+        out = decoded.new_zeros(padded.shape[0], channels).index_copy(0, slots, decoded)
         out = out.view(batch, -1, channels)
         robot_max = _masked_max(out[:, points:], exists[:, points:])
         hidden = out[:, :points] + (scene_feat0 * self.skip_film_gamma + self.skip_film_beta)
         hidden = hidden + (robot_max * self.robot_film_gamma + self.robot_film_beta)
         return self._steps(self.dynamics_head(hidden), 3), self._steps(self.log_var_head(hidden), 1)
 
-    def _tokens(
-        self,
-        coords: torch.Tensor,
-        padded: torch.Tensor,
-        exists: torch.Tensor,
-        points: int,
-        orders: str,
-        generator: torch.Generator | None,
-    ) -> _Tokens:
-        batch_size, slots_each = exists.shape
+    def _tokens(self, coords: torch.Tensor, exists: torch.Tensor, points: int) -> _Tokens:
+        slots_each = exists.shape[1]
         slots = torch.nonzero(exists.reshape(-1)).squeeze(1)
         if len(slots) == 0:
             raise InputError(
                 "no token exists in the whole batch; expected scene points or robot points. "
                 "Was everything cropped away, or is the mask inverted?"
             )
-        position = coords.reshape(-1, 3).index_select(0, slots)
-        sample = slots // slots_each
+        per_step = max(1, (slots_each - points) // self.num_steps)
+        place = slots % slots_each - points
+        return _Tokens(
+            slots=slots,
+            coords=coords.reshape(-1, 3).index_select(0, slots),
+            sample=slots // slots_each,
+            rank=torch.where(place < 0, 0, 1 + place // per_step),
+        )
+
+    def _decode(
+        self,
+        padded: torch.Tensor,
+        tokens: _Tokens,
+        batch_size: int,
+        orders: str,
+        generator: torch.Generator | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The backbone's output (tokens, channels) and the slot of each of its rows."""
+        if self.backend == "pointcept":
+            features = padded.index_select(0, tokens.slots)
+            decoded = run_pointcept(
+                self.predictor_model,
+                features,
+                tokens.coords,
+                tokens.sample,
+                grid_size=self.grid_size,
+                orders=orders,
+                generator=generator,
+            )
+            return decoded, tokens.slots
+        pyramid = self._pyramid(padded, tokens, batch_size, orders, generator)
+        slots = tokens.slots if pyramid.canonical is None else tokens.slots[pyramid.canonical]
+        return self.predictor_model(
+            padded.index_select(0, slots), pyramid, generator=generator
+        ), slots
+
+    def _pyramid(
+        self,
+        padded: torch.Tensor,
+        tokens: _Tokens,
+        batch_size: int,
+        orders: str,
+        generator: torch.Generator | None,
+    ) -> Pyramid:
         if self.mode == "released":
-            pyramid = released_pyramid(
-                position,
-                sample,
+            return released_pyramid(
+                tokens.coords,
+                tokens.sample,
                 batch_size,
                 arch=self.arch,
                 grid_size=self.grid_size,
@@ -186,21 +232,15 @@ class DynamicsPredictor(nn.Module):
                 orders=orders,
                 generator=generator,
             )
-            return _Tokens(slots=slots, pyramid=pyramid)
-        per_step = max(1, (slots_each - points) // self.num_steps)
-        place = slots % slots_each - points
-        rank = torch.where(place < 0, 0, 1 + place // per_step)
-        pyramid = stable_pyramid(
-            position,
-            sample,
+        return stable_pyramid(
+            tokens.coords,
+            tokens.sample,
             batch_size,
             arch=self.arch,
             grid_size=self.grid_size,
-            rank=rank,
-            features=padded.detach().index_select(0, slots),
+            rank=tokens.rank,
+            features=padded.detach().index_select(0, tokens.slots),
         )
-        assert pyramid.canonical is not None
-        return _Tokens(slots=slots[pyramid.canonical], pyramid=pyramid)
 
     def _steps(self, flat: torch.Tensor, size: int) -> torch.Tensor:
         """(batch, points, steps-1 * size) -> (batch, steps, points, size), zero at step 0."""

@@ -16,7 +16,7 @@ class PTv3Arch:
 
     in_channels: width of the token features that enter (the world model's `predictor_dim`).
     enc_depths, enc_channels, enc_heads: blocks, width and attention heads of every encoder stage.
-    dec_depths, dec_channels, dec_heads: the same for the decoder stages 0 .. stages-2.
+    dec_depths, dec_channels, dec_heads: the same for the decoder stages 0 .. stages-2; empty = encoder only.
     patch_size: tokens that attend to each other along a curve, at every stage.
     mlp_ratio: hidden width of a block's MLP over its width.
     drop_path: probability of dropping a residual branch in the last block; earlier blocks less, linearly.
@@ -45,8 +45,9 @@ class PTv3Arch:
         stages = len(self.enc_depths)
         for label, length in (("enc_channels", stages), ("enc_heads", stages)):
             self._check_length(label, length)
+        below = stages - 1 if self.dec_depths else 0
         for label in ("dec_depths", "dec_channels", "dec_heads"):
-            self._check_length(label, stages - 1)
+            self._check_length(label, below)
         widths = zip(self.enc_channels, self.enc_heads, strict=True)
         for width, heads in (*widths, *zip(self.dec_channels, self.dec_heads, strict=True)):
             if width % heads:
@@ -65,13 +66,13 @@ class PTv3Arch:
         if len(getattr(self, label)) != expected:
             raise InputError(
                 f"PTv3 '{self.name}': {label} has {len(getattr(self, label))} entries, expected {expected} "
-                f"({len(self.enc_depths)} encoder stages, one decoder stage fewer)"
+                f"({len(self.enc_depths)} encoder stages; one decoder stage fewer, or none)"
             )
 
     @property
     def out_channels(self) -> int:
-        """Width of the output features."""
-        return self.dec_channels[0] if self.dec_channels else self.enc_channels[0]
+        """Width of the output features: of the finest stage, or of the coarsest without a decoder."""
+        return self.dec_channels[0] if self.dec_channels else self.enc_channels[-1]
 
     @classmethod
     def small(cls, channels: int = 128) -> PTv3Arch:

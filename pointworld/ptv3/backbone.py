@@ -223,7 +223,7 @@ class PTv3(nn.Module):
             pyramid: from `released_pyramid` or `stable_pyramid` with the same `arch`.
             generator: for drop path in training; torch's default generator if None.
         Returns:
-            (tokens, out_channels).
+            (tokens, out_channels); without a decoder the tokens are those of the last level.
         """
         x = self.embedding(features)
         skips = []

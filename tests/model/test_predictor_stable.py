@@ -135,10 +135,10 @@ def test_translation_by_whole_coarse_voxels_keeps_the_grid_phase(inputs: Inputs)
     exists &= (cells > 1e-6).all(
         -1
     )  # not on a voxel border, where the shift's rounding could decide
-    first = network._tokens(coords, padded, exists, inputs[0].shape[1], "identity", None).pyramid
-    second = network._tokens(
-        coords + shift, padded, exists, inputs[0].shape[1], "identity", None
-    ).pyramid
+    first, second = (
+        network._pyramid(padded, network._tokens(x, exists, 500), 4, "identity", None)
+        for x in (coords, coords + shift)
+    )
     assert [len(a.grid) for a in first.levels] == [len(b.grid) for b in second.levels]
     assert torch.equal(first.levels[3].grid + torch.tensor([1, -2, 3]), second.levels[3].grid)
 
