@@ -160,14 +160,14 @@ def test_chunks_continue_where_the_last_one_ended(mode: str, generator: torch.Ge
 
 def test_released_chunks_keep_the_tokens_of_the_first(generator: torch.Generator) -> None:
     model, scene = make_model("released"), make_scene(generator)
-    model.norm_stats_per_step_var.fill_(1.0)
+    model.norm_stats_per_step_var.fill_(1e-2)
+    # Several points per voxel now, and another number of them once they have moved.
+    scene = ScenePoints(points=0.15 * scene.points, colors=scene.colors, normals=scene.normals)
     seen: list[int] = []
     model.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].scene_points.shape[1]))
     model.predict(scene, make_flow(generator, steps=31))
-    first = int(prepare_released(scene, make_flow(generator), model.spec).kept.numel())
     assert len(seen) == 3
-    assert seen[0] == seen[1] == seen[2]
-    assert abs(seen[0] - first) <= 5
+    assert seen[0] == seen[1] == seen[2] < len(scene)
 
 
 def test_variances_of_chunks_add_up(generator: torch.Generator) -> None:
