@@ -1,0 +1,133 @@
+"""Training learns, stops, resumes exactly, and refuses to mix runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pointworld.errors import CheckpointError, InputError
+from pointworld.model import ModelSpec, WorldModel, load_checkpoint, save_checkpoint
+from pointworld.ptv3 import PTv3Arch
+from pointworld.train import AugmentConfig, TrainConfig, plot_curve, train
+from pointworld.train.trainer import learning_rate, set_normalisation, validate
+from tests.train.synthetic import push
+
+ARCH = PTv3Arch(
+    name="test",
+    in_channels=16,
+    enc_depths=(1, 1),
+    enc_channels=(16, 16),
+    enc_heads=(2, 2),
+    dec_depths=(1,),
+    dec_channels=(16,),
+    dec_heads=(2,),
+    patch_size=64,
+    drop_path=0.0,
+)
+SPEC = ModelSpec(arch=ARCH, robot_tokens=6)
+CONFIG = TrainConfig(
+    minutes=0,
+    steps=4,
+    batch_size=2,
+    validate_every=2,
+    save_every=1,
+    augment=AugmentConfig(min_points=40, max_points=60),
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def run(folder: Path, config: TrainConfig = CONFIG, spec: ModelSpec = SPEC) -> WorldModel:
+    features = spec.image_channels
+    samples = [push(i, features=features) for i in range(6)]
+    return train(
+        spec, samples, [push(100 + i, features=features) for i in range(2)], folder, config
+    )
+
+
+@pytest.mark.parametrize("image_channels", [0, 5])
+def test_two_steps_saved_and_resumed_equal_a_straight_run(
+    tmp_path: Path, image_channels: int
+) -> None:
+    spec = replace(SPEC, image_channels=image_channels)
+    straight = run(tmp_path / "straight", spec=spec)
+
+    class Stop(Exception):
+        pass
+
+    def stop_after_two(step: int, _: float) -> None:
+        if step == 3:
+            raise Stop
+
+    samples = [push(i, features=image_channels) for i in range(6)]
+    validation = [push(100 + i, features=image_channels) for i in range(2)]
+    with pytest.raises(Stop):
+        train(spec, samples, validation, tmp_path / "parts", CONFIG, on_step=stop_after_two)
+    resumed = run(tmp_path / "parts", spec=spec)
+    for name, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    curves = [(tmp_path / run / "curve.csv").read_text() for run in ("straight", "parts")]
+    losses = [[line.split(",")[4:] for line in curve.splitlines()] for curve in curves]
+    assert losses[0] == losses[1]
+
+
+def test_a_checkpoint_predicts_what_the_model_did(tmp_path: Path) -> None:
+    model = run(tmp_path / "run")
+    save_checkpoint(model, tmp_path / "run", training={"steps": 4})
+    loaded = load_checkpoint(tmp_path / "run")
+    samples = [push(7), push(8)]
+    assert validate(loaded, samples) == validate(model, samples)
+    rows = plot_curve(tmp_path / "run" / "curve.csv", tmp_path / "curve.png")
+    assert [row["step"] for row in rows] == [2, 4]
+    assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_another_configuration_cannot_continue_a_run(tmp_path: Path) -> None:
+    run(tmp_path)
+    with pytest.raises(InputError, match="learning_rate"):
+        run(tmp_path, replace(CONFIG, learning_rate=0.5))
+    with pytest.raises(InputError, match="architecture"):
+        run(tmp_path, spec=replace(SPEC, robot_tokens=5))
+    (tmp_path / "state.safetensors").write_bytes(b"\x10\x00")
+    with pytest.raises(CheckpointError, match="Delete it"):
+        run(tmp_path)
+
+
+def test_a_larger_budget_continues(tmp_path: Path) -> None:
+    run(tmp_path)
+    before = (tmp_path / "curve.csv").read_text().count("\n")
+    run(tmp_path, replace(CONFIG, steps=6))
+    assert (tmp_path / "curve.csv").read_text().count("\n") == before + 1
+
+
+def test_normalisation_is_isotropic_and_ignores_padding() -> None:
+    model = WorldModel(SPEC)
+    set_normalisation(model, [push(i) for i in range(0, 12, 2)], seed=0)
+    variance = model.norm_stats_per_step_var[0]
+    assert torch.equal(variance[:, 0], variance[:, 2])
+    assert (variance[1:, 0].diff() > 0).all()
+    assert model.scene_norm_var.min() > 0
+
+
+def test_schedule_rises_then_falls() -> None:
+    rates = [learning_rate(TrainConfig(), p / 100) for p in range(101)]
+    peak = rates.index(max(rates))
+    assert peak == 3 and max(rates) == pytest.approx(1e-3)
+    assert rates[:4] == sorted(rates[:4]) and rates[3:] == sorted(rates[3:], reverse=True)
+    assert rates[-1] == pytest.approx(2e-5)
+
+
+@pytest.mark.slow
+def test_the_tiny_model_learns_analytic_pushes(tmp_path: Path) -> None:
+    """150 steps bring the mover error of unseen pushes below half of no motion (0.2 when this was written)."""
+    spec = ModelSpec(arch=PTv3Arch.tiny(), robot_tokens=24)
+    config = TrainConfig(minutes=0, steps=150, average=0.95, validate_every=150, save_every=1000)
+    samples = [push(i) for i in range(300)]
+    model = train(spec, samples, [push(10_000 + i) for i in range(16)], tmp_path, config)
+    assert validate(model, [push(20_000 + i) for i in range(24)])["moved_ratio"] < 0.5
