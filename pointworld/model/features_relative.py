@@ -60,8 +60,10 @@ def relative_scene_features(
     return torch.where(exists[..., None], torch.cat([colors, normals, *per_step, grip], -1), 0.0)
 
 
-def _seen_robot(points: Tensor, robot: Tensor, robot_normals: Tensor, robot_exists: Tensor) -> Tensor:
-    """(batch, points, 5): saturated vector to the nearest robot point, contact, signed clearance; zero without a robot."""
+def _seen_robot(
+    points: Tensor, robot: Tensor, robot_normals: Tensor, robot_exists: Tensor
+) -> Tensor:
+    """Saturated vector to the nearest robot point, contact and clearance, (batch, points, 5); zero without a robot."""
     with torch.no_grad():
         distances = torch.cdist(points, robot, compute_mode="donot_use_mm_for_euclid_dist")
         nearest = distances.masked_fill_(~robot_exists[:, None], torch.inf).argmin(-1)

@@ -148,6 +148,7 @@ def validate(model: WorldModel, samples: Sequence[CachedSample]) -> dict[str, fl
 def prepare_heads(model: WorldModel) -> None:
     """Start with unit variance: the release's start, ln(0.005^2), would let the first steps see static points only."""
     last = model.dynamics_predictor.log_var_head[-1]
+    assert isinstance(last, torch.nn.Linear)
     with torch.no_grad():
         last.bias.zero_()
         last.weight.mul_(0.1)
