@@ -15,6 +15,8 @@ Tensor = torch.Tensor
 RADII = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06)
 #: An object counts as touched when the hand comes this near to one of its points [m].
 TOUCH = 0.005
+#: Distances beyond this are not measured [m]; more than any radius tried.
+NEAR = 0.07
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,11 +36,16 @@ class HandMotion:
         return self.pose[step] @ invert(self.pose[start])
 
     def gap(self, points: Tensor, step: int) -> Tensor:
-        """Distance of points (n, 3) to the hand's surface at `step` [m]; 0 inside."""
-        distance, nearest = torch.cdist(points, self.surface[step]).min(-1)
-        outward = ((points - self.surface[step][nearest]) * self.normals[step][nearest]).sum(-1)
-        # The nearest surface point's plane decides inside or outside; only trusted within a finger's thickness.
-        return torch.where((outward < 0) & (distance < 0.012), 0.0, distance)
+        """Distance of points (n, 3) to the hand's surface at `step` [m]; 0 inside, infinite beyond NEAR."""
+        surface = self.surface[step]
+        low, high = surface.amin(0) - NEAR, surface.amax(0) + NEAR
+        near = ((points >= low) & (points <= high)).all(-1)
+        distance, nearest = torch.cdist(points[near], surface).min(-1)
+        outward = ((points[near] - surface[nearest]) * self.normals[step][nearest]).sum(-1)
+        # The nearest surface point's plane decides inside or outside; trusted within a finger's thickness.
+        gap = torch.full_like(points[:, 0], torch.inf)
+        gap[near] = torch.where((outward < 0) & (distance < 0.012), 0.0, distance)
+        return gap
 
 
 def no_motion(points: Tensor, steps: int) -> Tensor:

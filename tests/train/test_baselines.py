@@ -34,11 +34,12 @@ def moving_hand(speed: float = 0.01) -> HandMotion:
 
 def test_gap_is_the_distance_and_zero_inside() -> None:
     hand = moving_hand()
-    points = torch.tensor([[0.05, 0.0, 0.0], [0.015, 0.0, 0.0], [0.0, 0.0, -0.10]])
+    points = torch.tensor([[0.05, 0.0, 0.0], [0.015, 0.0, 0.0], [0.0, 0.0, -0.08]])
     gap = hand.gap(points, 0)
     assert abs(gap[0] - 0.03) < 2e-3
     assert gap[1] == 0
-    assert abs(gap[2] - 0.08) < 2e-3
+    assert abs(gap[2] - 0.06) < 2e-3
+    assert hand.gap(torch.tensor([[0.5, 0.0, 0.0]]), 0).isinf().all()
 
 
 def test_a_point_on_the_hand_follows_it_rigidly_and_a_far_one_stays() -> None:

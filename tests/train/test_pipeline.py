@@ -1,0 +1,101 @@
+"""From simulated clips to a checkpoint to a table, through the commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pointworld.cli.app import main
+from pointworld.data import list_clips, read_clip, true_positions
+from pointworld.errors import InputError
+from pointworld.robot import RobotModel
+from pointworld.train import PREDICTORS, build_cache, read_cache, read_evaluation_clip, tune_radius
+from pointworld.train.evaluator import evaluate_clip
+from pointworld.train.metrics import summarise
+
+pytest.importorskip(
+    "mujoco", reason="the simulator is an extra: pip install 'pointworld-open[sim]'"
+)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    command = ["generate", "--out", str(folder), "--clips", "4", "--workers", "1", "--seed", "5"]
+    assert main(command) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_folder(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    options = "--train.minutes 0 --train.steps 2 --train.batch-size 2 --threads 1 --workers 1"
+    paths = ["--data", str(clips), "--validation", str(clips), "--out", str(folder)]
+    assert main(["train", *paths, "--cache", str(folder / "cache"), *options.split()]) == 0
+    return folder
+
+
+def test_cached_samples_follow_the_simulator(clips: Path, tmp_path: Path) -> None:
+    assert build_cache(clips, tmp_path) == 4
+    for path, sample in zip(list_clips(clips), read_cache(tmp_path), strict=True):
+        clip = read_clip(path)
+        assert sample.key == clip.key and sample.family == clip.family
+        index = torch.arange(len(sample.points))
+        truth = true_positions(clip, sample.points.double().numpy(), sample.body_ids.numpy())
+        assert (sample.positions(index) - torch.from_numpy(truth)).abs().max() < 1e-5
+        gap = torch.cdist(sample.points, sample.robot_positions.flatten(0, 1)).min(-1).values
+        assert torch.allclose(gap, sample.reach, atol=1e-5)
+
+
+def test_a_cache_of_other_settings_is_refused(clips: Path, tmp_path: Path) -> None:
+    build_cache(clips, tmp_path)
+    with pytest.raises(InputError, match="Choose another --cache"):
+        build_cache(clips, tmp_path, encoder="rgb")
+    next(tmp_path.glob("*.safetensors")).write_bytes(b"half")
+    with pytest.raises(InputError, match="delete it"):
+        read_cache(tmp_path)
+
+
+def test_training_leaves_a_usable_checkpoint(run_folder: Path) -> None:
+    names = {p.name for p in run_folder.iterdir()}
+    assert {"model.safetensors", "model.json", "curve.csv", "curve.png", "run.json"} <= names
+    record = json.loads((run_folder / "run.json").read_text())
+    assert record["command"] == "train" and record["summary"]["clips"] == 4
+
+
+def test_evaluation_prints_one_object(
+    clips: Path, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--checkpoint", str(run_folder), "--out", str(tmp_path), "--limit", "2", "--json"]
+    assert main(["evaluate", str(clips), *options]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "evaluation.json").read_text())
+    assert printed["clips"] == 2
+    for scores in [printed["overall"], *printed["families"].values()]:
+        assert set(scores["metrics"]) == set(PREDICTORS)
+        for metrics in scores["metrics"].values():
+            assert set(metrics["l2"]) == {"mean", "standard_error", "count"}
+    still = printed["overall"]["metrics"]["no_motion"]
+    assert still["l2_never_moving"]["mean"] < 1e-3
+    assert "spearman_moved" in printed["overall"]["metrics"]["model"]
+
+
+def test_the_radius_is_the_best_of_those_tried(clips: Path) -> None:
+    robot = RobotModel.load("fr3")
+    read = [read_evaluation_clip(read_clip(path), robot) for path in list_clips(clips)]
+    tried = (0.005, 0.06)
+    errors = []
+    for radius in tried:
+        scores = [evaluate_clip(None, clip, radius=radius)["rigid_carry"] for clip in read]
+        errors.append(summarise(score["l2_moved"] for score in scores).mean)
+    assert None not in errors, "none of the clips has a mover"
+    assert tune_radius(read, tried) == tried[errors.index(min(errors))]
+
+
+@pytest.mark.rejects_input
+def test_no_clips_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(tmp_path), "--checkpoint", str(tmp_path)]) == 2
+    assert "error:" in capsys.readouterr().err
