@@ -30,7 +30,7 @@ POSE_GAIN = 0.25
 FOCAL_GAIN = 0.01
 DEPTH_GAIN = 0.1
 ALIGNMENT_GAIN = 0.15
-CLEAR_ALIGNMENT_GAIN = 0.3
+CLEAR_ALIGNMENT_GAIN = 0.25
 TEXTURE_CONTRAST = 0.05
 UNEXPLAINED_RELATIVE = 0.03
 LEAST_OVERLAP = 0.05
@@ -151,7 +151,7 @@ def find_mistakes(
     if samples is None:
         return absurd
     given = samples.cost(Hypothesis())
-    structural = _structural(samples, given)
+    structural = _structural(samples)
     if structural is not None:
         return (structural,)
     if absurd:
@@ -192,10 +192,12 @@ def _absurd_depth(median: float | None) -> tuple[Finding, ...]:
     return (Finding(kind="depth_scale", message=message, estimate=factor),)
 
 
-def _structural(samples: PairSamples, given: Cost) -> Finding | None:
+def _structural(samples: PairSamples) -> Finding | None:
     """Poses read the wrong way, or depth in another unit: mistakes that leave hardly any agreement."""
     candidates = _pose_hypotheses()
     candidates += [(Hypothesis(depth_scale=s), _scale_finding(s)) for s in _COARSE_SCALES]
+    samples = samples.thinned(4)
+    given = samples.cost(Hypothesis())
     costs = [samples.cost(hypothesis).total for hypothesis, _ in candidates]
     best = int(np.argmin(costs))
     return candidates[best][1] if given.total - costs[best] > POSE_GAIN else None
@@ -303,11 +305,11 @@ def _scale_finding(factor: float) -> Finding:
 
 def _alignment(samples: PairSamples) -> tuple[float, Finding] | None:
     """Look for a colour camera that sits, or is focused, elsewhere than the depth image claims."""
-    samples = samples.thinned(4)
+    samples = samples.thinned(2)
     given = samples.cost(Hypothesis())
     best, offset, focal = given.log_photometric, (0.0, 0.0, 0.0), 1.0
-    shifts = np.linspace(-0.06, 0.06, 13)
-    focals = np.exp(np.linspace(np.log(0.76), np.log(1.32), 9))
+    shifts = np.linspace(-0.06, 0.06, 11)
+    focals = np.exp(np.linspace(np.log(0.76), np.log(1.32), 7))
 
     def consider(x: float, y: float, factor: float) -> None:
         nonlocal best, offset, focal
@@ -320,10 +322,11 @@ def _alignment(samples: PairSamples) -> tuple[float, Finding] | None:
         consider(float(x), 0.0, float(factor))
     for y in shifts:
         consider(offset[0], float(y), focal)
-    for step in (0.005, 0.0025):
-        x, y, factor = offset[0], offset[1], focal
-        for dx, dy, df in product((-step, 0.0, step), (-step, 0.0, step), (-4 * step, 0.0, 4 * step)):
-            consider(x + dx, y + dy, factor * float(np.exp(df)))
+    for step in (0.006, 0.006, 0.003):
+        for sign in (-1.0, 1.0):
+            consider(offset[0] + sign * step, offset[1], focal)
+            consider(offset[0], offset[1] + sign * step, focal)
+            consider(offset[0], offset[1], focal * float(np.exp(sign * 8 * step)))
     gain = given.log_photometric - best
     fx, width = float(samples.K[0, 0, 0]), float(samples.sizes[0, 0])
     pixels = float(np.hypot(*offset[:2])) * fx / float(np.median(samples.depth))

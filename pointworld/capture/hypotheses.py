@@ -143,7 +143,7 @@ class PairSamples:
 
 
 def sample_pairs(
-    capture: Capture, *, seed: int = 0, max_pairs: int = 16, samples: int = 32_000, motion: float = 0.1
+    capture: Capture, *, seed: int = 0, max_pairs: int = 16, samples: int = 16_000, motion: float = 0.1
 ) -> PairSamples | None:
     """Choose pairs that see the scene from clearly different places, and pixels of their first frames.
 

@@ -27,7 +27,7 @@ class ReconstructArgs:
     out: Path
     """Folder for points.ply, mesh.ply, mesh.glb, residuals.json and run.json."""
     voxel_size: float | None = None
-    """Edge of a voxel [m]; by default twice the spacing of depth pixels, between 2 and 20 mm."""
+    """Edge of a voxel [m]; by default three times the spacing of depth pixels, between 2 and 20 mm."""
     max_depth: float = 6.0
     """Leave out depth beyond this [m]."""
     every: int = 1

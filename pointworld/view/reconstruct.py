@@ -1,6 +1,6 @@
 """Fuse a capture into coloured points and a mesh through a truncated signed distance field.
 
-Source: Curless and Levoy, SIGGRAPH 1996, in Open3D's scalable volume.
+Source: Curless and Levoy, SIGGRAPH 1996, in Open3D's voxel block grid.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import trimesh
 from pointworld.capture import clean_depth
 from pointworld.errors import InputError, MissingExtraError
 from pointworld.files import atomic_folder
-from pointworld.geometry import invert
-from pointworld.types import Capture
+from pointworld.geometry import crop_intrinsics, invert
+from pointworld.types import Capture, RGBDFrame
 
 # Half the width of the band round a surface in which depth is averaged, in voxels.
 TRUNCATION_VOXELS = 4.0
+# A voxel must have been seen this often to carry surface (less often in captures with fewer frames).
+LEAST_WEIGHT = 3.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,7 +43,7 @@ class Reconstruction:
 
 
 def default_voxel_size(capture: Capture) -> float:
-    """About the spacing of depth pixels at the median depth times two, between 2 and 20 mm."""
+    """About the spacing of depth pixels at the median depth times three, between 2 and 20 mm."""
     spacings = [
         float(np.median(frame.depth[frame.valid])) / float(frame.K[0, 0])
         for frame in capture.frames
@@ -49,7 +51,7 @@ def default_voxel_size(capture: Capture) -> float:
     ]
     if not spacings:
         raise InputError(f"capture '{capture.source}' has no valid depth; there is nothing to fuse")
-    return float(np.clip(2.0 * np.median(spacings), 0.002, 0.02))
+    return float(np.clip(3.0 * np.median(spacings), 0.002, 0.02))
 
 
 def reconstruct(
@@ -74,42 +76,50 @@ def reconstruct(
     size = default_voxel_size(capture) if voxel_size is None else voxel_size
     if not size > 0:
         raise InputError(f"the voxel size is {size}, expected metres > 0")
-    volume = o3d.pipelines.integration.ScalableTSDFVolume(
-        voxel_length=size,
-        sdf_trunc=TRUNCATION_VOXELS * size,
-        color_type=o3d.pipelines.integration.TSDFVolumeColorType.RGB8,
+    volume = o3d.t.geometry.VoxelBlockGrid(
+        attr_names=("tsdf", "weight", "color"),
+        attr_dtypes=(o3d.core.float32, o3d.core.float32, o3d.core.float32),
+        attr_channels=((1,), (1,), (3,)),
+        voxel_size=size,
+        block_resolution=16,
+        block_count=20_000,
     )
     for frame in capture.frames:
-        kept = clean_depth(frame.depth, frame.valid, frame.K, max_depth=max_depth)
-        image = o3d.geometry.RGBDImage.create_from_color_and_depth(
-            o3d.geometry.Image(np.ascontiguousarray(frame.rgb)),
-            o3d.geometry.Image(np.where(kept, frame.depth, 0).astype(np.float32)),
-            depth_scale=1.0,
-            depth_trunc=max_depth,
-            convert_rgb_to_intensity=False,
-        )
-        # Open3D's pixel centres are integers, ours are at + 0.5.
-        camera = o3d.camera.PinholeCameraIntrinsic(
-            frame.width, frame.height, frame.K[0, 0], frame.K[1, 1], frame.K[0, 2] - 0.5, frame.K[1, 2] - 0.5
-        )
-        volume.integrate(image, camera, invert(frame.T_world_cam))
+        _integrate(o3d, volume, frame, max_depth)
         if advance is not None:
             advance(1)
-    cloud, mesh = volume.extract_point_cloud(), volume.extract_triangle_mesh()
-    if len(cloud.points) == 0 or len(mesh.triangles) == 0:
+    weight = min(LEAST_WEIGHT, float(len(capture.frames)))
+    cloud = volume.extract_point_cloud(weight_threshold=weight)
+    mesh = volume.extract_triangle_mesh(weight_threshold=weight)
+    if "positions" not in cloud.point or len(cloud.point.positions) == 0:
         raise InputError(
             f"capture '{capture.source}' gives no surface: no depth within {max_depth:g} m, or too little for "
             f"voxels of {size * 1000:.1f} mm"
         )
     return Reconstruction(
-        points=np.asarray(cloud.points),
-        normals=np.asarray(cloud.normals),
-        colors=np.asarray(cloud.colors),
-        vertices=np.asarray(mesh.vertices),
-        triangles=np.asarray(mesh.triangles),
-        vertex_colors=np.asarray(mesh.vertex_colors),
+        points=cloud.point.positions.numpy(),
+        normals=cloud.point.normals.numpy(),
+        colors=np.clip(cloud.point.colors.numpy(), 0, 1),
+        vertices=mesh.vertex.positions.numpy(),
+        triangles=mesh.triangle.indices.numpy(),
+        vertex_colors=np.clip(mesh.vertex.colors.numpy(), 0, 1),
         voxel_size=size,
     )
+
+
+def _integrate(o3d: Any, volume: Any, frame: RGBDFrame, max_depth: float) -> None:
+    kept = clean_depth(frame.depth, frame.valid, frame.K, max_depth=max_depth)
+    if not kept.any():
+        return
+    depth = o3d.t.geometry.Image(np.where(kept, frame.depth, 0).astype(np.float32))
+    color = o3d.t.geometry.Image(np.ascontiguousarray(frame.rgb, dtype=np.float32) / np.float32(255))
+    # Open3D's pixel centres are integers, ours are at + 0.5.
+    K = o3d.core.Tensor(crop_intrinsics(frame.K, 0.5, 0.5))
+    T_cam_world = o3d.core.Tensor(invert(frame.T_world_cam))
+    blocks = volume.compute_unique_block_coordinates(
+        depth, K, T_cam_world, 1.0, max_depth, TRUNCATION_VOXELS
+    )
+    volume.integrate(blocks, depth, color, K, T_cam_world, 1.0, max_depth, TRUNCATION_VOXELS)
 
 
 def write_reconstruction(result: Reconstruction, folder: str | Path) -> tuple[str, ...]:
