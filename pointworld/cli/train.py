@@ -39,8 +39,10 @@ class TrainArgs:
     """Robot of the clips."""
     encoder: str | None = None
     """Image encoder whose features every scene point gets (for example xfeat); none by default."""
-    robot_tokens: int = 24
+    robot_tokens: int = 16
     """Robot points per step that become tokens; raw features always look at the whole surface."""
+    context_points: int = 700
+    """Scene points that the network looks at, those nearest to the robot's path; the others stay. 0 = all."""
     threads: int = 0
     """CPU threads; 0 = all."""
     workers: int = 2
@@ -70,6 +72,7 @@ def main(argv: list[str]) -> int:
         encoder=args.encoder,
         robot=args.robot,
         robot_tokens=args.robot_tokens,
+        context_points=args.context_points,
         max_robot_points=SURFACE_POINTS,
     )
     with progress(100, f"training on {len(samples)} clips [% of the budget]") as advance:

@@ -2,12 +2,15 @@
 
 Nothing depends on where the scene lies in the base frame: every vector is a difference of positions. Vectors to the
 robot saturate with distance, because what is far away does not push; close by, the signed clearance says how deep the
-robot's surface will reach past the place where the point is now, which is what moves it.
+robot's surface will reach past the place where the point is now, which is what moves it. The carry channels are where
+the point would go if it were fixed to the gripper from now on: a pushed or held object moves by a part of that.
 """
 
 from __future__ import annotations
 
 import torch
+
+from pointworld.geometry import fit_rigid, transform_points
 
 Tensor = torch.Tensor
 
@@ -16,13 +19,15 @@ STEPS = 11
 VECTOR_RANGE = 0.15
 #: Decay length of the contact channel [m].
 CONTACT_RANGE = 0.02
+#: Decay length of the carry channels with the least distance to the robot's path [m].
+CARRY_RANGE = 0.1
 #: Clearance is clipped to +- this [m].
 CLEARANCE_RANGE = 0.05
 
 
 def relative_scene_channels(grippers: int) -> int:
-    """Channels of `relative_scene_features`: colour, normal; vector, contact, clearance and gripper per step."""
-    return 6 + STEPS * (5 + grippers)
+    """Channels of `relative_scene_features`: colour, normal; per step vector, contact, clearance, carry, gripper."""
+    return 6 + STEPS * (8 + grippers)
 
 
 def relative_robot_channels(grippers: int) -> int:
@@ -56,8 +61,22 @@ def relative_scene_features(
         _seen_robot(points, robot_positions[:, t], robot_normals[:, t], robot_exists[:, t])
         for t in range(robot_positions.shape[1])
     ]
+    contact = torch.stack([seen[..., 3] for seen in per_step]).amax(0)
+    carry = _carried(points, robot_positions, robot_exists)
+    carry = carry * contact.pow(CONTACT_RANGE / CARRY_RANGE)[:, None, :, None]
     grip = gripper_open.flatten(1)[:, None].expand(batch, count, -1)
-    return torch.where(exists[..., None], torch.cat([colors, normals, *per_step, grip], -1), 0.0)
+    columns = [colors, normals, *per_step, carry.transpose(1, 2).flatten(2), grip]
+    return torch.where(exists[..., None], torch.cat(columns, -1), 0.0)
+
+
+def _carried(points: Tensor, robot_positions: Tensor, robot_exists: Tensor) -> Tensor:
+    """(batch, steps, points, 3) displacement of each point if the robot's surface carried it rigidly from step 0 on."""
+    first = robot_positions[:, :1].expand_as(robot_positions)
+    weights = (robot_exists & robot_exists[:, :1]).to(points.dtype)
+    with torch.no_grad():
+        motion = fit_rigid(first, robot_positions, weights)
+    here = points[:, None]
+    return transform_points(motion, here.expand(-1, motion.shape[1], -1, -1)) - here
 
 
 def _seen_robot(

@@ -41,6 +41,8 @@ class ModelSpec:
     domain_robot_links: the same per domain, where they differ; empty = `robot_links` for all.
     robot_tokens: robot points per step that become tokens, spread by farthest-point sampling; 0 = all of them.
         Raw scene features look at all robot points either way.
+    context_points: how many scene points the network looks at, those nearest to the robot's path; the others are
+        predicted to stay. 0 = all of them (always in `released` mode).
     max_scene_points, max_robot_points: caps of the training data.
     head_init_scale: of the displacement head's initial weights; 0 = training starts at "nothing moves".
     """
@@ -64,6 +66,7 @@ class ModelSpec:
     robot_links: tuple[str, ...] | str = "gripper"
     domain_robot_links: tuple[tuple[str, ...] | str, ...] = ()
     robot_tokens: int = 0
+    context_points: int = 0
     max_scene_points: int = 12_000
     max_robot_points: int = 500
     head_init_scale: float = 1.0

@@ -10,6 +10,7 @@ from torch import nn
 
 from pointworld.encoders import ImageEncoder, load_encoder
 from pointworld.errors import InputError
+from pointworld.model.context import nearest_to_robot, spread_outputs, take_points, take_tokens
 from pointworld.model.features_relative import (
     farthest_robot_points,
     relative_robot_features,
@@ -167,6 +168,21 @@ class WorldModel(nn.Module):
             InputError: step count, channels or image features do not fit the model.
         """
         self._check(inputs, image_tokens)
+        points, context = inputs.scene_points.shape[1], self.spec.context_points
+        if not 0 < context < points:
+            return self._network(inputs, image_tokens, orders, generator)
+        index = nearest_to_robot(inputs, context)
+        tokens = take_tokens(image_tokens, index)
+        outputs = self._network(take_points(inputs, index), tokens, orders, generator)
+        return spread_outputs(outputs, index, points)
+
+    def _network(
+        self,
+        inputs: ModelInputs,
+        image_tokens: Tensor | None,
+        orders: str,
+        generator: torch.Generator | None,
+    ) -> ModelOutputs:
         raw_scene, raw_robot = self.raw_features(inputs)
         robot_positions, raw_robot, robot_exists = self._chosen_robot_tokens(inputs, raw_robot)
         domain = inputs.domain

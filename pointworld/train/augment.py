@@ -23,9 +23,9 @@ class AugmentConfig:
     position_noise: standard deviation added to scene points [m].
     """
 
-    min_points: int = 250
+    min_points: int = 200
     max_points: int = 600
-    full_share: float = 0.05
+    full_share: float = 0.0
     shift: int = 64
     position_noise: float = 0.0005
 
