@@ -87,8 +87,9 @@ def main() -> None:
     robot = RobotModel.load(arguments.robot)
     loading = time.perf_counter() - start
     print(
-        f"{arguments.robot}: {len(robot.joint_names)} joints, {len(robot.link_names)} links, loaded in {loading:.2f} s; "
-        f"{STEPS} steps; torch {torch.__version__}, Python {sys.version.split()[0]}, {platform.machine()}"
+        f"{arguments.robot}: {len(robot.joint_names)} joints, {len(robot.link_names)} links, "
+        f"loaded in {loading:.2f} s; {STEPS} steps; torch {torch.__version__}, "
+        f"Python {sys.version.split()[0]}, {platform.machine()}"
     )
     print(
         "| paths | points | links   | threads | dtype   | wall ms |  CPU ms | FK CPU | Mpts/CPUs |"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -125,6 +126,16 @@ class RobotModel:
         facts = read_facts(source, tree)
         where = torch.device(device)
         return cls(source.name, source.urdf, tree, facts, visuals, collisions, where)
+
+    def with_visuals(self, visuals: Sequence[VisualMesh]) -> RobotModel:
+        """The same robot with other visual geometry; kinematics, gripper and collision bodies are shared."""
+        require_known((v.link for v in visuals), self.link_names, "link")
+        order = {name: i for i, name in enumerate(self.link_names)}
+        other = copy.copy(self)
+        other.visuals = tuple(sorted(visuals, key=lambda v: order[v.link]))
+        other.visual_meshes = MappingProxyType(_by_link(other.visuals))
+        other.__dict__.pop("_merged", None)
+        return other
 
     def __repr__(self) -> str:
         return f"RobotModel({self.name!r}, {len(self.joint_names)} joints, {len(self.link_names)} links)"
