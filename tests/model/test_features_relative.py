@@ -1,0 +1,128 @@
+"""Raw features of our own models: what they mean, and that nothing depends on place, order or padding."""
+
+from __future__ import annotations
+
+import torch
+
+from pointworld.geometry import make_transform, quat_wxyz_to_matrix, transform_points
+from pointworld.model.features_relative import (
+    CARRY_RANGE,
+    CLEARANCE_RANGE,
+    CONTACT_RANGE,
+    STEPS,
+    VECTOR_RANGE,
+    farthest_robot_points,
+    relative_robot_channels,
+    relative_robot_features,
+    relative_scene_channels,
+    relative_scene_features,
+)
+
+Tensor = torch.Tensor
+
+
+def scene_and_robot(
+    generator: torch.Generator, points: int = 9, robot: int = 12
+) -> dict[str, Tensor]:
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    angle = 0.1 * torch.arange(STEPS, dtype=torch.float64)
+    quat = torch.stack([(angle / 2).cos(), 0 * angle, 0 * angle, (angle / 2).sin()], -1)
+    motion = make_transform(
+        quat_wxyz_to_matrix(quat), 0.03 * angle[:, None] * torch.ones(3).double()
+    )
+    surface = draw(robot, 3) * 0.05
+    return {
+        "points": draw(1, points, 3) * 0.1,
+        "colors": torch.rand(1, points, 3, generator=generator, dtype=torch.float64),
+        "normals": torch.nn.functional.normalize(draw(1, points, 3), dim=-1),
+        "exists": torch.ones(1, points, dtype=torch.bool),
+        "robot_positions": transform_points(motion, surface.expand(STEPS, -1, -1))[None],
+        "robot_normals": torch.nn.functional.normalize(draw(1, STEPS, robot, 3), dim=-1),
+        "robot_exists": torch.ones(1, STEPS, robot, dtype=torch.bool),
+        "gripper_open": torch.rand(1, STEPS, 1, generator=generator, dtype=torch.float64),
+    }
+
+
+def test_channels_against_loops(generator: torch.Generator) -> None:
+    case = scene_and_robot(generator)
+    features = relative_scene_features(**case)[0]
+    assert features.shape[1] == relative_scene_channels(1)
+    for n, point in enumerate(case["points"][0]):
+        contacts = []
+        for t in range(STEPS):
+            gaps = [(r - point).norm().item() for r in case["robot_positions"][0, t]]
+            nearest = min(range(len(gaps)), key=gaps.__getitem__)
+            vector = case["robot_positions"][0, t, nearest] - point
+            seen = features[n, 6 + 5 * t : 11 + 5 * t]
+            assert (seen[:3] - vector / (vector.norm() + VECTOR_RANGE)).abs().max() < 1e-9
+            contacts.append(torch.exp(-vector.norm() / CONTACT_RANGE))
+            assert abs(seen[3] - contacts[-1]) < 1e-9
+            clearance = -(vector @ case["robot_normals"][0, t, nearest])
+            clipped = clearance.clamp(-CLEARANCE_RANGE, CLEARANCE_RANGE) / CLEARANCE_RANGE
+            assert abs(seen[4] - clipped) < 1e-9
+        least = -CONTACT_RANGE * torch.stack(contacts).max().log()
+        for t in range(STEPS):
+            first, now = case["robot_positions"][0, 0], case["robot_positions"][0, t]
+            carry = features[n, 61 + 3 * t : 64 + 3 * t]
+            R = torch.linalg.lstsq(first - first.mean(0), now - now.mean(0)).solution.T
+            target = R @ (point - first.mean(0)) + now.mean(0)
+            assert (carry - (target - point) * torch.exp(-least / CARRY_RANGE)).abs().max() < 1e-7
+        assert torch.equal(features[n, -STEPS:], case["gripper_open"][0, :, 0])
+        assert torch.equal(
+            features[n, :6], torch.cat([case["colors"][0, n], case["normals"][0, n]])
+        )
+
+
+def test_a_shift_of_everything_changes_nothing(generator: torch.Generator) -> None:
+    case = scene_and_robot(generator)
+    moved = dict(case)
+    shift = torch.tensor([3.0, -2.0, 1.0], dtype=torch.float64)
+    for name in ("points", "robot_positions"):
+        moved[name] = case[name] + shift
+    difference = relative_scene_features(**case) - relative_scene_features(**moved)
+    assert difference.abs().max() < 1e-9
+    robot = [
+        relative_robot_features(
+            c["robot_positions"], c["robot_normals"], c["robot_exists"], c["gripper_open"]
+        )
+        for c in (case, moved)
+    ]
+    assert robot[0].shape[-1] == relative_robot_channels(1)
+    assert (robot[0] - robot[1]).abs().max() < 1e-9
+
+
+def test_padding_and_order_of_the_robot_change_nothing(generator: torch.Generator) -> None:
+    case = scene_and_robot(generator)
+    order = torch.randperm(12, generator=generator)
+    padded = dict(case)
+    for name in ("robot_positions", "robot_normals"):
+        rows = case[name][:, :, order]
+        padded[name] = torch.cat([rows, torch.zeros(1, STEPS, 4, 3, dtype=torch.float64)], 2)
+    padded["robot_exists"] = torch.arange(16).expand(1, STEPS, 16) < 12
+    difference = relative_scene_features(**case) - relative_scene_features(**padded)
+    assert difference.abs().max() < 1e-10
+
+
+def test_no_robot_is_zero_not_nan(generator: torch.Generator) -> None:
+    case = scene_and_robot(generator)
+    case["robot_exists"] = torch.zeros_like(case["robot_exists"])
+    features = relative_scene_features(**case)
+    assert features.isfinite().all()
+    assert not features[..., 6:61].any()
+
+
+def test_chosen_robot_points_spread_and_do_not_depend_on_order(generator: torch.Generator) -> None:
+    points = torch.rand(1, 200, 3, generator=generator, dtype=torch.float64)
+    exists = torch.ones(1, 200, dtype=torch.bool)
+    chosen = points[0, farthest_robot_points(points, exists, 10)[0]]
+    order = torch.randperm(200, generator=generator)
+    padded = torch.cat([points[:, order], torch.full((1, 30, 3), 9.0, dtype=torch.float64)], 1)
+    again = padded[0, farthest_robot_points(padded, torch.arange(230)[None] < 200, 10)[0]]
+    assert torch.equal(chosen, again)
+    gaps = torch.cdist(chosen, chosen) + torch.eye(10) * 9
+    some = points[0, :10]
+    assert gaps.min() > 3 * (torch.cdist(some, some) + torch.eye(10) * 9).min()
+    few = farthest_robot_points(points[:, :4], exists[:, :4], 10)
+    assert set(few[0].tolist()) == {0, 1, 2, 3}
