@@ -19,6 +19,7 @@ from pointworld.robot.urdf import UrdfGeometry, parse_urdf
 _PANDA = ("example-robot-data", "panda_description/urdf/panda.urdf")
 _UR5E = ("airo-models", "arms/ur5e/ur5e.urdf")
 _ROBOTIQ = ("airo-models", "robotiq_2f_85/urdf/robotiq_2f_85.urdf")
+_ROBOTIQ_COLOR = (0.21, 0.22, 0.24, 1.0)
 _SIDES = {"left": -np.pi / 2, "right": np.pi / 2}
 
 
@@ -58,8 +59,14 @@ def _panda(prefix: str, *, hand: bool) -> list[VisualMesh]:
 
 def _ur5e(robot: RobotModel) -> list[VisualMesh]:
     urdf = _package_file(*_UR5E)
+    # That description shows its base with a cable hanging 0.35 m below it; the plain base lies beside it.
+    plain = {"visual/base_cable_labels.obj": "visual/base.obj"}
     return [
-        _visual(link.name, urdf.parent / geometry.filename, geometry.origin)
+        _visual(
+            link.name,
+            urdf.parent / plain.get(geometry.filename, geometry.filename),
+            geometry.origin,
+        )
         for link in parse_urdf(urdf).links
         for geometry in link.visuals
         if link.name in robot.link_names and geometry.kind == "mesh"
@@ -69,13 +76,14 @@ def _ur5e(robot: RobotModel) -> list[VisualMesh]:
 def _robotiq() -> list[VisualMesh]:
     folder = _package_file(*_ROBOTIQ).parent.parent / "meshes" / "visual"
     base = folder / "robotiq_arg2f_85_base_link.obj"
-    result = [_visual("robotiq_85_base_link", base, _yaw(np.pi / 2))]
+    color = _ROBOTIQ_COLOR
+    result = [_visual("robotiq_85_base_link", base, _yaw(np.pi / 2), color=color)]
     for side, yaw in _SIDES.items():
         for part in ("outer_knuckle", "outer_finger", "inner_knuckle", "inner_finger"):
             file = folder / f"robotiq_arg2f_85_{part}.obj"
-            result.append(_visual(f"{side}_{part}", file, _yaw(yaw), scale=0.001))
+            result.append(_visual(f"{side}_{part}", file, _yaw(yaw), scale=0.001, color=color))
         pad = folder / "robotiq_arg2f_85_pad.obj"
-        result.append(_visual(f"{side}_inner_finger", pad, _yaw(yaw), scale=0.001))
+        result.append(_visual(f"{side}_inner_finger", pad, _yaw(yaw), scale=0.001, color=color))
     return result
 
 
@@ -85,9 +93,20 @@ def _yaw(angle: float) -> np.ndarray:
     return T
 
 
-def _visual(link: str, file: Path, T_link_mesh: np.ndarray, *, scale: float = 1.0) -> VisualMesh:
+def _visual(
+    link: str,
+    file: Path,
+    T_link_mesh: np.ndarray,
+    *,
+    scale: float = 1.0,
+    color: tuple[float, float, float, float] | None = None,
+) -> VisualMesh:
     geometry = UrdfGeometry(
-        kind="mesh", origin=T_link_mesh, size=(scale, scale, scale), filename=file.name
+        kind="mesh",
+        origin=T_link_mesh,
+        size=(scale, scale, scale),
+        filename=file.name,
+        color=color,
     )
     mesh = build_geometry(geometry, file.parent / "robot.urdf", file.parent)
     return VisualMesh(link=link, filename=file.name, mesh=mesh)

@@ -35,7 +35,7 @@ def test_detailed_meshes_fill_the_same_space(robot: RobotModel) -> None:
     assert sum(len(m.faces) for m in detailed.visual_meshes.values()) > 10_000
     for link, own in robot.visual_meshes.items():
         difference = np.abs(detailed.visual_meshes[link].bounds - own.bounds).max()
-        assert difference < 0.02 or link == "base_link_inertia", link  # that one shows its cable
+        assert difference < 0.02, link
 
 
 @pytest.mark.rejects_input
