@@ -79,6 +79,8 @@ def write_checkpoint(
         if encoder_weights is not None:
             _write_weights(temporary / ENCODER_WEIGHTS, encoder_weights)
         write_json(temporary / DESCRIPTION, description)
+    if encoder_weights is None:
+        (target / ENCODER_WEIGHTS).unlink(missing_ok=True)
     return target
 
 

@@ -4,9 +4,13 @@ Nothing depends on where the scene lies in the base frame: every vector is a dif
 robot saturate with distance, because what is far away does not push; close by, the signed clearance says how deep the
 robot's surface will reach past the place where the point is now, which is what moves it. The carry channels are where
 the point would go if it were fixed to the gripper from now on: a pushed or held object moves by a part of that.
+Vectors are given, and motion is predicted, in the gripper's heading frame and as a part of its travel, so that a push
+to the left is learned from a push ahead, and a slow one from a fast one.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 
@@ -21,6 +25,10 @@ VECTOR_RANGE = 0.15
 CONTACT_RANGE = 0.02
 #: Decay length of the carry channels with the least distance to the robot's path [m].
 CARRY_RANGE = 0.1
+#: Horizontal motion below which the gripper has no heading [m].
+STILL = 1e-3
+#: Added to the gripper's travel, so that things may move a little when it does not [m].
+TRAVEL_OFFSET = 0.01
 #: Clearance is clipped to +- this [m].
 CLEARANCE_RANGE = 0.05
 
@@ -99,6 +107,47 @@ def _seen_robot(
         -1,
     )
     return torch.where(robot_exists.any(-1)[:, None, None], seen, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HandFrame:
+    """Where the gripper is heading and how far it goes, in which motion is described.
+
+    rotation: (batch, 3, 3) about z; its x axis is the gripper's horizontal heading over the whole motion (the base's
+        x axis where it does not move sideways).
+    travel: (batch, steps) distance of the gripper's centre from where it is now, plus TRAVEL_OFFSET [m].
+    """
+
+    rotation: Tensor
+    travel: Tensor
+
+    def turn(self, vectors: Tensor) -> Tensor:
+        """Vectors or positions (batch, ..., 3) in this frame's axes."""
+        R = self.rotation.view(len(self.rotation), *[1] * (vectors.ndim - 3), 3, 3)
+        return vectors @ R
+
+    def turn_back(self, vectors: Tensor) -> Tensor:
+        """Inverse of `turn`."""
+        R = self.rotation.view(len(self.rotation), *[1] * (vectors.ndim - 3), 3, 3)
+        return vectors @ R.transpose(-1, -2)
+
+
+def hand_frame(robot_positions: Tensor, robot_exists: Tensor) -> HandFrame:
+    """The frame of a robot flow (batch, steps, robot points, 3)."""
+    weight = robot_exists[..., None].to(robot_positions.dtype)
+    centre = (robot_positions * weight).sum(2) / weight.sum(2).clamp_min(1.0)
+    moved = centre - centre[:, :1]
+    heading = moved[:, -1, :2]
+    length = heading.norm(dim=-1, keepdim=True)
+    forward = torch.tensor([1.0, 0.0], dtype=heading.dtype, device=heading.device)
+    x = torch.where(length > STILL, heading / length.clamp_min(STILL), forward)
+    zero, one = torch.zeros_like(x[:, 0]), torch.ones_like(x[:, 0])
+    columns = [
+        torch.stack([x[:, 0], x[:, 1], zero], -1),
+        torch.stack([-x[:, 1], x[:, 0], zero], -1),
+        torch.stack([zero, zero, one], -1),
+    ]
+    return HandFrame(rotation=torch.stack(columns, -1), travel=moved.norm(dim=-1) + TRAVEL_OFFSET)
 
 
 def relative_robot_features(

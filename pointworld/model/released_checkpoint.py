@@ -28,6 +28,8 @@ from pointworld.model.checkpoint_io import (
     write_checkpoint,
 )
 from pointworld.model.released_contract import (
+    NEEDED_KEYS,
+    OTHER_KEYS,
     RELEASED_SIZES,
     ReleasedContract,
     Sizes,
@@ -50,6 +52,7 @@ class ReleasedCheckpoint:
 
     spec: the architecture. weights: everything but the image encoder, under the released names (also ours).
     encoder_weights: DINOv3 under Meta's names. counters: training progress. optimizer_bytes: left out by conversion.
+    ignored: top-level entries of the file that the release does not have.
     """
 
     path: Path
@@ -60,6 +63,7 @@ class ReleasedCheckpoint:
     counters: dict[str, float]
     optimizer_bytes: int
     exp_name: str
+    ignored: tuple[str, ...]
 
     def encoder(self, device: torch.device | str = "cpu") -> ImageEncoder:
         """The frozen DINOv3."""
@@ -118,8 +122,9 @@ def read_released(path: str | Path, *, sizes: Sizes = RELEASED_SIZES) -> Release
         counters={
             name: float(content[name]) for name in ("batch_count", "epoch_count", "sample_count")
         },
-        optimizer_bytes=_tensor_bytes(content["optimizer"]),
-        exp_name=str(content["exp_name"]),
+        optimizer_bytes=_tensor_bytes(content.get("optimizer")),
+        exp_name=str(content.get("exp_name", "")),
+        ignored=tuple(sorted(str(k) for k in content if k not in (*NEEDED_KEYS, *OTHER_KEYS))),
     )
 
 
@@ -227,6 +232,7 @@ def summary(checkpoint: ReleasedCheckpoint) -> dict[str, Any]:
         "trainable_parameters": elements - buffers,
         "encoder_parameters": encoder_parameters(checkpoint.encoder_weights),
         "optimizer_bytes": checkpoint.optimizer_bytes,
+        "ignored_keys": list(checkpoint.ignored),
         "spec": checkpoint.spec.to_json(),
         **checkpoint.provenance(),
     }

@@ -14,13 +14,9 @@ from pointworld.model.spec import ModelSpec
 from pointworld.ptv3 import PTv3Arch
 
 SCHEMA_VERSION = 1
-#: Keys that every released file has at its top level.
-TOP_KEYS = (
+#: Top-level keys without which a file is not used.
+NEEDED_KEYS = (
     "model",
-    "optimizer",
-    "args",
-    "exp_name",
-    "wandb_id",
     "batch_count",
     "epoch_count",
     "sample_count",
@@ -28,6 +24,8 @@ TOP_KEYS = (
     "model_contract",
     "data_contract",
 )
+#: Top-level keys that say nothing about predictions; any others are reported and left alone.
+OTHER_KEYS = ("optimizer", "args", "exp_name", "wandb_id")
 #: Camera counts came into the contract after the published files were written.
 CAMERA_DEFAULTS: dict[str, int] = {
     "train_min_num_cameras": 1,
@@ -106,14 +104,14 @@ def read_contract(content: Mapping[str, Any], *, where: str) -> ReleasedContract
     Raises:
         CheckpointError: keys, schema version, fields or values are not those of a released checkpoint.
     """
-    unknown, missing = sorted(set(content) - set(TOP_KEYS)), sorted(set(TOP_KEYS) - set(content))
+    missing = sorted(set(NEEDED_KEYS) - set(content))
     if "model_contract" in missing or "data_contract" in missing:
         raise CheckpointError(
             f"{where} has no model_contract / data_contract: it was written before the published format (schema "
             f"version {SCHEMA_VERSION}). Found the keys {sorted(map(str, content))}"
         )
-    if unknown or missing:
-        raise CheckpointError(f"{where}: unknown keys {unknown}, missing keys {missing}")
+    if missing:
+        raise CheckpointError(f"{where}: missing keys {missing}; found {sorted(map(str, content))}")
     version = content["checkpoint_schema_version"]
     if version != SCHEMA_VERSION:
         raise CheckpointError(

@@ -13,13 +13,14 @@ from pointworld.errors import InputError
 from pointworld.model.context import nearest_to_robot, spread_outputs, take_points, take_tokens
 from pointworld.model.features_relative import (
     farthest_robot_points,
+    hand_frame,
     relative_robot_features,
     relative_scene_features,
 )
 from pointworld.model.features_released import released_robot_features, released_scene_features
 from pointworld.model.featurisers import Mlp, SceneFeaturiser, TimeEmbedding
 from pointworld.model.inputs import ModelInputs, ModelOutputs
-from pointworld.model.normalisation import normalise, unnormalise
+from pointworld.model.normalisation import VARIANCE_FLOOR, normalise, unnormalise
 from pointworld.model.predictor import DynamicsPredictor
 from pointworld.model.rollout import MAX_TOKENS, predict
 from pointworld.model.spec import ModelSpec
@@ -100,20 +101,34 @@ class WorldModel(nn.Module):
         """Raw channels before normalisation: scene (batch, points, Ds) and robot (batch, steps, robot points, Fr)."""
         if self.spec.features == "released":
             return released_scene_features(inputs), released_robot_features(inputs)
+        frame = hand_frame(inputs.robot_positions, inputs.robot_exists)
+        robot_positions = frame.turn(inputs.robot_positions)
+        robot_normals = frame.turn(inputs.robot_normals)
         scene = relative_scene_features(
-            inputs.scene_points,
+            frame.turn(inputs.scene_points),
             inputs.scene_colors,
-            inputs.scene_normals,
+            frame.turn(inputs.scene_normals),
             inputs.scene_exists,
-            inputs.robot_positions,
-            inputs.robot_normals,
+            robot_positions,
+            robot_normals,
             inputs.robot_exists,
             inputs.gripper_open,
         )
         robot = relative_robot_features(
-            inputs.robot_positions, inputs.robot_normals, inputs.robot_exists, inputs.gripper_open
+            robot_positions, robot_normals, inputs.robot_exists, inputs.gripper_open
         )
         return scene, robot
+
+    def _from_hand_frame(
+        self, pred: Tensor, log_var: Tensor, inputs: ModelInputs
+    ) -> tuple[Tensor, Tensor]:
+        """Turn predictions that are parts of the gripper's travel, along its heading, into normalised displacement."""
+        frame = hand_frame(inputs.robot_positions, inputs.robot_exists)
+        _, variance = self._displacement_stats(inputs.domain)
+        unit = variance.mean(-1, keepdim=True).clamp_min(VARIANCE_FLOOR).sqrt()
+        scale = frame.travel[:, :, None, None] / unit
+        log_var = torch.cat([log_var[:, :1], (log_var + 2 * scale.log())[:, 1:]], 1)
+        return frame.turn_back(pred) * scale, log_var
 
     def _chosen_robot_tokens(
         self, inputs: ModelInputs, raw_robot: Tensor
@@ -209,6 +224,8 @@ class WorldModel(nn.Module):
             orders=orders,
             generator=generator,
         )
+        if self.spec.features == "relative":
+            pred_norm, log_var = self._from_hand_frame(pred_norm, log_var, inputs)
         mean, variance = self._displacement_stats(domain)
         displacements = unnormalise(pred_norm, mean, variance)
         displacements = torch.cat([torch.zeros_like(displacements[:, :1]), displacements[:, 1:]], 1)

@@ -10,8 +10,10 @@ from pointworld.model.features_relative import (
     CLEARANCE_RANGE,
     CONTACT_RANGE,
     STEPS,
+    TRAVEL_OFFSET,
     VECTOR_RANGE,
     farthest_robot_points,
+    hand_frame,
     relative_robot_channels,
     relative_robot_features,
     relative_scene_channels,
@@ -126,3 +128,34 @@ def test_chosen_robot_points_spread_and_do_not_depend_on_order(generator: torch.
     assert gaps.min() > 3 * (torch.cdist(some, some) + torch.eye(10) * 9).min()
     few = farthest_robot_points(points[:, :4], exists[:, :4], 10)
     assert set(few[0].tolist()) == {0, 1, 2, 3}
+
+
+def test_the_hand_frame_follows_the_heading(generator: torch.Generator) -> None:
+    case = scene_and_robot(generator)
+    positions, exists = case["robot_positions"], case["robot_exists"]
+    frame = hand_frame(positions, exists)
+    turned = frame.turn(positions).mean(2)
+    net = turned[0, -1] - turned[0, 0]
+    assert abs(net[1]) < 1e-9 and net[0] > 0.01
+    assert (frame.turn_back(frame.turn(positions)) - positions).abs().max() < 1e-12
+    centre = positions.mean(2)
+    travel = (centre - centre[:, :1]).norm(dim=-1) + TRAVEL_OFFSET
+    assert (frame.travel - travel).abs().max() < 1e-12
+    still = hand_frame(positions[:, :1].expand_as(positions), exists)
+    assert torch.equal(still.rotation[0], torch.eye(3, dtype=torch.float64))
+
+
+def test_the_view_from_the_hand_frame_does_not_know_the_bases_axes(
+    generator: torch.Generator,
+) -> None:
+    case = scene_and_robot(generator)
+    R = quat_wxyz_to_matrix(torch.tensor([0.8, 0.0, 0.0, 0.6], dtype=torch.float64))
+    frames = [
+        hand_frame(case["robot_positions"] @ A.T, case["robot_exists"])
+        for A in (torch.eye(3).double(), R)
+    ]
+    seen = [
+        frame.turn(case["points"] @ A.T)
+        for frame, A in zip(frames, (torch.eye(3).double(), R), strict=True)
+    ]
+    assert (seen[0] - seen[1]).abs().max() < 1e-9

@@ -96,6 +96,18 @@ def test_camera_fields_have_the_published_defaults_and_casts(tmp_path: Path) -> 
     assert read_released(changed, sizes=SIZES).spec.grid_size == 0.02
 
 
+def test_entries_that_predictions_do_not_need_may_differ(tmp_path: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        for name in ("optimizer", "args", "exp_name", "wandb_id"):
+            del content[name]
+        content["best_metric"] = 0.05
+
+    path = _changed(rf.write_toy(tmp_path / "toy.pt"), tmp_path, change)
+    report = summary(read_released(path, sizes=SIZES))
+    assert report["ignored_keys"] == ["best_metric"]
+    assert report["optimizer_bytes"] == 0
+
+
 def test_conversion_keeps_every_number_and_runs(tmp_path: Path) -> None:
     path = rf.write_toy(tmp_path / "toy.pt", seed=3)
     convert_released(path, tmp_path / "out", sizes=SIZES)

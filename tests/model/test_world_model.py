@@ -38,7 +38,8 @@ def test_batch_mates_and_padding_change_nothing(
     for i, sample in enumerate(samples):
         alone = forward(model, [sample], dtype)[0]
         count = len(sample[0])
-        torch.testing.assert_close(together[i, :, :count], alone, atol=tolerance, rtol=0)
+        scale = max(1.0, float(alone.abs().max()))
+        torch.testing.assert_close(together[i, :, :count], alone, atol=tolerance * scale, rtol=0)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance", "robot_tokens"), PRECISIONS)
@@ -57,7 +58,8 @@ def test_input_order_only_orders_the_output(
     )
     expected = forward(model, [(scene, flow)], dtype)[0][:, order]
     got = forward(model, [(scene.select(order), shuffled)], dtype)[0]
-    torch.testing.assert_close(got, expected, atol=tolerance, rtol=0)
+    scale = max(1.0, float(expected.abs().max()))
+    torch.testing.assert_close(got, expected, atol=tolerance * scale, rtol=0)
     assert float(expected.abs().max()) > 0.1
 
 
@@ -91,7 +93,8 @@ def test_displacements_are_the_unnormalised_prediction(generator: torch.Generato
 
 def test_domain_chooses_the_statistics(generator: torch.Generator) -> None:
     torch.manual_seed(2)
-    model = WorldModel(ModelSpec(arch=arch(), domains=("a", "b"))).eval()
+    spec = ModelSpec(arch=arch(), features="released", domains=("a", "b"))
+    model = WorldModel(spec).eval()
     model.norm_stats_per_step_var[1] = 4.0
     sample = pairs(generator, 1)[0]
     with torch.no_grad():
