@@ -16,7 +16,7 @@ import trimesh
 from pointworld.capture import clean_depth
 from pointworld.errors import InputError, MissingExtraError
 from pointworld.files import atomic_folder
-from pointworld.geometry import crop_intrinsics, invert
+from pointworld.geometry import invert
 from pointworld.types import Capture, RGBDFrame
 
 # Half the width of the band round a surface in which depth is averaged, in voxels.
@@ -113,8 +113,9 @@ def _integrate(o3d: Any, volume: Any, frame: RGBDFrame, max_depth: float) -> Non
         return
     depth = o3d.t.geometry.Image(np.where(kept, frame.depth, 0).astype(np.float32))
     color = o3d.t.geometry.Image(np.ascontiguousarray(frame.rgb, dtype=np.float32) / np.float32(255))
-    # Open3D's pixel centres are integers, ours are at + 0.5.
-    K = o3d.core.Tensor(crop_intrinsics(frame.K, 0.5, 0.5))
+    # The voxel block grid truncates projected coordinates, so its pixel centres are at + 0.5 like ours (a shift
+    # of half a pixel either way moves a known plane by 2 mm; see tests/cli/test_capture_commands.py).
+    K = o3d.core.Tensor(frame.K)
     T_cam_world = o3d.core.Tensor(invert(frame.T_world_cam))
     blocks = volume.compute_unique_block_coordinates(
         depth, K, T_cam_world, 1.0, max_depth, TRUNCATION_VOXELS
