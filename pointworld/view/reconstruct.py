@@ -81,21 +81,22 @@ def reconstruct(
         attr_dtypes=(o3d.core.float32, o3d.core.float32, o3d.core.float32),
         attr_channels=((1,), (1,), (3,)),
         voxel_size=size,
-        block_resolution=16,
-        block_count=20_000,
+        block_resolution=8,
+        block_count=10_000,
     )
+    fused = 0
     for frame in capture.frames:
-        _integrate(o3d, volume, frame, max_depth)
+        fused += _integrate(o3d, volume, frame, max_depth)
         if advance is not None:
             advance(1)
-    weight = min(LEAST_WEIGHT, float(len(capture.frames)))
-    cloud = volume.extract_point_cloud(weight_threshold=weight)
-    mesh = volume.extract_triangle_mesh(weight_threshold=weight)
-    if "positions" not in cloud.point or len(cloud.point.positions) == 0:
+    weight = min(LEAST_WEIGHT, float(fused))
+    cloud = volume.extract_point_cloud(weight_threshold=weight) if fused else None
+    if cloud is None or "positions" not in cloud.point or len(cloud.point.positions) == 0:
         raise InputError(
-            f"capture '{capture.source}' gives no surface: no depth within {max_depth:g} m, or too little for "
-            f"voxels of {size * 1000:.1f} mm"
+            f"capture '{capture.source}' gives no surface: no depth within {max_depth:g} m, or too "
+            f"little for voxels of {size * 1000:.1f} mm"
         )
+    mesh = volume.extract_triangle_mesh(weight_threshold=weight)
     return Reconstruction(
         points=cloud.point.positions.numpy(),
         normals=cloud.point.normals.numpy(),
@@ -107,12 +108,15 @@ def reconstruct(
     )
 
 
-def _integrate(o3d: Any, volume: Any, frame: RGBDFrame, max_depth: float) -> None:
+def _integrate(o3d: Any, volume: Any, frame: RGBDFrame, max_depth: float) -> bool:
+    """Fuse one frame; False when it has no depth to give."""
     kept = clean_depth(frame.depth, frame.valid, frame.K, max_depth=max_depth)
     if not kept.any():
-        return
+        return False
     depth = o3d.t.geometry.Image(np.where(kept, frame.depth, 0).astype(np.float32))
-    color = o3d.t.geometry.Image(np.ascontiguousarray(frame.rgb, dtype=np.float32) / np.float32(255))
+    color = o3d.t.geometry.Image(
+        np.ascontiguousarray(frame.rgb, dtype=np.float32) / np.float32(255)
+    )
     # The voxel block grid truncates projected coordinates, so its pixel centres are at + 0.5 like ours (a shift
     # of half a pixel either way moves a known plane by 2 mm; see tests/cli/test_capture_commands.py).
     K = o3d.core.Tensor(frame.K)
@@ -121,6 +125,7 @@ def _integrate(o3d: Any, volume: Any, frame: RGBDFrame, max_depth: float) -> Non
         depth, K, T_cam_world, 1.0, max_depth, TRUNCATION_VOXELS
     )
     volume.integrate(blocks, depth, color, K, T_cam_world, 1.0, max_depth, TRUNCATION_VOXELS)
+    return True
 
 
 def write_reconstruction(result: Reconstruction, folder: str | Path) -> tuple[str, ...]:
