@@ -7,15 +7,14 @@ whether a known kind of mistake, undone, would make the views agree clearly bett
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import permutations, product
-from typing import Any
 
 import numpy as np
 
 from pointworld.capture.depth import MAX_MEDIAN_DEPTH, MIN_MEDIAN_DEPTH
 from pointworld.capture.hypotheses import Cost, Hypothesis, PairSamples, sample_pairs
-from pointworld.capture.residuals import PairResidual, neighbour_residuals
+from pointworld.capture.report import CaptureReport, Finding
+from pointworld.capture.residuals import neighbour_residuals
 from pointworld.geometry import invert
 from pointworld.types import Capture
 
@@ -37,76 +36,24 @@ LEAST_OVERLAP = 0.05
 
 _FOCALS = tuple(np.exp(np.linspace(np.log(0.72), np.log(1.4), 17)))
 _FINE_SCALES = tuple(np.exp(np.linspace(np.log(0.7), np.log(1.43), 15)))
-_COARSE_SCALES = (1e-4, 1e-3, 0.01, 0.0254, 0.1, 0.2, 0.25, 0.5, 2.0, 4.0, 5.0, 10.0, 39.37, 100.0, 1e3, 1e4)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One thing that is wrong. kind: depth_scale, inverted_poses, swapped_axes, focal_length,
-    color_alignment, unexplained or no_overlap. message: for people. estimate: the value that would fit."""
-
-    kind: str
-    message: str
-    estimate: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaptureReport:
-    """Result of `diagnose`.
-
-    verdict: "good", "bad" (findings say why) or "unknown" (nothing to compare).
-    geometric_residual: median over neighbouring pairs of the median |z - depth| [m]. relative_residual: the
-    same divided by depth. photometric_residual: median over pairs of the mean colour difference (0-255).
-    depth_range: 1st and 99th percentile [m]. median_depth: [m]. valid_share: pixels that carry depth.
-    holes: valid pixels missing inside the area the depth sensor covers, as a share of that area.
-    All residuals are None when no pair overlaps.
-    """
-
-    source: str
-    format: str
-    frames: int
-    image_size: tuple[int, int]
-    verdict: str
-    findings: tuple[Finding, ...]
-    geometric_residual: float | None
-    relative_residual: float | None
-    photometric_residual: float | None
-    depth_range: tuple[float, float] | None
-    median_depth: float | None
-    valid_share: float
-    holes: float
-    pairs: tuple[PairResidual, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values for `--json`; NaN becomes null."""
-        return {
-            "source": self.source,
-            "format": self.format,
-            "frames": self.frames,
-            "image_size": list(self.image_size),
-            "verdict": self.verdict,
-            "findings": [
-                {"kind": f.kind, "message": f.message, "estimate": f.estimate} for f in self.findings
-            ],
-            "geometric_residual_m": self.geometric_residual,
-            "relative_residual": self.relative_residual,
-            "photometric_residual": self.photometric_residual,
-            "depth_range_m": None if self.depth_range is None else list(self.depth_range),
-            "median_depth_m": self.median_depth,
-            "valid_share": self.valid_share,
-            "holes": self.holes,
-            "pairs": [
-                {
-                    "first": p.first,
-                    "second": p.second,
-                    "geometric_m": _or_none(p.geometric),
-                    "relative": _or_none(p.relative),
-                    "photometric": _or_none(p.photometric),
-                    "overlap": p.overlap,
-                }
-                for p in self.pairs
-            ],
-        }
+_COARSE_SCALES = (
+    1e-4,
+    1e-3,
+    0.01,
+    0.0254,
+    0.1,
+    0.2,
+    0.25,
+    0.5,
+    2.0,
+    4.0,
+    5.0,
+    10.0,
+    39.37,
+    100.0,
+    1e3,
+    1e4,
+)
 
 
 def diagnose(
@@ -209,7 +156,8 @@ def _pose_hypotheses() -> list[tuple[Hypothesis, Finding]]:
         message="the poses are inverted: they map world to camera. Give camera to world, or invert them.",
     )
     transposed = Finding(
-        kind="inverted_poses", message="the rotations of the poses are transposed; the translations are not."
+        kind="inverted_poses",
+        message="the rotations of the poses are transposed; the translations are not.",
     )
     found = [
         (Hypothesis(poses=invert), inverted),
@@ -239,9 +187,7 @@ def _camera_axes() -> list[tuple[np.ndarray, str]]:
     return found
 
 
-def _rotate_cameras(
-    R: np.ndarray, *, inverted: bool = False
-) -> Callable[[np.ndarray], np.ndarray]:
+def _rotate_cameras(R: np.ndarray, *, inverted: bool = False) -> Callable[[np.ndarray], np.ndarray]:
     turn = np.eye(4)
     turn[:3, :3] = R
 
@@ -380,7 +326,3 @@ def _depth_statistics(
 def _median(values: list[float]) -> float | None:
     known = [value for value in values if np.isfinite(value)]
     return float(np.median(known)) if known else None
-
-
-def _or_none(value: float) -> float | None:
-    return value if np.isfinite(value) else None

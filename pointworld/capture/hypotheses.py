@@ -110,7 +110,9 @@ class PairSamples:
         shade, same = self._shades(h, points, moved, met & (relative < SAME_SURFACE))
         return Cost(
             geometric=float(np.median(_per_pair(relative, met, GEOMETRIC_CAP, np.median))),
-            photometric=float(np.exp(np.log(_per_pair(shade, same, PHOTOMETRIC_CAP, np.mean)).mean())),
+            photometric=float(
+                np.exp(np.log(_per_pair(shade, same, PHOTOMETRIC_CAP, np.mean)).mean())
+            ),
             overlap=float(met.mean()),
         )
 
@@ -143,7 +145,12 @@ class PairSamples:
 
 
 def sample_pairs(
-    capture: Capture, *, seed: int = 0, max_pairs: int = 16, samples: int = 16_000, motion: float = 0.1
+    capture: Capture,
+    *,
+    seed: int = 0,
+    max_pairs: int = 16,
+    samples: int = 16_000,
+    motion: float = 0.1,
 ) -> PairSamples | None:
     """Choose pairs that see the scene from clearly different places, and pixels of their first frames.
 
@@ -176,7 +183,10 @@ def sample_pairs(
         uv[pair] = np.stack([column[chosen], row[chosen]], -1) + 0.5
         depth[pair] = cleaned[index][row[chosen], column[chosen]]
     return PairSamples(
-        first=first, second=second, uv=uv, depth=depth,
+        first=first,
+        second=second,
+        uv=uv,
+        depth=depth,
         K=np.stack([frame.K for frame in frames]),
         Ts_world_cam=np.stack([frame.T_world_cam for frame in frames]),
         gray=_pad([_gray(frame) for frame in frames]),

@@ -89,9 +89,12 @@ def load_frame(entry: FrameEntry, *, check_unit: bool = True) -> RGBDFrame:
         if entry.reduce_color:
             rgb, K = _reduce(rgb, K, max(1, rgb.shape[1] // depth.shape[1]))
         depth, valid = register_depth(
-            depth, valid,
-            K_depth=entry.sensor.K, K_color=K,
-            T_color_depth=entry.sensor.T_color_depth, size=(rgb.shape[0], rgb.shape[1]),
+            depth,
+            valid,
+            K_depth=entry.sensor.K,
+            K_color=K,
+            T_color_depth=entry.sensor.T_color_depth,
+            size=(rgb.shape[0], rgb.shape[1]),
         )
     elif depth.shape != rgb.shape[:2]:
         raise InputError(
@@ -100,8 +103,14 @@ def load_frame(entry: FrameEntry, *, check_unit: bool = True) -> RGBDFrame:
             "own K and T_color_depth in capture.json and it is registered on load."
         )
     return RGBDFrame(
-        rgb=rgb, depth=depth, valid=valid, K=K, T_world_cam=entry.T_world_cam,
-        timestamp=entry.timestamp, name=entry.name, camera=entry.camera,
+        rgb=rgb,
+        depth=depth,
+        valid=valid,
+        K=K,
+        T_world_cam=entry.T_world_cam,
+        timestamp=entry.timestamp,
+        name=entry.name,
+        camera=entry.camera,
         joint_positions=entry.joint_positions,
     )
 
@@ -125,7 +134,9 @@ def decode_depth(
     elif coding.transform is not None:
         units = coding.transform(units)
     if units.min(initial=0) < 0:
-        raise InputError(f"{owner}: depth has negative values; expected distances along the optical axis")
+        raise InputError(
+            f"{owner}: depth has negative values; expected distances along the optical axis"
+        )
     valid = units != 0
     if units.dtype.kind != "f":
         for value in coding.unknown:

@@ -74,7 +74,9 @@ def list_frames(folder: Path) -> Listing:
     return Listing(
         format="pointworld",
         entries=entries,
-        T_world_base=None if T_world_base is None else _pose(T_world_base, str(path), "T_world_base"),
+        T_world_base=None
+        if T_world_base is None
+        else _pose(T_world_base, str(path), "T_world_base"),
         joint_names=joint_names,
         robot=None if record.get("robot") is None else str(record["robot"]),
     )
@@ -94,7 +96,9 @@ def _entry(
         raise InputError(f"{of_camera}: K is missing. Give the 3x3 intrinsic matrix in pixels.")
     pose = frame.get("T_world_cam", camera.get("T_world_cam"))
     if pose is None:
-        raise InputError(f"{where}: T_world_cam is missing here and in its camera (4x4, camera to world, metres)")
+        raise InputError(
+            f"{where}: T_world_cam is missing here and in its camera (4x4, camera to world, metres)"
+        )
     for key in ("rgb", "depth"):
         if not isinstance(frame.get(key), str):
             raise InputError(f"{where}: '{key}' must name a file")
@@ -126,14 +130,20 @@ def _coding(depth: Any, where: str) -> DepthCoding:
     depth = _mapping(depth, _DEPTH, f"{where}: depth")
     scale = _number(depth.get("scale", 0.001), where, "depth scale")
     if not scale > 0:
-        raise InputError(f"{where}: depth scale is {scale}, expected metres per stored unit (0.001 for mm)")
+        raise InputError(
+            f"{where}: depth scale is {scale}, expected metres per stored unit (0.001 for mm)"
+        )
     unknown = depth.get("unknown", [0, 65535])
     if not isinstance(unknown, list) or not all(isinstance(value, int) for value in unknown):
         raise InputError(f"{where}: depth 'unknown' must be a list of stored integers")
     nonfinite = depth.get("nonfinite", "refuse")
     if nonfinite not in ("refuse", "unknown"):
-        raise InputError(f"{where}: depth 'nonfinite' is {nonfinite!r}, expected 'refuse' or 'unknown'")
-    return DepthCoding(scale=scale, unknown=tuple(unknown), nonfinite_unknown=nonfinite == "unknown")
+        raise InputError(
+            f"{where}: depth 'nonfinite' is {nonfinite!r}, expected 'refuse' or 'unknown'"
+        )
+    return DepthCoding(
+        scale=scale, unknown=tuple(unknown), nonfinite_unknown=nonfinite == "unknown"
+    )
 
 
 def _sensor(depth: Mapping[str, Any], shift: np.ndarray, where: str) -> DepthSensor | None:
@@ -157,7 +167,11 @@ def _mapping(value: Any, known: set[str] | None, where: str) -> Mapping[str, Any
     for key in value:
         if known is not None and key not in known:
             close = difflib.get_close_matches(str(key), sorted(known), n=1)
-            hint = f"Did you mean '{close[0]}'?" if close else f"Known keys: {', '.join(sorted(known))}."
+            hint = (
+                f"Did you mean '{close[0]}'?"
+                if close
+                else f"Known keys: {', '.join(sorted(known))}."
+            )
             raise InputError(f"{where}: unknown key '{key}'. {hint}")
     return value
 

@@ -49,7 +49,9 @@ def list_frames(folder: Path) -> Listing:
     for index, frame in enumerate(frames):
         where = f"{path}: frame {frame['file_path']}"
         if "depth_file_path" not in frame:
-            raise InputError(f"{where} has no depth_file_path. Only captures with depth can be read.")
+            raise InputError(
+                f"{where} has no depth_file_path. Only captures with depth can be read."
+            )
         entries.append(
             FrameEntry(
                 name=frame["file_path"].rsplit(".", 1)[0],
@@ -74,7 +76,9 @@ def _intrinsics(values: dict[str, Any], where: str) -> np.ndarray:
         )
     missing = [name for name in ("fl_x", "fl_y", "cx", "cy") if name not in values]
     if missing:
-        raise InputError(f"{where}: K is missing ({', '.join(missing)} in neither the file nor the frame)")
+        raise InputError(
+            f"{where}: K is missing ({', '.join(missing)} in neither the file nor the frame)"
+        )
     fx, fy, cx, cy = (float(values[name]) for name in ("fl_x", "fl_y", "cx", "cy"))
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
 

@@ -49,8 +49,13 @@ def list_frames(folder: Path) -> Listing:
         )
     entries = tuple(
         FrameEntry(
-            name=color.stem, rgb=color, depth=depth, K=K, T_world_cam=pose,
-            coding=DepthCoding(scale=0.001), timestamp=float(index),
+            name=color.stem,
+            rgb=color,
+            depth=depth,
+            K=K,
+            T_world_cam=pose,
+            coding=DepthCoding(scale=0.001),
+            timestamp=float(index),
         )
         for index, (color, depth, pose) in enumerate(zip(colors, depths, poses, strict=True))
     )
@@ -92,7 +97,9 @@ def _read_json_intrinsics(path: Path) -> np.ndarray:
 def _read_log(path: Path) -> list[np.ndarray]:
     rows = data_lines(read_text(path))
     if not rows or len(rows) % 5:
-        raise InputError(f"{path}: {len(rows)} lines; every pose takes five (three integers, then 4x4)")
+        raise InputError(
+            f"{path}: {len(rows)} lines; every pose takes five (three integers, then 4x4)"
+        )
     poses = []
     for start in range(0, len(rows), 5):
         try:

@@ -51,8 +51,12 @@ def pair_residual(first: RGBDFrame, second: RGBDFrame) -> PairResidual:
     if len(z) == 0:
         nan = float("nan")
         return PairResidual(
-            first=first.name, second=second.name,
-            geometric=nan, relative=nan, photometric=nan, overlap=0.0,
+            first=first.name,
+            second=second.name,
+            geometric=nan,
+            relative=nan,
+            photometric=nan,
+            overlap=0.0,
         )
     depth = second.depth[row, column].astype(np.float64)
     error = np.abs(z - depth)

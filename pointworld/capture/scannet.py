@@ -39,7 +39,9 @@ def list_frames(folder: Path) -> Listing:
     T_device_depth = _extrinsics(folder, "depth")
     sensor = DepthSensor(K=K_depth, T_color_depth=invert(T_device_color) @ T_device_depth)
     entries: list[FrameEntry] = []
-    colors = [p for p in (folder / "color").iterdir() if p.suffix.lower() in (".jpg", ".png", ".jpeg")]
+    colors = [
+        p for p in (folder / "color").iterdir() if p.suffix.lower() in (".jpg", ".png", ".jpeg")
+    ]
     for color in sorted(colors, key=lambda path: natural_key(path.name)):
         T_world_device = read_matrix(folder / "pose" / f"{color.stem}.txt", 4, 4)
         if not np.isfinite(T_world_device).all():

@@ -64,7 +64,9 @@ def list_frames(folder: Path) -> Listing:
                 rgb=color,
                 depth=folder / f"{stem}.depth.png",
                 K=KINECT_COLOR_K if kinect else K,
-                T_world_cam=T_world_depth @ invert(KINECT_T_COLOR_DEPTH) if kinect else T_world_depth,
+                T_world_cam=T_world_depth @ invert(KINECT_T_COLOR_DEPTH)
+                if kinect
+                else T_world_depth,
                 coding=DepthCoding(scale=0.001),
                 sensor=sensor,
                 timestamp=float(len(entries)),

@@ -108,7 +108,9 @@ def _read_poses(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(f"{path}: expected only numbers ({error})") from error
     norms = np.linalg.norm(table[:, 4:], axis=1)
     if not np.isfinite(table).all() or np.abs(norms - 1).max() > 0.01:
-        raise InputError(f"{path}: poses must be finite and their quaternions (qx qy qz qw) of unit length")
+        raise InputError(
+            f"{path}: poses must be finite and their quaternions (qx qy qz qw) of unit length"
+        )
     table = table[np.argsort(table[:, 0], kind="stable")]
     R = Rotation.from_quat(table[:, 4:]).as_matrix()
     return table[:, 0], make_transform(R, table[:, 1:4])

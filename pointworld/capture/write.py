@@ -57,7 +57,9 @@ def write_capture(
             "cameras": _cameras(capture, scales),
             "frames": frames,
         }
-        (temporary / "capture.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+        (temporary / "capture.json").write_text(
+            json.dumps(record, indent=1, allow_nan=False) + "\n"
+        )
 
 
 def _depth_scales(capture: Capture) -> dict[str, float]:
@@ -72,7 +74,10 @@ def _depth_scales(capture: Capture) -> dict[str, float]:
                 f"camera '{camera}' sees {far:.1f} m, which does not fit a 16-bit image in millimetres; "
                 "use depth_format='npy'"
             )
-    return {c: FINE_SCALE if far < LARGEST_UNIT * FINE_SCALE else COARSE_SCALE for c, far in deepest.items()}
+    return {
+        c: FINE_SCALE if far < LARGEST_UNIT * FINE_SCALE else COARSE_SCALE
+        for c, far in deepest.items()
+    }
 
 
 def _cameras(capture: Capture, scales: dict[str, float]) -> dict[str, Any]:

@@ -50,7 +50,11 @@ def main(argv: list[str]) -> int:
     timings = {"read": read - start, "write": time.perf_counter() - read}
     summary = {"format": capture.format, "frames": len(capture.frames), "out": str(args.out)}
     write_run_json(
-        args.out, command="capture convert", config=args, seed=None, timings=timings,
+        args.out,
+        command="capture convert",
+        config=args,
+        seed=None,
+        timings=timings,
         extra={"summary": summary},
     )
     if args.json:

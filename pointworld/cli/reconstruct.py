@@ -69,7 +69,11 @@ def main(argv: list[str]) -> int:
     steps = ("read", "fuse", "residuals", "write")
     timings = {step: marks[i + 1] - marks[i] for i, step in enumerate(steps)}
     write_run_json(
-        args.out, command="reconstruct", config=args, seed=args.seed, timings=timings,
+        args.out,
+        command="reconstruct",
+        config=args,
+        seed=args.seed,
+        timings=timings,
         extra={"summary": summary},
     )
     if args.json:

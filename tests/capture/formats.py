@@ -60,7 +60,11 @@ def write_redwood(capture: Capture, folder: Path) -> None:
     names = [str(index) for index in range(len(capture.frames))]
     _images(capture, folder / "color", folder / "depth", 0.001, names)
     K, frame = capture.frames[0].K - HALF, capture.frames[0]
-    record = {"width": frame.width, "height": frame.height, "intrinsic_matrix": K.T.ravel().tolist()}
+    record = {
+        "width": frame.width,
+        "height": frame.height,
+        "intrinsic_matrix": K.T.ravel().tolist(),
+    }
     (folder / "camera_intrinsic.json").write_text(json.dumps(record))
     lines = []
     for index, each in enumerate(capture.frames):
@@ -102,7 +106,14 @@ def write_nerfstudio(capture: Capture, folder: Path) -> None:
         for name, frame in zip(names, capture.frames, strict=True)
     ]
     record = {
-        "fl_x": K[0, 0], "fl_y": K[1, 1], "cx": K[0, 2], "cy": K[1, 2],
-        "w": 160, "h": 120, "camera_model": "OPENCV", "k1": 0.0, "frames": frames[::-1],
+        "fl_x": K[0, 0],
+        "fl_y": K[1, 1],
+        "cx": K[0, 2],
+        "cy": K[1, 2],
+        "w": 160,
+        "h": 120,
+        "camera_model": "OPENCV",
+        "k1": 0.0,
+        "frames": frames[::-1],
     }
     (folder / "transforms.json").write_text(json.dumps(record))

@@ -36,10 +36,14 @@ def trajectory(count: int) -> list[np.ndarray]:
     return poses
 
 
-def render(K: np.ndarray, T_world_cam: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def render(
+    K: np.ndarray, T_world_cam: np.ndarray, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
     """Colour (height, width, 3) uint8 and depth (height, width) float32 [m] by casting a ray through each pixel."""
     uv = pixel_grid(*size)
-    rays = np.stack([(uv[..., 0] - K[0, 2]) / K[0, 0], (uv[..., 1] - K[1, 2]) / K[1, 1], np.ones(size)], -1)
+    rays = np.stack(
+        [(uv[..., 0] - K[0, 2]) / K[0, 0], (uv[..., 1] - K[1, 2]) / K[1, 1], np.ones(size)], -1
+    )
     d, o = rays @ T_world_cam[:3, :3].T, T_world_cam[:3, 3]
     with np.errstate(divide="ignore", invalid="ignore"):
         hits = [np.where(d[..., 2] < 0, -o[2] / d[..., 2], np.inf)]
@@ -82,8 +86,13 @@ def make_capture(count: int = 8, *, noise: float = 0.001, seed: int = 0) -> Capt
         valid = (depth > 0.05) & (rng.random(size) > 0.03)
         frames.append(
             RGBDFrame(
-                rgb=rgb, depth=np.where(valid, depth, 0).astype(np.float32), valid=valid, K=K, T_world_cam=T,
-                timestamp=index / 10, name=f"frame-{index:06d}",
+                rgb=rgb,
+                depth=np.where(valid, depth, 0).astype(np.float32),
+                valid=valid,
+                K=K,
+                T_world_cam=T,
+                timestamp=index / 10,
+                name=f"frame-{index:06d}",
             )
         )
     return Capture(frames=tuple(frames), source="synthetic")

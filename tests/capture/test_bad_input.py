@@ -47,7 +47,13 @@ def fails(folder: Path, *words: str) -> None:
 
 def test_empty_and_unknown_folders(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    fails(tmp_path / "empty", "the folder is empty", "capture.json", "transforms.json", "trajectory.log")
+    fails(
+        tmp_path / "empty",
+        "the folder is empty",
+        "capture.json",
+        "transforms.json",
+        "trajectory.log",
+    )
     (tmp_path / "empty" / "notes.txt").write_text("hello")
     fails(tmp_path / "empty", "no known capture layout", "7-Scenes", "TUM", "ScanNet")
     fails(tmp_path / "missing", "does not exist")
@@ -146,7 +152,9 @@ def test_truncated_images(folder: Path, kind: str) -> None:
 
 
 def test_colour_image_as_depth(folder: Path) -> None:
-    (folder / "frame-000000.depth.png").write_bytes((folder / "frame-000000.color.png").read_bytes())
+    (folder / "frame-000000.depth.png").write_bytes(
+        (folder / "frame-000000.color.png").read_bytes()
+    )
     fails(folder, "one channel of 16 bits")
 
 

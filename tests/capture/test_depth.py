@@ -49,7 +49,12 @@ def test_a_steep_plane_is_kept_whole() -> None:
 
 
 def _register_by_loop(
-    depth: np.ndarray, valid: np.ndarray, K_depth: np.ndarray, K: np.ndarray, T: np.ndarray, size: tuple[int, int]
+    depth: np.ndarray,
+    valid: np.ndarray,
+    K_depth: np.ndarray,
+    K: np.ndarray,
+    T: np.ndarray,
+    size: tuple[int, int],
 ) -> np.ndarray:
     """Every depth pixel's square over the colour pixels whose centres it covers, one pixel at a time."""
     out = np.full(size, np.inf)
@@ -58,7 +63,12 @@ def _register_by_loop(
             if not valid[v, u]:
                 continue
             z = float(depth[v, u])
-            p = T @ [(u + 0.5 - K_depth[0, 2]) / K_depth[0, 0] * z, (v + 0.5 - K_depth[1, 2]) / K_depth[1, 1] * z, z, 1]
+            p = T @ [
+                (u + 0.5 - K_depth[0, 2]) / K_depth[0, 0] * z,
+                (v + 0.5 - K_depth[1, 2]) / K_depth[1, 1] * z,
+                z,
+                1,
+            ]
             if p[2] <= 0:
                 continue
             cu, cv = K[0, 0] * p[0] / p[2] + K[0, 2], K[1, 1] * p[1] / p[2] + K[1, 2]
@@ -77,11 +87,15 @@ def test_registration_equals_a_loop(rng: np.random.Generator, zoom: float) -> No
     valid = rng.random((12, 16)) > 0.2
     K_depth = np.array([[15.0, 0, 8.2], [0, 15.5, 5.9], [0, 0, 1]])
     K = np.array([[15.0 * zoom, 0, 9.0], [0, 15.0 * zoom, 7.0], [0, 0, 1]])
-    T = make_transform(look_at(np.zeros(3), np.array([0.05, 0.02, 1.0])) [:3, :3], np.array([0.05, -0.02, 0.1]))
+    T = make_transform(
+        look_at(np.zeros(3), np.array([0.05, 0.02, 1.0]))[:3, :3], np.array([0.05, -0.02, 0.1])
+    )
     T[:3, :3] = np.linalg.qr(np.eye(3) + 0.05 * rng.normal(size=(3, 3)))[0]
     T[:3, :3] *= np.sign(np.diag(T[:3, :3]))[None]
     size = (14, 18)
-    ours, seen = register_depth(depth, valid, K_depth=K_depth, K_color=K, T_color_depth=T, size=size)
+    ours, seen = register_depth(
+        depth, valid, K_depth=K_depth, K_color=K, T_color_depth=T, size=size
+    )
     expected = _register_by_loop(depth, valid, K_depth, K, T, size)
     np.testing.assert_array_equal(seen, expected > 0)
     np.testing.assert_allclose(ours, expected, atol=1e-6)

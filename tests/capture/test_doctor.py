@@ -125,7 +125,9 @@ def test_depth_not_moved_into_the_colour_camera(
     assert "color_alignment" in kinds(edited(synthetic, seen_from_beside))
 
 
-def test_wrong_poses_without_a_name_are_bad_too(synthetic: Capture, rng: np.random.Generator) -> None:
+def test_wrong_poses_without_a_name_are_bad_too(
+    synthetic: Capture, rng: np.random.Generator
+) -> None:
     def shaken(frame: RGBDFrame) -> RGBDFrame:
         T = frame.T_world_cam.copy()
         T[:3, 3] += rng.normal(0, 0.15, 3)
@@ -170,7 +172,10 @@ def test_twenty_of_twenty_injected_mistakes_in_real_captures(shared_dir: Path) -
         ("kitchen_table", range(60, 70), _unregistered),
     )
     edits: tuple[tuple[str, tuple[FrameEdit, ...]], ...] = (
-        ("focal_length", (scaled_focal(1.1), scaled_focal(0.9), scaled_focal(0.9), scaled_focal(1.1))),
+        (
+            "focal_length",
+            (scaled_focal(1.1), scaled_focal(0.9), scaled_focal(0.9), scaled_focal(1.1)),
+        ),
         ("inverted_poses", (inverted_pose,) * 4),
         ("swapped_axes", tuple(turned_cameras(t) for t in (OPENGL, SWAPPED_XY, CYCLIC, OPENGL))),
         ("depth_scale", tuple(scaled_depth(s) for s in (10.0, 0.1, 5.0, 0.2))),

@@ -144,7 +144,9 @@ def test_kinect_depth_of_seven_scenes_is_moved_into_the_colour_camera(tmp_path: 
     rgb, true = render(K_color, T_world_depth @ T_depth_color, (480, 640))
     _, raw = render(K_depth, T_world_depth, (480, 640))
     Image.fromarray(rgb).save(tmp_path / "frame-000000.color.png")
-    Image.fromarray(np.round(raw * 1000).astype(np.uint16)).save(tmp_path / "frame-000000.depth.png")
+    Image.fromarray(np.round(raw * 1000).astype(np.uint16)).save(
+        tmp_path / "frame-000000.depth.png"
+    )
     np.savetxt(tmp_path / "frame-000000.pose.txt", T_world_depth)
     np.savetxt(tmp_path / "camera-intrinsics.txt", K_depth)
     frame = read_capture(tmp_path).frames[0]
@@ -165,7 +167,11 @@ def test_tum_knows_the_published_sensors_by_name(capture: Capture, tmp_path: Pat
 
 def test_tum_poses_are_interpolated(capture: Capture, tmp_path: Path) -> None:
     formats.write_tum(capture, tmp_path / "c")
-    rows = ["0.0 0 0 0 0 0 0 1", "0.15 0.3 0 0 0 0 0.7071067811865476 0.7071067811865476", "1 0 0 0 0 0 0 1"]
+    rows = [
+        "0.0 0 0 0 0 0 0 1",
+        "0.15 0.3 0 0 0 0 0.7071067811865476 0.7071067811865476",
+        "1 0 0 0 0 0 0 1",
+    ]
     (tmp_path / "c" / "groundtruth.txt").write_text("\n".join(rows))
     entries = list_capture(tmp_path / "c").entries
     # Only frames whose bracketing poses are at most 0.2 s apart are kept: 0.0 and 0.1 s.
@@ -176,7 +182,10 @@ def test_tum_poses_are_interpolated(capture: Capture, tmp_path: Path) -> None:
 
 @pytest.mark.needs_shared
 def test_reference_captures_have_the_known_residuals(shared_dir: Path) -> None:
-    for name, frames, limit in (("kitchen_table", range(0, 40), 0.007), ("apc_shelf", None, 0.0053)):
+    for name, frames, limit in (
+        ("kitchen_table", range(0, 40), 0.007),
+        ("apc_shelf", None, 0.0053),
+    ):
         capture = read_capture(shared_dir / "captures" / name, frames=frames)
         values = [pair.geometric for pair in neighbour_residuals(capture)]
         assert 0.5 * limit < np.median(values) < limit, name

@@ -83,7 +83,9 @@ def test_doctor_says_in_json_what_it_cannot_read(
     assert main(["doctor", "capture", str(tmp_path), "--json"]) == 2
     printed = capsys.readouterr()
     report = json.loads(printed.out)
-    assert report["verdict"] == "unreadable" and "folder is empty" in report["findings"][0]["message"]
+    assert (
+        report["verdict"] == "unreadable" and "folder is empty" in report["findings"][0]["message"]
+    )
     assert printed.err.startswith("error: ") and printed.err.count("\n") == 1
 
 
