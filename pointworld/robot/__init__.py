@@ -7,3 +7,5 @@ from pointworld.robot.joint_path import read_joint_path as read_joint_path
 from pointworld.robot.joint_path import resample_joint_path as resample_joint_path
 from pointworld.robot.model import RobotModel as RobotModel
 from pointworld.robot.surface import SurfacePoints as SurfacePoints
+from pointworld.robot.reach import solve_ik as solve_ik
+from pointworld.robot.reach import straight_path as straight_path

@@ -17,6 +17,7 @@ from pointworld.errors import AssetError
 from pointworld.robot.urdf import UrdfGeometry
 
 MAX_MESH_BYTES = 64_000_000
+MAX_COORDINATE = 1e6
 FORMATS = ("stl", "obj", "dae")
 _DEFAULT_COLOR = (0.7, 0.7, 0.72, 1.0)
 
@@ -89,6 +90,10 @@ def read_mesh(path: Path) -> trimesh.Trimesh:
     vertices, faces = np.asarray(mesh.vertices), np.asarray(mesh.faces)
     if len(faces) == 0 or not np.isfinite(vertices).all():
         raise AssetError(f"{path}: the mesh is empty or contains NaN or infinity")
+    if np.abs(vertices).max() > MAX_COORDINATE:
+        raise AssetError(
+            f"{path}: a vertex is {np.abs(vertices).max():.3g} from the origin; damaged?"
+        )
     return mesh
 
 
@@ -116,9 +121,8 @@ def _load(path: Path, data: bytes, kind: str) -> trimesh.Trimesh:
             if isinstance(piece, trimesh.Trimesh) and len(piece.faces):
                 pieces.append(_plain(piece, np.asarray(T), _material_color(piece)))
     except Exception as error:  # parsers of damaged files raise anything
-        raise AssetError(
-            f"{path}: not a readable {kind.upper()} mesh ({type(error).__name__}: {error})"
-        ) from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise AssetError(f"{path}: not a readable {kind.upper()} mesh ({reason})") from error
     if not pieces:
         raise AssetError(f"{path}: no triangles in it")
     return pieces[0] if len(pieces) == 1 else trimesh.util.concatenate(pieces)

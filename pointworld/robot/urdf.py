@@ -135,7 +135,8 @@ def _parse_xml(file: Path) -> Any:
     except etree.XMLSyntaxError as error:
         # Undeclared prefixes (drake:acceleration) are common and harmless; anything else is a broken file.
         if not all(entry.domain_name == "NAMESPACE" for entry in parser.error_log):
-            raise AssetError(f"{file}: not well-formed XML: {error.msg}") from error
+            reason = " ".join(str(error.msg).split())
+            raise AssetError(f"{file}: not well-formed XML: {reason}") from error
     return etree.fromstring(data, etree.XMLParser(**options, recover=True))
 
 
