@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pointworld.errors import InputError
-from pointworld.model.predictor import DynamicsPredictor
+from pointworld.model.predictor import DynamicsPredictor, _masked_max
 from pointworld.ptv3.arch import PTv3Arch
 from pointworld.ptv3.backbone import drop_rows
 from tests.model.predictor_inputs import Inputs, cast, lively, random_inputs
@@ -139,6 +139,13 @@ def test_no_robot_points_at_all(inputs: Inputs, generator: torch.Generator) -> N
         scene, feat, exists, robot[:, :, :0], robot_feat[:, :, :0], robot_exists[:, :, :0]
     )
     assert bool(torch.isfinite(pred).all())
+
+
+def test_robot_summary_ignores_padding_and_empty_samples() -> None:
+    x = torch.tensor([[[-3.0], [-1.0], [5.0]], [[-2.0], [7.0], [1.0]]])
+    exists = torch.tensor([[True, True, False], [False, False, False]])
+    assert _masked_max(x, exists).flatten().tolist() == [-1.0, 0.0]
+    assert _masked_max(x[:, :0], exists[:, :0]).flatten().tolist() == [0.0, 0.0]
 
 
 def test_drop_path_zeroes_whole_tokens_and_keeps_the_mean(generator: torch.Generator) -> None:

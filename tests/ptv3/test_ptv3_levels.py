@@ -72,6 +72,12 @@ def test_far_token_changes_nothing_about_the_others(generator: torch.Generator) 
     )
 
 
+def test_curve_depth_is_constant_wherever_the_tokens_are(generator: torch.Generator) -> None:
+    coords, batch = surface_tokens(50, generator)
+    for offset in (-7.0, -2.0, 0.0, 5.0):
+        assert [level.depth for level in _stable(coords + offset, batch).levels] == [10, 9, 8, 7]
+
+
 def test_a_samples_grid_does_not_depend_on_its_batch(generator: torch.Generator) -> None:
     coords, batch = surface_tokens(200, generator, batch_size=3)
     coords[batch == 1] += 0.4
