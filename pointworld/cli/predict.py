@@ -15,6 +15,7 @@ from pointworld.capture import list_capture, read_capture
 from pointworld.cli.common import console, parse, pick_device, stdout_json, write_run_json
 from pointworld.errors import InputError
 from pointworld.files import atomic_folder
+from pointworld.geometry import invert
 from pointworld.model import WorldModel, load
 from pointworld.robot import (
     RobotModel,
@@ -196,12 +197,28 @@ def write_result(result: PredictedCapture, args: PredictArgs) -> dict[str, Any]:
                 "summary": summary,
                 "notes": result.notes,
                 "frames": [frame.name for frame in result.capture.frames],
+                "cameras": _cameras(result),
                 "robot": result.robot.name,
                 "joint_names": result.robot.joint_names,
                 "joint_positions": result.joint_positions.tolist(),
             },
         )
     return summary
+
+
+def _cameras(result: PredictedCapture) -> list[dict[str, Any]]:
+    """Where the cameras stood, in the base frame."""
+    T_base_world = invert(result.T_world_base)
+    return [
+        {
+            "name": frame.name,
+            "K": frame.K.tolist(),
+            "T_base_cam": (T_base_world @ frame.T_world_cam).tolist(),
+            "width": frame.width,
+            "height": frame.height,
+        }
+        for frame in result.capture.frames
+    ]
 
 
 class _Clock:
