@@ -19,9 +19,10 @@ from pointworld.cli.common import (
     write_run_json,
 )
 from pointworld.data import list_clips, read_clip
-from pointworld.files import write_json
+from pointworld.files import write_json, write_text
 from pointworld.robot import RobotModel
 from pointworld.train import PREDICTORS, evaluate, read_evaluation_clip, tune_radius
+from pointworld.train.report import plot_families, report
 
 #: Validation clips on which the rigid-carry radius is tuned.
 TUNING_CLIPS = 100
@@ -44,7 +45,7 @@ class EvaluateArgs:
     validation: Path | None = None
     """Clips for tuning the rigid-carry radius; without them it is 3 cm."""
     out: Path | None = None
-    """Folder for evaluation.json and run.json."""
+    """Folder for evaluation.json, the same as tables and a picture (evaluation.md, evaluation.png), and run.json."""
     limit: int | None = None
     """Evaluate only the first clips."""
     device: str = "cpu"
@@ -76,6 +77,9 @@ def main(argv: list[str]) -> int:
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
         write_json(args.out / "evaluation.json", result)
+        label = Path(args.checkpoint).name
+        write_text(args.out / "evaluation.md", report({label: result}) + "\n")
+        plot_families({label: result}, args.out / "evaluation.png")
         timings = {"tune": tuned - start, "evaluate": time.perf_counter() - tuned}
         write_run_json(args.out, command="evaluate", config=args, seed=None, timings=timings)
     show(result)
