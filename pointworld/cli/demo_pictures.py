@@ -65,7 +65,7 @@ def make_pictures(result: FlowResult, made: PredictedCapture, out: Path) -> Pict
     pictures: Pictures = {}
     for name, (image, caption) in images.items():
         path = out / f"{name}.png"
-        Image.fromarray(image).quantize(200).save(path, optimize=True)
+        Image.fromarray(image).save(path, optimize=True)
         pictures[name] = (path, caption)
     return pictures
 

@@ -12,16 +12,28 @@ Tensor = torch.Tensor
 
 DAMPING = 0.02
 ITERATIONS = 150
+#: Step of the differences [rad or m]; kinematics are smooth and run in float64.
+DIFFERENCE = 1e-5
 
 
 def _pose_error(robot: RobotModel, q: Tensor, target: Tensor) -> Tensor:
-    """(6,) position [m] and rotation [rad, halved sines of the axes' angles] of the tool against the target."""
+    """(..., 6) position [m] and rotation vector [rad] from the tool at q to the target."""
     T = robot.tool_pose(q)
-    position = target[:3, 3] - T[:3, 3]
-    rotation = sum(
-        (torch.linalg.cross(T[:3, i], target[:3, i]) for i in range(3)), torch.zeros_like(position)
-    )
-    return torch.cat([position, 0.5 * rotation])
+    position = target[:3, 3] - T[..., :3, 3]
+    R = target[:3, :3] @ T[..., :3, :3].transpose(-1, -2)
+    skew = R - R.transpose(-1, -2)
+    sine = 0.5 * torch.stack([skew[..., 2, 1], skew[..., 0, 2], skew[..., 1, 0]], -1)
+    length = sine.norm(dim=-1, keepdim=True)
+    cosine = (R.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) - 1) / 2
+    angle = torch.atan2(length, cosine)
+    return torch.cat([position, sine * angle / length.clamp_min(1e-12)], -1)
+
+
+def _jacobian(robot: RobotModel, q: Tensor, target: Tensor) -> Tensor:
+    """(6, joints) central differences of the negative pose error, in one batched forward pass."""
+    steps = DIFFERENCE * torch.eye(len(q), dtype=q.dtype)
+    errors = _pose_error(robot, torch.cat([q + steps, q - steps]), target)
+    return -((errors[: len(q)] - errors[len(q) :]) / (2 * DIFFERENCE)).T
 
 
 def solve_ik(
@@ -46,7 +58,7 @@ def solve_ik(
     for _ in range(ITERATIONS):
         if float(error.norm()) < tolerance / 4:
             break
-        J = torch.autograd.functional.jacobian(lambda x: -_pose_error(robot, x, target), q)
+        J = _jacobian(robot, q, target)
         step = J.T @ torch.linalg.solve(J @ J.T + DAMPING**2 * torch.eye(6, dtype=J.dtype), error)
         q = (q + step.clamp(-0.3, 0.3)).clamp(lower, upper)
         error = _pose_error(robot, q, target)
@@ -77,11 +89,11 @@ def straight_path(
     """
     heading = np.asarray(stop, float) - np.asarray(start, float)
     yaw = float(np.arctan2(heading[1], heading[0]))
-    # Tool axes: z down, y (the fingers' axis) across the motion; of the two such poses the one with less twist.
-    yaw = (yaw + np.pi / 2) % np.pi - np.pi / 2
-    c, s = np.cos(yaw), np.sin(yaw)
     T = np.eye(4)
-    T[:3, :3] = np.array([[c, s, 0.0], [s, -c, 0.0], [0.0, 0.0, -1.0]])
+    # Tool axes: z down, y (the fingers' axis) across the motion; of the two such poses the nearer one.
+    at_home = robot.tool_pose(torch.from_numpy(robot.home))[:3, :3].numpy()
+    both = [_pointing_down(yaw), _pointing_down(yaw + np.pi)]
+    T[:3, :3] = max(both, key=lambda R: float((R * at_home).sum()))
     q, path = robot.home, []
     for share in np.linspace(0, 1, steps):
         T[:3, 3] = (1 - share) * np.asarray(start) + share * np.asarray(stop)
@@ -89,3 +101,8 @@ def straight_path(
         path.append(q)
     joints = torch.from_numpy(np.stack(path))
     return robot.with_gripper_width(joints, gripper_width).numpy()
+
+
+def _pointing_down(yaw: float) -> np.ndarray:
+    c, s = np.cos(yaw), np.sin(yaw)
+    return np.array([[c, s, 0.0], [s, -c, 0.0], [0.0, 0.0, -1.0]])
