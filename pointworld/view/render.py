@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +31,8 @@ ROBOT_GREY = (0.80, 0.82, 0.85)
 
 def import_open3d(purpose: str) -> Any:
     """Open3D, or an error that names the extra that brings it."""
+    # Its window library complains on stderr where no session manager has set this.
+    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
     try:
         import open3d
     except ImportError as error:

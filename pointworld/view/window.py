@@ -10,7 +10,7 @@ import numpy as np
 
 from pointworld.errors import PointWorldError
 from pointworld.robot import RobotModel
-from pointworld.view.geometry import FlowStyle
+from pointworld.view.geometry import ColorBy, FlowStyle
 from pointworld.view.render import (
     BACKGROUND,
     default_viewpoint,
@@ -98,7 +98,7 @@ class FlowWindow:
         self.timeline.playing = not self.timeline.playing
 
     def _toggle_color(self) -> None:
-        other = "magnitude" if self.style.color_by == "uncertainty" else "uncertainty"
+        other: ColorBy = "magnitude" if self.style.color_by == "uncertainty" else "uncertainty"
         self.style = replace(self.style, color_by=other)
 
     def _toggle_truth(self) -> None:

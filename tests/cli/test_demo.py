@@ -1,0 +1,78 @@
+"""The demo: bundled capture with truth, real captures, and the files users look at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pointworld.cli.app import main
+from pointworld.cli.demo import sweep
+from pointworld.errors import InputError
+from pointworld.robot import RobotModel
+from pointworld.view.result import read_result
+from pointworld.view.video import import_av
+
+pytest.importorskip("open3d", reason="needs the extra [viewer]")
+
+
+def test_demo_on_the_bundled_capture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--out", str(tmp_path), "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert 0 < summary["errors"]["ratio"] < 0.7
+    assert summary["errors"]["never_moving_mm"] < 6
+    result = read_result(tmp_path)
+    assert result.truth is not None and result.num_steps == 11 and len(result.cameras) == 3
+    assert not result.displacements[0].any()
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= 5 and "flow.mp4" in page
+    with import_av().open(str(tmp_path / "flow.mp4")) as video:
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    assert len(frames) >= 11
+    assert np.abs(frames[0].astype(int) - frames[-1].astype(int)).mean() > 1
+
+
+@pytest.mark.needs_shared
+@pytest.mark.parametrize("name", ["kitchen_table", "apc_shelf"])
+def test_demo_on_real_captures(shared_dir: Path, tmp_path: Path, name: str) -> None:
+    capture = shared_dir / "captures" / name
+    assert main(["demo", "--capture", str(capture), "--frames", "0,8", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "base_pose.json").is_file()
+    result = read_result(tmp_path)
+    assert len(result.points) > 500 and result.truth is None
+
+
+def test_the_sweep_goes_through_what_stands_there() -> None:
+    rng = np.random.default_rng(0)
+    table = np.column_stack(
+        [rng.uniform(0.3, 0.8, 500), rng.uniform(-0.3, 0.3, 500), np.zeros(500)]
+    )
+    box = rng.uniform([0.5, 0.05, 0.02], [0.56, 0.11, 0.1], (80, 3))
+    robot = RobotModel.load("fr3")
+    joints = sweep(robot, np.concatenate([table, box]))
+    tcp = robot.tool_pose(torch.from_numpy(joints))[:, :3, 3].numpy()
+    assert np.linalg.norm(tcp[:, :2] - box.mean(0)[:2], axis=-1).min() < 0.02
+    assert (tcp[:, 2] >= 0.029).all()
+    with pytest.raises(InputError, match="nothing to push"):
+        sweep(robot, table)
+
+
+@pytest.mark.rejects_input
+def test_view_without_a_display_names_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    np.savez(
+        tmp_path / "prediction.npz",
+        points=np.zeros((3, 3)),
+        colors=np.zeros((3, 3)),
+        displacements=np.zeros((11, 3, 3)),
+        step_dt=0.1,
+    )
+    assert main(["view", str(tmp_path)]) == 2
+    assert "--screenshot" in capsys.readouterr().err
+    assert main(["view", str(tmp_path / "absent")]) == 2
