@@ -153,12 +153,15 @@ def captured(args: DemoArgs, folder: Path) -> PredictedCapture:
     indices = "0" if args.frames is None else args.frames
     box = tabletop_workspace()
     corners = [*np.asarray(box.lower).tolist(), *np.asarray(box.upper).tolist()]
-    return _predict(
+    result = _predict(
         replace(args, frames=indices),
         folder,
         workspace=",".join(map(str, corners)),
         base_pose=str(pose_file),
     )
+    # The prediction read the pose back from the file; the user should hear how it was chosen.
+    chosen = f"{description} (saved to {pose_file})"
+    return replace(result, notes=(chosen, *result.notes[1:]))
 
 
 def sweep(robot: RobotModel, points: np.ndarray) -> np.ndarray:
