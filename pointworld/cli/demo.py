@@ -92,7 +92,7 @@ def main(argv: list[str]) -> int:
             f"motion (ratio {errors['ratio']:.2f})"
         )
     for note in result.notes:
-        console.print(f"note: {note}")
+        console.print(f"note: {note}", soft_wrap=True)
     console.print(f"done in {seconds:.0f} s. Open {args.out / 'report.html'}")
     if args.json:
         stdout_json(summary)

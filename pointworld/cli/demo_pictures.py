@@ -169,7 +169,7 @@ def write_page(
     sections = [
         Section(title="What the cameras see", pictures=[pictures["input"]]),
         Section(title="What the model gets", pictures=[pictures["scene"], pictures["robot"]]),
-        Section(title="What it predicts", pictures=shown, video="flow.mp4"),
+        Section(title="What it predicts", pictures=shown, video=out / "flow.mp4"),
     ]
     if errors is not None:
         text = "Mean distance to the simulator's true positions over all steps."

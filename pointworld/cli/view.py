@@ -31,8 +31,8 @@ class ViewArgs:
         pointworld view result
         pointworld view result --screenshot flow.png --video flow.mp4
 
-    Keys in the window: space plays, left and right scrub, up and down change the speed, C colours by uncertainty,
-    T switches between prediction and truth.
+    The window has a time slider, play and pause, speed, and the style of the trails; space plays, left and right go one
+    step, up and down change the speed.
     """
 
     result: Annotated[Path, tyro.conf.Positional]

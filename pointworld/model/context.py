@@ -27,7 +27,10 @@ def nearest_to_robot(inputs: ModelInputs, count: int) -> Tensor:
     batch = inputs.batch_size
     surface = inputs.robot_positions.reshape(batch, -1, 3)
     exists = inputs.robot_exists.reshape(batch, 1, -1)
-    distance = torch.cdist(inputs.scene_points, surface).masked_fill_(~exists, torch.inf)
+    # The matrix-product form of cdist loses digits, and with them independence of the batch.
+    distance = torch.cdist(
+        inputs.scene_points, surface, compute_mode="donot_use_mm_for_euclid_dist"
+    ).masked_fill_(~exists, torch.inf)
     reach = distance.min(-1).values.masked_fill(~inputs.scene_exists, torch.inf)
     return reach.topk(count, dim=1, largest=False, sorted=False).indices.sort(dim=1).values
 

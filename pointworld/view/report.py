@@ -1,4 +1,4 @@
-"""A one-page HTML report that stands alone: pictures are embedded, the video lies beside it."""
+"""A one-page HTML report that stands alone: pictures and the video are embedded."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ th:first-child,td:first-child{text-align:left}
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A heading, a paragraph, pictures (path, caption), and a table whose first row is its heading."""
+    """A heading, a paragraph, pictures (path, caption), an MP4, and a table whose first row is its heading."""
 
     title: str
     text: str = ""
     pictures: Sequence[tuple[Path, str]] = ()
-    video: str | None = None
+    video: Path | None = None
     table: Sequence[Sequence[str]] = ()
 
 
@@ -59,14 +59,15 @@ def _section(section: Section) -> str:
     if section.text:
         parts.append(f"<p>{html.escape(section.text)}</p>")
     for picture, caption in section.pictures:
-        data = base64.b64encode(picture.read_bytes()).decode()
         parts.append(
-            f"<figure><img alt='{html.escape(caption)}' src='data:image/png;base64,{data}'>"
+            f"<figure><img alt='{html.escape(caption)}' src='{_embedded(picture, 'image/png')}'>"
             f"<figcaption>{html.escape(caption)}</figcaption></figure>"
         )
     if section.video is not None:
-        name = html.escape(section.video)
-        parts.append(f"<figure><video src='{name}' controls loop muted autoplay></video></figure>")
+        source = _embedded(section.video, "video/mp4")
+        parts.append(
+            f"<figure><video src='{source}' controls loop muted autoplay></video></figure>"
+        )
     if section.table:
         head, *rows = section.table
         cells = "".join(f"<th>{html.escape(c)}</th>" for c in head)
@@ -75,3 +76,7 @@ def _section(section: Section) -> str:
         )
         parts.append(f"<table><tr>{cells}</tr>{lines}</table>")
     return "".join(parts)
+
+
+def _embedded(path: Path, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"

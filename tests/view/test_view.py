@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +15,7 @@ from PIL import Image
 
 from pointworld.cli.app import main
 from pointworld.view.result import write_truth
-from pointworld.view.window import Timeline
+from pointworld.view.timeline import Timeline
 
 
 @pytest.fixture
@@ -65,3 +70,43 @@ def test_timeline_plays_scrubs_and_keeps_speed_in_bounds() -> None:
     for _ in range(10):
         timeline.change_speed(2.0)
     assert timeline.speed == 8.0
+
+
+@pytest.mark.slow
+def test_the_window_opens_and_plays(result_folder: Path, tmp_path: Path) -> None:
+    """On a virtual display: the panel stands on the right, and the points move between two pictures."""
+    pytest.importorskip("open3d")
+    if shutil.which("Xvfb") is None:
+        pytest.skip("Xvfb is not installed")
+    display = ":97"
+    server = subprocess.Popen(["Xvfb", display, "-screen", "0", "900x600x24"])
+    environment = {**os.environ, "DISPLAY": display, "XDG_SESSION_TYPE": "x11"}
+    command = [sys.executable, "-m", "pointworld.cli.app", "view", str(result_folder)]
+    try:
+        time.sleep(2)
+        window = subprocess.Popen([*command, "--width", "800", "--height", "500"], env=environment)
+        try:
+            shots = _grab_until_drawn(display, deadline=time.monotonic() + 120)
+        finally:
+            window.terminate()
+            window.wait(20)
+    finally:
+        server.terminate()
+        server.wait(20)
+    assert len(shots) == 2
+    middle = (slice(100, 500), slice(60, 560))
+    assert (np.abs(shots[0][middle] - shots[1][middle]) > 60).any()
+
+
+def _grab_until_drawn(display: str, *, deadline: float) -> list[np.ndarray]:
+    """Two different pictures of the display after the window is there."""
+    from PIL import ImageGrab
+
+    shots: list[np.ndarray] = []
+    while len(shots) < 2 and time.monotonic() < deadline:
+        image = np.asarray(ImageGrab.grab(xdisplay=display)).astype(int)
+        drawn = (image > 230).all(-1).mean() > 0.2
+        if drawn and not any(np.array_equal(image, shot) for shot in shots):
+            shots.append(image)
+        time.sleep(0.35)
+    return shots
