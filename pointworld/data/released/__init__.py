@@ -1,0 +1,32 @@
+"""NVIDIA's released DROID and BEHAVIOR data: H5 files, shards, and the release's chain from clip to sample."""
+
+from pointworld.data.released.chain import ChainSettings as ChainSettings
+from pointworld.data.released.chain import ReleasedSample as ReleasedSample
+from pointworld.data.released.chain import evaluation_sample as evaluation_sample
+from pointworld.data.released.chain import training_sample as training_sample
+from pointworld.data.released.confidence import LowConfidence as LowConfidence
+from pointworld.data.released.confidence import low_confidence as low_confidence
+from pointworld.data.released.confidence import read_confidence as read_confidence
+from pointworld.data.released.confidence import write_confidence as write_confidence
+from pointworld.data.released.decode import ReleasedCamera as ReleasedCamera
+from pointworld.data.released.decode import ReleasedClip as ReleasedClip
+from pointworld.data.released.decode import decode_clip as decode_clip
+from pointworld.data.released.depth import read_depth_video as read_depth_video
+from pointworld.data.released.depth import read_extrinsics as read_extrinsics
+from pointworld.data.released.h5 import Episode as Episode
+from pointworld.data.released.h5 import iterate_h5 as iterate_h5
+from pointworld.data.released.h5 import read_episode as read_episode
+from pointworld.data.released.h5 import read_h5_clip as read_h5_clip
+from pointworld.data.released.layout import RawClip as RawClip
+from pointworld.data.released.layout import canonical_key as canonical_key
+from pointworld.data.released.manifest import SplitManifest as SplitManifest
+from pointworld.data.released.manifest import local_split as local_split
+from pointworld.data.released.manifest import mixed as mixed
+from pointworld.data.released.manifest import read_integrity as read_integrity
+from pointworld.data.released.manifest import read_manifest as read_manifest
+from pointworld.data.released.manifest import resampled as resampled
+from pointworld.data.released.manifest import round_robin as round_robin
+from pointworld.data.released.wds import dataset_length as dataset_length
+from pointworld.data.released.wds import iterate_shard as iterate_shard
+from pointworld.data.released.wds import iterate_shards as iterate_shards
+from pointworld.data.released.wds import shard_paths as shard_paths
