@@ -74,7 +74,7 @@ def dropped_arm(clip: ReleasedClip, first: str) -> str | None:
 
 
 def first_arm(seed: int, key: str) -> str:
-    """The arm that `dropped_arm` looks at first at evaluation, by parity of the clip's seed (even: right; our choice)."""
+    """The arm that `dropped_arm` looks at first at evaluation, by the clip's seed (even: right; our choice)."""
     return "left" if key_seed(seed, key) % 2 else "right"
 
 
