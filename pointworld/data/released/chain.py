@@ -89,6 +89,22 @@ class ReleasedSample:
         points = self.flow.scene.points.double().numpy()
         return torch.from_numpy(transform_points(self.to_base, points))
 
+    def in_base_frame(self) -> FlowSample:
+        """The sample moved to the robot base frame; a training sample's turn, scale and mirror are undone."""
+        flow, T = self.flow, torch.from_numpy(self.to_base)
+        turn = (T[:3, :3] / T[:3, :3].det().abs() ** (1 / 3)).float()
+
+        def moved(points: torch.Tensor) -> torch.Tensor:
+            return transform_points(T, points.double()).float()
+
+        scene = replace(
+            flow.scene, points=moved(flow.scene.points), normals=flow.scene.normals @ turn.T
+        )
+        robot = replace(
+            flow.robot, positions=moved(flow.robot.positions), normals=flow.robot.normals @ turn.T
+        )
+        return replace(flow, scene=scene, robot=robot, positions=moved(flow.positions))
+
     def with_features(
         self, encoder: ImageEncoder, *, depth_threshold: float = RELEASED_DEPTH_THRESHOLD
     ) -> ReleasedSample:

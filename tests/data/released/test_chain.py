@@ -186,6 +186,12 @@ def test_training_samples_lead_back_to_the_base_frame(
         counts.add(len(drawn.frames))
         mean = torch.cat([drawn.flow.scene.points, drawn.flow.robot.positions[0]]).mean(0)
         assert mean.abs().max() < 1e-5
+        base = drawn.in_base_frame()
+        tool = panda.tool_pose(torch.from_numpy(clip.joint_positions))[:, None, :3, 3]
+        assert (base.robot.positions - tool).norm(dim=-1).max() < 0.2
+        torch.testing.assert_close(base.scene.points, drawn.base_points().float())
+        up = torch.tensor([0.0, 0.0, 1.0]).expand_as(base.scene.normals)
+        torch.testing.assert_close(base.scene.normals, up, atol=1e-5, rtol=0)
         norms = drawn.flow.robot.normals.norm(dim=-1)
         torch.testing.assert_close(norms, torch.ones_like(norms), atol=1e-5, rtol=0)
     assert len(set(determinants)) == 2 and np.std(angles) > 0.5 and len(counts) > 1
