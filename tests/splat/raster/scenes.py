@@ -1,0 +1,64 @@
+"""Random Gaussians and cameras."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+Tensor = torch.Tensor
+
+
+def random_case(
+    seed: int,
+    *,
+    count: int = 60,
+    cameras: int = 2,
+    channels: int = 3,
+    width: int = 45,
+    height: int = 37,
+    spread: float = 1.0,
+    dtype: torch.dtype = torch.float64,
+) -> dict[str, Any]:
+    """Arguments of a rasteriser: Gaussians before and round the cameras, of all sizes."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    means = normal(count, 3) * torch.tensor([spread, spread, 0.7]) + torch.tensor([0.0, 0.0, 2.5])
+    turn = 0.15 * normal(cameras, 3)
+    zero = torch.zeros(cameras, dtype=torch.float64)
+    skew = torch.stack(
+        [
+            zero,
+            -turn[:, 2],
+            turn[:, 1],
+            turn[:, 2],
+            zero,
+            -turn[:, 0],
+            -turn[:, 1],
+            turn[:, 0],
+            zero,
+        ],
+        -1,
+    )
+    viewmats = torch.eye(4, dtype=torch.float64).repeat(cameras, 1, 1)
+    viewmats[:, :3, :3] = torch.linalg.matrix_exp(skew.view(-1, 3, 3))
+    viewmats[:, :3, 3] = 0.1 * normal(cameras, 3)
+    K = torch.tensor([[40.0, 0, width / 2 + 1.3], [0, 43.0, height / 2 - 0.7], [0, 0, 1]])
+    case: dict[str, Any] = {
+        "means": means,
+        "quats_wxyz": normal(count, 4),
+        "scales": (0.6 * normal(count, 3) - 2.2).exp(),
+        "opacities": uniform(count) * 0.98 + 0.01,
+        "colors": uniform(count, channels),
+        "viewmats": viewmats,
+        "Ks": K.repeat(cameras, 1, 1),
+        "backgrounds": uniform(cameras, channels),
+    }
+    case = {name: value.to(dtype) for name, value in case.items()}
+    return {**case, "width": width, "height": height}
