@@ -27,7 +27,7 @@ class GenerateArgs:
     seed: int = 0
     """Clip i depends on (seed, i) and the settings, not on the number of workers."""
     robot: str = "fr3"
-    """Robot name or URDF (a Franka arm with its hand)."""
+    """Robot name or URDF: fr3, panda_robotiq, ur5e_robotiq, or another arm with a gripper of one driven joint."""
     renderer: Literal["auto", "gl", "rays"] = "auto"
     """gl: MuJoCo through off-screen OpenGL; rays: ray casting, needs no GL; auto: gl where possible."""
     tabletop: TabletopConfig = field(default_factory=TabletopConfig)

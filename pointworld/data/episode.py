@@ -84,7 +84,10 @@ def _controls(tree: RobotTree, path: np.ndarray, config: TabletopConfig, steps: 
     t = np.minimum((np.arange(steps) + 1) * config.timestep, (len(path) - 1) * WAYPOINT_DT)
     start = np.clip(t / 0.1, 0.0, 1.0)[:, None]
     targets = spline(t) + start * servo_lag(tree) * spline(t, 1)
-    return np.concatenate([targets[:, :-1], np.clip(spline(t)[:, -1:], 0.0, 0.04)], -1)
+    fingers = np.sort(tree.finger_values)
+    return np.concatenate(
+        [targets[:, :-1], np.clip(spline(t)[:, -1:], fingers[0], fingers[-1])], -1
+    )
 
 
 def _record(data: Any, index: ModelIndex) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

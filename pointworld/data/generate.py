@@ -16,7 +16,8 @@ from pointworld.data.ik import ArmKinematics
 from pointworld.data.motions import Motion, draw_motion, joint_path
 from pointworld.data.render import RenderedView, SceneRenderer, make_renderer
 from pointworld.data.robot_tree import RobotTree
-from pointworld.data.simulator import import_mujoco, move_cameras, scene_model
+from pointworld.data.scene_model import move_cameras, scene_model
+from pointworld.data.simulator import import_mujoco
 from pointworld.data.tabletop import (
     FAMILIES,
     CameraSpec,
@@ -184,7 +185,7 @@ class ClipGenerator:
             body_poses=episode.body_poses[:, 1:],
             joint_names=self.tree.joint_names,
             joint_positions=episode.joint_positions,
-            gripper_width=2.0 * episode.joint_positions[:, -1],
+            gripper_width=self.tree.finger_width(episode.joint_positions[:, -1]),
             step_dt=self.config.step_dt,
             family=drawn.motion.family,
             robot=self.robot_name,

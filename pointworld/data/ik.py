@@ -15,8 +15,6 @@ from pointworld.data.simulator import (
     set_joints,
 )
 
-#: A relaxed elbow-up posture of a Franka arm, the start of every search and the pull in its null space [rad].
-HOME = np.array([0.0, -0.4, 0.0, -2.2, 0.0, 1.9, 0.785])
 _DAMPING = 0.02
 
 
@@ -41,7 +39,7 @@ class ArmKinematics:
         self.data: Any = import_mujoco().MjData(self.model)
         self.index: ModelIndex = index_model(self.model, tree)
         self.tool = int(self.model.body(tree.tool_link).id)
-        self.arm_joints = 7
+        self.arm_joints = len(tree.joint_names) - 1
         ids = [int(self.model.joint(name).id) for name in tree.joint_names]
         self.lower, self.upper = (self.model.jnt_range[ids, k].copy() for k in (0, 1))
         self.gripper_vertices = [
@@ -49,6 +47,10 @@ class ArmKinematics:
             for link in tree.gripper_links
             if (solids := (*tree.collision.get(link, ()), *tree.visual.get(link, ())))
         ]
+
+        at_home = self.tool_pose(np.append(tree.home, 0.0))[:3, 3]
+        # Rounded, so that an arm whose tool is straight ahead at home is exactly that.
+        self._home_azimuth = round(float(np.arctan2(at_home[1], at_home[0])), 6) + 0.0
 
     def place(self, q: np.ndarray) -> None:
         """Set joint positions (joints,) and update body poses."""
@@ -97,7 +99,7 @@ class ArmKinematics:
             mujoco.mj_jacBody(self.model, self.data, jac[:3], jac[3:], self.tool)
             J = jac[:, self.index.dofs[:n]]
             gram = J @ J.T + _DAMPING**2 * np.eye(6)
-            posture = 0.05 * (HOME - q[:n])
+            posture = 0.05 * (self.tree.home - q[:n])
             step = posture + J.T @ np.linalg.solve(gram, error - J @ posture)
             step *= min(1.0, 0.3 / max(float(np.abs(step).max()), 1e-9))
             q[:n] = np.clip(q[:n] + step, self.lower[:n] + 0.02, self.upper[:n] - 0.02)
@@ -106,19 +108,20 @@ class ArmKinematics:
     def follow(self, poses: np.ndarray, widths: np.ndarray) -> np.ndarray | None:
         """Joint path (waypoints, joints) along tool poses (waypoints, 4, 4), or None where it cannot.
 
-        widths: (waypoints,) commanded finger opening [m]; each finger takes half.
+        widths: (waypoints,) commanded opening of the gripper [m].
         """
-        start = np.concatenate([HOME, np.full(len(self.lower) - self.arm_joints, widths[0] / 2)])
-        start[0] = np.arctan2(poses[0, 1, 3], poses[0, 0, 3])
+        fingers = self.tree.finger_position(widths)
+        start = np.concatenate([self.tree.home, fingers[:1]])
+        start[0] += np.arctan2(poses[0, 1, 3], poses[0, 0, 3]) - self._home_azimuth
         q = self.solve(poses[0], start, iterations=150)
         path = []
-        for pose, width in zip(poses, widths, strict=True):
+        for pose, finger in zip(poses, fingers, strict=True):
             if q is None:
                 return None
             q = self.solve(pose, q, iterations=25)
             if q is None:
                 return None
             q = q.copy()
-            q[self.arm_joints :] = width / 2
+            q[self.arm_joints :] = finger
             path.append(q)
         return np.stack(path)

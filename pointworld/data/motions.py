@@ -291,6 +291,8 @@ def joint_path(arm: ArmKinematics, motion: Motion, table_height: float) -> np.nd
     Raises the whole path when a tilted hand would come closer to the table than 4 mm.
     """
     poses = motion.poses.copy()
+    if arm.tree.tool_turn:
+        poses[:, :3, :3] = poses[:, :3, :3] @ rotation_about(2, arm.tree.tool_turn)
     q = arm.follow(poses, motion.widths)
     if q is None:
         return None

@@ -5,11 +5,13 @@ The world frame is the robot's base frame: x forward, y left, z up.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from pointworld.data.robot_tree import RobotTree
 from pointworld.data.shapes import TALL_SHAPES, TEST_SHAPES, TRAIN_SHAPES, Shape, make_shape
 from pointworld.data.shapes import rotation_about as rotation_about
 from pointworld.errors import InputError
@@ -129,7 +131,10 @@ class CameraSpec:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SceneSpec:
-    """Everything but the robot's motion. objects[target] is what the motion aims at."""
+    """Everything but the robot's motion. objects[target] is what the motion aims at.
+
+    props: what is no free rigid object. target_name: the body or flex aimed at instead of objects[target].
+    """
 
     objects: tuple[ObjectSpec, ...]
     target: int
@@ -141,6 +146,29 @@ class SceneSpec:
     lights: tuple[tuple[float, float, float], ...]
     light_strength: float
     ambient: float
+    props: tuple[Prop, ...] = ()
+    target_name: str = ""
+
+
+class Prop(Protocol):
+    """Something in a scene that is no free rigid object: a cabinet with a drawer, a tool in the hand, a cloth.
+
+    Names of its bodies begin with `object` where they can move and with `fixture` where they cannot.
+    """
+
+    @property
+    def shapes(self) -> Mapping[str, str]:
+        """Kind of every body or flex of it that can move, by name."""
+
+    @property
+    def deformable(self) -> bool:
+        """It contains a flex, which needs another integrator."""
+
+    def add(self, spec: Any, tree: RobotTree) -> None:
+        """Add its bodies to an MjSpec that already holds the robot and the table."""
+
+    def finish(self, model: Any) -> None:
+        """Set what can only be set in the compiled model."""
 
 
 def _color(rng: Rng) -> tuple[float, float, float]:

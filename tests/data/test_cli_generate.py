@@ -101,8 +101,14 @@ def test_unsuitable_robots_are_refused_before_anything_is_written(tmp_path: Path
 
 
 @pytest.mark.rejects_input
-def test_robot_without_the_right_joints_is_refused() -> None:
+def test_robot_without_the_right_joints_is_refused(tmp_path: Path) -> None:
     from pointworld.data.robot_tree import robot_tree
 
-    with pytest.raises(InputError, match="seven revolute"):
-        robot_tree(RobotModel.load("ur5e_robotiq"))
+    urdf = tmp_path / "pointer.urdf"
+    urdf.write_text(
+        '<robot name="pointer"><link name="base"/><link name="arm"/><joint name="turn" type="revolute">'
+        '<parent link="base"/><child link="arm"/><axis xyz="0 0 1"/>'
+        '<limit lower="-1" upper="1" effort="1" velocity="1"/></joint></robot>'
+    )
+    with pytest.raises(InputError, match="six or seven arm hinges"):
+        robot_tree(RobotModel.load(urdf))
