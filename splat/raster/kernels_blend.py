@@ -1,8 +1,9 @@
 """Numba kernels: blending front to back inside 16 x 16 tiles, its gradient, and the top contributor of every pixel.
 
-A Gaussian is applied to one row of 16 pixels at a time, without branches, so that the compiler uses vector instructions;
-colours lie channel by channel for the same reason. Gradients are first written per (tile, Gaussian) and then summed per
-Gaussian in a fixed order: the number of threads changes nothing.
+Opacities are computed for a row of 16 pixels at a time, without branches, so that the compiler uses vector
+instructions; channels lie side by side in memory, and only pixels that a Gaussian really reaches touch them. Gradients
+are first written per (tile, Gaussian) and then summed per Gaussian in a fixed order: the number of threads changes
+nothing.
 """
 
 from __future__ import annotations
@@ -80,19 +81,16 @@ def blend_range(  # type: ignore[no-untyped-def]
     height, width, channels = images.shape
     alpha_min, alpha_max, floor = bounds[0], bounds[1], bounds[2]
     zero, one, half, lowest = kind(0), kind(1), kind(0.5), kind(LOWEST)
-    total = np.empty((channels, TILE, TILE), means2d.dtype)
+    total = np.empty((TILE, TILE, channels), means2d.dtype)
     passed = np.empty((TILE, TILE), means2d.dtype)
-    alive = np.empty((TILE, TILE), means2d.dtype)
+    alive = np.empty((TILE, TILE), np.bool_)
     end = np.empty((TILE, TILE), np.int32)
-    weight = np.empty(TILE, means2d.dtype)
-    lane = np.empty(TILE, means2d.dtype)
-    for q in range(TILE):
-        lane[q] = kind(q) + half
+    alpha = np.empty(TILE, means2d.dtype)
     for tile in range(first, last):
         x0, y0 = (tile % columns) * TILE, (tile // columns) * TILE
         total[:] = zero
         passed[:] = one
-        alive[:] = one
+        alive[:] = True
         end[:] = 0
         for entry in range(starts[tile], starts[tile + 1]):
             i = listed[entry]
@@ -105,37 +103,36 @@ def blend_range(  # type: ignore[no-untyped-def]
             )
             top = max(0, math.floor(my - radii[i, 1]))
             bottom = min(TILE - 1, math.floor(my + radii[i, 1]))
+            left = max(0, math.floor(mx - radii[i, 0]))
+            right = min(TILE - 1, math.floor(mx + radii[i, 0]))
             for r in range(top, bottom + 1):
                 dy = my - (kind(r) + half)
                 linear, constant = k1 * dy, k2 * dy * dy
                 for q in range(TILE):
-                    dx = mx - lane[q]
+                    dx = mx - (kind(q) + half)
                     power = -((k0 * dx + linear) * dx + constant)
-                    alpha = min(opacity * _exp(max(power, lowest)), alpha_max)
-                    wanted = alive[r, q] if alpha >= alpha_min and power <= zero else zero
-                    after = passed[r, q] * (one - alpha)
-                    drawn = wanted if after > floor else zero
-                    weight[q] = drawn * alpha * passed[r, q]
-                    alive[r, q] = alive[r, q] - (wanted - drawn)
-                    passed[r, q] = after if drawn > zero else passed[r, q]
-                    end[r, q] = np.int32(entry + 1) if drawn > zero else end[r, q]
-                for d in range(channels):
-                    value = values[i, d]
-                    for q in range(TILE):
-                        total[d, r, q] += weight[q] * value
-            if entry % CHECK_EVERY == 0:
-                left = zero
-                for r in range(TILE):
-                    for q in range(TILE):
-                        left += alive[r, q]
-                if left == zero:
-                    break
+                    value = min(opacity * _exp(max(power, lowest)), alpha_max)
+                    alpha[q] = value if value >= alpha_min and power <= zero else zero
+                for q in range(left, right + 1):
+                    if alpha[q] == zero or not alive[r, q]:
+                        continue
+                    after = passed[r, q] * (one - alpha[q])
+                    if after <= floor:
+                        alive[r, q] = False
+                        continue
+                    weight = alpha[q] * passed[r, q]
+                    passed[r, q] = after
+                    end[r, q] = entry + 1
+                    for d in range(channels):
+                        total[r, q, d] += weight * values[i, d]
+            if entry % CHECK_EVERY == 0 and not alive.any():
+                break
         for r in range(min(TILE, height - y0)):
             for q in range(min(TILE, width - x0)):
                 alphas[y0 + r, x0 + q] = one - passed[r, q]
                 ends[y0 + r, x0 + q] = end[r, q]
                 for d in range(channels):
-                    images[y0 + r, x0 + q, d] = total[d, r, q]
+                    images[y0 + r, x0 + q, d] = total[r, q, d]
 
 
 @njit(cache=True, nogil=True, fastmath={"contract", "arcp", "nsz", "reassoc"}, error_model="numpy")
@@ -162,21 +159,13 @@ def blend_backward_range(  # type: ignore[no-untyped-def]
     height, width, channels = g_images.shape
     alpha_min, alpha_max = bounds[0], bounds[1]
     zero, one, half, lowest = kind(0), kind(1), kind(0.5), kind(LOWEST)
-    received = np.empty((channels, TILE, TILE), means2d.dtype)
     passed = np.empty((TILE, TILE), means2d.dtype)
     behind = np.empty((TILE, TILE), means2d.dtype)
     through = np.empty((TILE, TILE), means2d.dtype)
     end = np.empty((TILE, TILE), np.int32)
-    lane = np.empty(TILE, means2d.dtype)
-    weight = np.empty(TILE, means2d.dtype)
-    dot = np.empty(TILE, means2d.dtype)
-    sums = np.empty((6, TILE), means2d.dtype)
-    color = np.empty((channels, TILE), means2d.dtype)
-    for q in range(TILE):
-        lane[q] = kind(q) + half
+    raw = np.empty(TILE, means2d.dtype)
     for tile in range(first, last):
         x0, y0 = (tile % columns) * TILE, (tile // columns) * TILE
-        received[:] = zero
         passed[:] = one
         behind[:] = zero
         through[:] = zero
@@ -188,9 +177,7 @@ def blend_backward_range(  # type: ignore[no-untyped-def]
                 through[r, q] = passed[r, q] * g_alphas[y0 + r, x0 + q]
                 end[r, q] = ends[y0 + r, x0 + q]
                 deepest = max(deepest, ends[y0 + r, x0 + q])
-                for d in range(channels):
-                    received[d, r, q] = g_images[y0 + r, x0 + q, d]
-        for entry in range(deepest, starts[tile + 1]):
+        for entry in range(starts[tile], starts[tile + 1]):
             g_pairs[entry, :] = zero
         for entry in range(deepest - 1, starts[tile] - 1, -1):
             i = listed[entry]
@@ -203,59 +190,45 @@ def blend_backward_range(  # type: ignore[no-untyped-def]
             )
             top = max(0, math.floor(my - radii[i, 1]))
             bottom = min(TILE - 1, math.floor(my + radii[i, 1]))
-            sums[:] = zero
-            color[:] = zero
+            left = max(0, math.floor(mx - radii[i, 0]))
+            right = min(TILE - 1, math.floor(mx + radii[i, 0]))
+            s0 = s1 = s2 = s3 = s4 = s5 = zero
             for r in range(top, bottom + 1):
                 dy = my - (kind(r) + half)
                 linear, constant = k1 * dy, k2 * dy * dy
                 for q in range(TILE):
-                    dot[q] = zero
-                for d in range(channels):
-                    value = values[i, d]
-                    for q in range(TILE):
-                        dot[q] += value * received[d, r, q]
-                for q in range(TILE):
-                    dx = mx - lane[q]
+                    dx = mx - (kind(q) + half)
                     power = -((k0 * dx + linear) * dx + constant)
-                    raw = opacity * _exp(max(power, lowest))
-                    alpha = min(raw, alpha_max)
-                    seen = alpha >= alpha_min and power <= zero and entry < end[r, q]
-                    drawn = one if seen else zero
+                    value = opacity * _exp(max(power, lowest))
+                    raw[q] = value if value >= alpha_min and power <= zero else zero
+                for q in range(left, right + 1):
+                    if raw[q] == zero or entry >= end[r, q]:
+                        continue
+                    alpha = min(raw[q], alpha_max)
                     back = one / (one - alpha)
-                    before = passed[r, q] * back
-                    weight[q] = drawn * alpha * before
-                    g_alpha = before * dot[q] + back * (through[r, q] - behind[r, q])
-                    behind[r, q] += weight[q] * dot[q]
-                    passed[r, q] = before if seen else passed[r, q]
-                    g_power = drawn * raw * g_alpha if raw <= alpha_max else zero
-                    sums[0, q] += g_power
-                    sums[1, q] += g_power * dx
-                    sums[2, q] += g_power * dy
-                    sums[3, q] += g_power * dx * dx
-                    sums[4, q] += g_power * dx * dy
-                    sums[5, q] += g_power * dy * dy
-                for d in range(channels):
-                    for q in range(TILE):
-                        color[d, q] += weight[q] * received[d, r, q]
-            s0 = s1 = s2 = s3 = s4 = s5 = zero
-            for q in range(TILE):
-                s0 += sums[0, q]
-                s1 += sums[1, q]
-                s2 += sums[2, q]
-                s3 += sums[3, q]
-                s4 += sums[4, q]
-                s5 += sums[5, q]
+                    passed[r, q] *= back
+                    weight = alpha * passed[r, q]
+                    dot = zero
+                    for d in range(channels):
+                        dot += values[i, d] * g_images[y0 + r, x0 + q, d]
+                        g_pairs[entry, 6 + d] += weight * g_images[y0 + r, x0 + q, d]
+                    g_alpha = passed[r, q] * dot + back * (through[r, q] - behind[r, q])
+                    behind[r, q] += weight * dot
+                    if raw[q] <= alpha_max:
+                        g_power = raw[q] * g_alpha
+                        dx = mx - (kind(q) + half)
+                        s0 += g_power
+                        s1 += g_power * dx
+                        s2 += g_power * dy
+                        s3 += g_power * dx * dx
+                        s4 += g_power * dx * dy
+                        s5 += g_power * dy * dy
             g_pairs[entry, 0] = -(conics[i, 0] * s1 + k1 * s2)
             g_pairs[entry, 1] = -(k1 * s1 + conics[i, 2] * s2)
             g_pairs[entry, 2] = -half * s3
             g_pairs[entry, 3] = -s4
             g_pairs[entry, 4] = -half * s5
             g_pairs[entry, 5] = s0 / opacity
-            for d in range(channels):
-                part = zero
-                for q in range(TILE):
-                    part += color[d, q]
-                g_pairs[entry, 6 + d] = part
 
 
 @njit(cache=True, nogil=True)

@@ -117,7 +117,7 @@ def project_backward_range(  # type: ignore[no-untyped-def]
     g_scales,
     g_viewmat,
 ):
-    """Add gradients of Gaussians first..last-1 to g_means, g_quats, g_scales, and of all of them to g_viewmat (3, 4)."""
+    """Add the gradients of Gaussians first..last-1 to g_means, g_quats, g_scales and g_viewmat."""
     fx, fy, cx, cy = camera[0], camera[1], camera[2], camera[3]
     width, height = camera[4], camera[5]
     margin = limits[3]

@@ -1,7 +1,7 @@
 """Numba kernels: which Gaussians touch which 16 x 16 tile, front to back.
 
-A Gaussian is listed in a tile only where it reaches ALPHA_MIN somewhere in the tile's rows: the span of its ellipse over
-every row of tiles is computed exactly.
+A Gaussian is listed in a tile only where it reaches ALPHA_MIN somewhere in the tile's rows: the span of its ellipse
+over every row of tiles is computed exactly.
 """
 
 from __future__ import annotations

@@ -31,23 +31,11 @@ def random_case(
 
     means = normal(count, 3) * torch.tensor([spread, spread, 0.7]) + torch.tensor([0.0, 0.0, 2.5])
     turn = 0.15 * normal(cameras, 3)
-    zero = torch.zeros(cameras, dtype=torch.float64)
-    skew = torch.stack(
-        [
-            zero,
-            -turn[:, 2],
-            turn[:, 1],
-            turn[:, 2],
-            zero,
-            -turn[:, 0],
-            -turn[:, 1],
-            turn[:, 0],
-            zero,
-        ],
-        -1,
-    )
+    skew = torch.zeros(cameras, 3, 3, dtype=torch.float64)
+    for (row, column), axis in (((2, 1), 0), ((0, 2), 1), ((1, 0), 2)):
+        skew[:, row, column], skew[:, column, row] = turn[:, axis], -turn[:, axis]
     viewmats = torch.eye(4, dtype=torch.float64).repeat(cameras, 1, 1)
-    viewmats[:, :3, :3] = torch.linalg.matrix_exp(skew.view(-1, 3, 3))
+    viewmats[:, :3, :3] = torch.linalg.matrix_exp(skew)
     viewmats[:, :3, 3] = 0.1 * normal(cameras, 3)
     K = torch.tensor([[40.0, 0, width / 2 + 1.3], [0, 43.0, height / 2 - 0.7], [0, 0, 1]])
     case: dict[str, Any] = {
