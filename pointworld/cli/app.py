@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reconstruct": ("reconstruct", "fuse a capture into coloured points and a mesh"),
     "generate": ("generate", "make simulated training clips"),
     "train": ("train", "train a world model"),
+    "statistics": ("statistics", "measure the normalisation of training clips, per domain"),
     "evaluate": ("evaluate", "measure a world model against baselines"),
     "capture convert": ("capture_convert", "read any supported capture and write it in our layout"),
     "doctor capture": ("doctor_capture", "check a capture: calibration, depth, poses"),

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from pointworld.cli.common import console, parse, progress, stdout_json, write_run_json
+from pointworld.cli.common import (
+    console,
+    parse,
+    pick_device,
+    progress,
+    stdout_json,
+    write_run_json,
+)
 from pointworld.errors import InputError
-from pointworld.model import ModelSpec, save_checkpoint
+from pointworld.model import ModelSpec, WorldModel, load, save_checkpoint
 from pointworld.ptv3 import PTv3Arch
-from pointworld.train import TrainConfig, build_cache, plot_curve, read_cache, train
+from pointworld.train import (
+    CachedSample,
+    Ranks,
+    TrainConfig,
+    build_cache,
+    joined_ranks,
+    plot_curve,
+    read_cache,
+    read_statistics,
+    train,
+)
 from pointworld.train.cache import SURFACE_POINTS
 
 SIZES = {"tiny": PTv3Arch.tiny, "small": PTv3Arch.small}
@@ -25,18 +44,26 @@ class TrainArgs:
     A run that was interrupted goes on where it stopped when the command is given again.
 
     Example: pointworld train --data data/train --validation data/val --out runs/tiny --train.minutes 60
+    Example: pointworld train --init tiny --data my_clips --validation my_val --out runs/mine --train.minutes 10
+    Example: torchrun --nproc-per-node 2 -m pointworld.cli.app train --data train --validation val --out runs/two
     """
 
-    data: Path
-    """Folder of training clips."""
-    validation: Path
-    """Folder of validation clips."""
+    data: tuple[Path, ...]
+    """Folders of training clips, one per domain."""
+    validation: tuple[Path, ...]
+    """Folders of validation clips, in the order of --data."""
     out: Path
     """Run folder: model.safetensors + model.json (usable by name of the folder), curve.csv, curve.png, run.json."""
+    init: str | None = None
+    """Checkpoint (name or folder) to start from; its architecture, encoder and normalisation are kept."""
+    domains: tuple[str, ...] = ()
+    """Name of each domain; the folders' names when there are several, "sim" when there is one."""
     size: str = "tiny"
     """Backbone: tiny or small."""
     robot: str = "fr3"
     """Robot of the clips."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
     encoder: str | None = None
     """Image encoder whose features every scene point gets (for example xfeat); none by default."""
     robot_tokens: int = 16
@@ -49,6 +76,8 @@ class TrainArgs:
     """Processes that turn clips into samples, once."""
     cache: Path | None = None
     """Where the samples are kept; a folder beside --data by default."""
+    statistics: Path | None = None
+    """File of pointworld statistics with the normalisation; measured from --data when absent."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Budget, optimiser, loss, augmentation."""
     json: bool = False
@@ -60,22 +89,86 @@ def main(argv: list[str]) -> int:
     args = parse(TrainArgs, argv, prog="pointworld train")
     if args.size not in SIZES:
         raise InputError(f"--size is '{args.size}', expected one of {', '.join(SIZES)}")
+    domains = domain_names(args)
     if args.threads:
         torch.set_num_threads(args.threads)
+    init = None if args.init is None else load(args.init)
+    with joined_ranks(pick_device(args.device)) as ranks:
+        _train(args, domains, init, ranks)
+    return 0
+
+
+def domain_names(args: TrainArgs) -> tuple[str, ...]:
+    """One name per data folder.
+
+    Raises:
+        InputError: their numbers differ.
+    """
+    if len(args.data) != len(args.validation):
+        raise InputError(
+            f"--data names {len(args.data)} folders and --validation {len(args.validation)}; give one each per domain"
+        )
+    names = args.domains or (
+        ("sim",) if len(args.data) == 1 else tuple(folder.name for folder in args.data)
+    )
+    if len(names) != len(args.data):
+        raise InputError(f"--domains names {len(names)} domains for {len(args.data)} data folders")
+    return names
+
+
+def _train(
+    args: TrainArgs, domains: tuple[str, ...], init: WorldModel | None, ranks: Ranks
+) -> None:
     start = time.perf_counter()
-    samples, validation = (_samples(args, data) for data in (args.data, args.validation))
+    encoder = args.encoder if init is None else init.spec.encoder
+    samples, validation = (
+        read_samples(args, folders, encoder, ranks) for folders in (args.data, args.validation)
+    )
     cached = time.perf_counter()
-    channels = samples[0].features.shape[1] if samples[0].features is not None else 0
-    spec = ModelSpec(
+    spec = init.spec if init is not None else model_spec(args, domains, samples[0])
+    if init is not None and len(domains) != len(spec.domains):
+        raise InputError(
+            f"'{args.init}' has the domains {', '.join(spec.domains)}; give one --data folder for each, in that order"
+        )
+    with _shown(ranks, len(samples)) as on_step:
+        model = train(
+            spec,
+            samples,
+            validation,
+            args.out,
+            args.train,
+            init=init,
+            statistics=None if args.statistics is None else read_statistics(args.statistics),
+            ranks=ranks,
+            on_step=on_step,
+        )
+    if ranks.leads:
+        timings = {"cache": cached - start, "train": time.perf_counter() - cached}
+        _finish(args, model, len(samples), timings)
+
+
+def model_spec(args: TrainArgs, domains: tuple[str, ...], sample: CachedSample) -> ModelSpec:
+    """The model that these arguments ask for, for samples like this one."""
+    channels = sample.features.shape[1] if sample.features is not None else 0
+    return ModelSpec(
         arch=SIZES[args.size](),
         image_channels=channels if args.encoder else 0,
         encoder=args.encoder,
+        domains=domains,
         robot=args.robot,
         robot_tokens=args.robot_tokens,
         context_points=args.context_points,
         max_robot_points=SURFACE_POINTS,
     )
-    with progress(100, f"training on {len(samples)} clips [% of the budget]") as advance:
+
+
+@contextmanager
+def _shown(ranks: Ranks, clips: int) -> Iterator[Callable[[int, float], None] | None]:
+    """A progress bar of the leading process."""
+    if not ranks.leads:
+        yield None
+        return
+    with progress(100, f"training on {clips} clips [% of the budget]") as advance:
         shown = 0
 
         def on_step(_: int, share: float) -> None:
@@ -83,15 +176,17 @@ def main(argv: list[str]) -> int:
             advance(int(share * 100) - shown)
             shown = int(share * 100)
 
-        model = train(spec, samples, validation, args.out, args.train, on_step=on_step)
+        yield on_step
+
+
+def _finish(args: TrainArgs, model: WorldModel, clips: int, timings: dict[str, float]) -> None:
     curve = plot_curve(args.out / "curve.csv", args.out / "curve.png")
     summary = {
-        "clips": len(samples),
+        "clips": clips,
         "parameters": sum(p.numel() for p in model.parameters()),
         "last": curve[-1],
     }
-    save_checkpoint(model, args.out, training=summary)
-    timings = {"cache": cached - start, "train": time.perf_counter() - cached}
+    save_checkpoint(model.cpu(), args.out, training=summary)
     write_run_json(
         args.out,
         command="train",
@@ -103,19 +198,26 @@ def main(argv: list[str]) -> int:
     console.print(f"checkpoint in {args.out}: {summary['last']}")
     if args.json:
         stdout_json(summary)
-    return 0
 
 
-def _samples(args: TrainArgs, data: Path) -> list:
-    root = args.cache or data.parent / f"{data.name}_cache"
-    folder = root / f"{data.name}-{args.robot}-{args.encoder or 'plain'}"
-    with progress(None, f"samples of {data}") as advance:
-        build_cache(
-            data,
-            folder,
-            encoder=args.encoder,
-            robot=args.robot,
-            workers=args.workers,
-            on_progress=advance,
-        )
-    return list(read_cache(folder))
+def read_samples(
+    args: TrainArgs, folders: Sequence[Path], encoder: str | None, ranks: Ranks
+) -> list[CachedSample]:
+    """The samples of all domains, cached first where they are not yet."""
+    samples: list[CachedSample] = []
+    for domain, data in enumerate(folders):
+        root = args.cache or data.parent / f"{data.name}_cache"
+        folder = root / f"{data.name}-{args.robot}-{encoder or 'plain'}"
+        if ranks.leads:
+            with progress(None, f"samples of {data}") as advance:
+                build_cache(
+                    data,
+                    folder,
+                    encoder=encoder,
+                    robot=args.robot,
+                    workers=args.workers,
+                    on_progress=advance,
+                )
+        ranks.agree(0.0)  # the others wait until the cache is there
+        samples += read_cache(folder, domain=domain)
+    return samples

@@ -2,19 +2,18 @@
 
 Nothing depends on where the scene lies in the base frame: every vector is a difference of positions. Vectors to the
 robot saturate with distance, because what is far away does not push; close by, the signed clearance says how deep the
-robot's surface will reach past the place where the point is now, which is what moves it. The carry channels are where
-the point would go if it were fixed to the gripper from now on: a pushed or held object moves by a part of that.
-Vectors are given, and motion is predicted, in the gripper's heading frame and as a part of its travel, so that a push
-to the left is learned from a push ahead, and a slow one from a fast one.
+robot's surface will reach past the place where the point is now, which is what moves it. How far the robot sweeps past
+a point, and where the point would go if the gripper carried it, are given as parts of the gripper's travel, as the
+prediction is: a pushed or held object moves by a part of that. All of it is seen in the gripper's heading frame (see
+hand_frame.py), into which the caller has turned positions and normals.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from pointworld.geometry import fit_rigid, transform_points
+from pointworld.model.hand_frame import closing_step, gripper_centre, travelled
 
 Tensor = torch.Tensor
 
@@ -25,17 +24,22 @@ VECTOR_RANGE = 0.15
 CONTACT_RANGE = 0.02
 #: Decay length of the carry channels with the least distance to the robot's path [m].
 CARRY_RANGE = 0.1
-#: Horizontal motion below which the gripper has no heading [m].
-STILL = 1e-3
-#: Added to the gripper's travel, so that things may move a little when it does not [m].
-TRAVEL_OFFSET = 0.01
 #: Clearance is clipped to +- this [m].
 CLEARANCE_RANGE = 0.05
+#: Unit of places in the gripper's frame and of its path [m].
+PLACE_RANGE = 0.1
+#: Sideways distance within which the robot's surface pushes a point ahead [m].
+SWEEP_WIDTH = 0.02
+#: Every sample of the robot's surface stands for a disc of this radius [m].
+SURFEL_RADIUS = 0.01
 
 
 def relative_scene_channels(grippers: int) -> int:
-    """Channels of `relative_scene_features`: colour, normal; per step vector, contact, clearance, carry, gripper."""
-    return 6 + STEPS * (8 + grippers)
+    """Channels of `relative_scene_features`.
+
+    Colour, normal, place; per step the gripper's path, vector, contact, clearance, carry, sweep and opening.
+    """
+    return 9 + STEPS * (12 + grippers)
 
 
 def relative_robot_channels(grippers: int) -> int:
@@ -65,39 +69,85 @@ def relative_scene_features(
         (batch, points, relative_scene_channels); zero where a point does not exist.
     """
     batch, count = exists.shape
-    per_step = [
-        _seen_robot(points, robot_positions[:, t], robot_normals[:, t], robot_exists[:, t])
-        for t in range(robot_positions.shape[1])
+    centre = gripper_centre(robot_positions, robot_exists)
+    travel = travelled(centre)[:, None]
+    steps = range(robot_positions.shape[1])
+    seen, ahead = zip(
+        *(
+            _seen_robot(points, robot_positions[:, t], robot_normals[:, t], robot_exists[:, t])
+            for t in steps
+        ),
+        strict=True,
+    )
+    closeness = torch.stack([step[..., 3] for step in seen]).amax(0)
+    carry = _carried(points, robot_positions, robot_exists, closing_step(gripper_open))
+    carry = carry.transpose(1, 2) * closeness.pow(CONTACT_RANGE / CARRY_RANGE)[..., None, None]
+    place = (points - centre[:, :1]) / PLACE_RANGE
+    path = (centre - centre[:, :1]).flatten(1) / PLACE_RANGE
+    columns = [
+        colors,
+        normals,
+        torch.where(robot_exists.any((1, 2))[:, None, None], place, 0.0),
+        path[:, None].expand(batch, count, -1),
+        *seen,
+        (carry / travel[..., None]).flatten(2),
+        _swept(torch.stack(ahead, -1)) / travel,
+        gripper_open.flatten(1)[:, None].expand(batch, count, -1),
     ]
-    contact = torch.stack([seen[..., 3] for seen in per_step]).amax(0)
-    carry = _carried(points, robot_positions, robot_exists)
-    carry = carry * contact.pow(CONTACT_RANGE / CARRY_RANGE)[:, None, :, None]
-    grip = gripper_open.flatten(1)[:, None].expand(batch, count, -1)
-    columns = [colors, normals, *per_step, carry.transpose(1, 2).flatten(2), grip]
     return torch.where(exists[..., None], torch.cat(columns, -1), 0.0)
 
 
-def _carried(points: Tensor, robot_positions: Tensor, robot_exists: Tensor) -> Tensor:
-    """(batch, steps, points, 3) displacement of each point if the robot's surface carried it rigidly from step 0 on."""
-    first = robot_positions[:, :1].expand_as(robot_positions)
-    weights = (robot_exists & robot_exists[:, :1]).to(points.dtype)
+def _carried(
+    points: Tensor, robot_positions: Tensor, robot_exists: Tensor, start: Tensor
+) -> Tensor:
+    """(batch, steps, points, 3) displacement of each point if the robot carried it rigidly from step `start` on."""
+    batch, steps, count, _ = robot_positions.shape
+    row = start[:, None, None, None].expand(batch, 1, count, 3)
+    first = robot_positions.gather(1, row).expand_as(robot_positions)
+    held = robot_exists.gather(1, row[..., 0])
     with torch.no_grad():
-        motion = fit_rigid(first, robot_positions, weights)
+        motion = fit_rigid(first, robot_positions, (robot_exists & held).to(points.dtype))
     here = points[:, None]
-    return transform_points(motion, here.expand(-1, motion.shape[1], -1, -1)) - here
+    moved = transform_points(motion, here.expand(-1, steps, -1, -1)) - here
+    begun = torch.arange(steps, device=points.device) >= start[:, None]
+    return torch.where(begun[:, :, None, None], moved, 0.0)
+
+
+def _swept(ahead: Tensor) -> Tensor:
+    """How far the robot comes past each point: `ahead` (batch, points, steps), but for what it has already passed."""
+    return torch.where(ahead[..., :1] <= SWEEP_WIDTH, ahead.clamp_min(0.0), 0.0)
 
 
 def _seen_robot(
     points: Tensor, robot: Tensor, robot_normals: Tensor, robot_exists: Tensor
-) -> Tensor:
-    """Saturated vector to the nearest robot point, contact and clearance, (batch, points, 5); zero without a robot."""
+) -> tuple[Tensor, Tensor]:
+    """What a point sees of the robot's surface in one step.
+
+    Returns:
+        (batch, points, 5): saturated vector to the nearest disc, contact and clearance; zero without a robot.
+        (batch, points): how far the surface reaches ahead of the point along x, of what is within SWEEP_WIDTH
+            sideways; minus infinity where nothing is.
+    """
     with torch.no_grad():
-        distances = torch.cdist(points, robot, compute_mode="donot_use_mm_for_euclid_dist")
-        nearest = distances.masked_fill_(~robot_exists[:, None], torch.inf).argmin(-1)
+        square = torch.cdist(points, robot, compute_mode="donot_use_mm_for_euclid_dist").square_()
+        ahead = robot[:, None, :, 0] - points[..., None, 0]
+        aside = square - ahead.square()
+        missing = ~robot_exists[:, None]
+        hit = ahead.masked_fill_((aside >= SWEEP_WIDTH**2) | missing, -torch.inf).amax(-1)
+        height = points @ robot_normals.mT - (robot * robot_normals).sum(-1)[:, None]
+        height = height.square_()
+        aside = torch.sub(square, height, out=aside).clamp_min_(0.0).sqrt_()
+        gap = height.add_(aside.sub_(SURFEL_RADIUS).clamp_min_(0.0).square_())
+        nearest = gap.masked_fill_(missing, torch.inf).argmin(-1)
     index = nearest[..., None].expand(-1, -1, 3)
-    vector = robot.gather(1, index) - points
+    normal, vector = robot_normals.gather(1, index), robot.gather(1, index) - points
+    clearance = -(vector * normal).sum(-1, keepdim=True)
+    # From the disc's centre to the place on the disc that is nearest to the point.
+    along = vector + clearance * normal
+    vector = vector - along * (
+        SURFEL_RADIUS / along.norm(dim=-1, keepdim=True).clamp_min(SURFEL_RADIUS)
+    )
     distance = vector.norm(dim=-1, keepdim=True)
-    clearance = -(vector * robot_normals.gather(1, index)).sum(-1, keepdim=True)
     seen = torch.cat(
         [
             vector / (distance + VECTOR_RANGE),
@@ -106,48 +156,7 @@ def _seen_robot(
         ],
         -1,
     )
-    return torch.where(robot_exists.any(-1)[:, None, None], seen, 0.0)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class HandFrame:
-    """Where the gripper is heading and how far it goes, in which motion is described.
-
-    rotation: (batch, 3, 3) about z; its x axis is the gripper's horizontal heading over the whole motion (the base's
-        x axis where it does not move sideways).
-    travel: (batch, steps) distance of the gripper's centre from where it is now, plus TRAVEL_OFFSET [m].
-    """
-
-    rotation: Tensor
-    travel: Tensor
-
-    def turn(self, vectors: Tensor) -> Tensor:
-        """Vectors or positions (batch, ..., 3) in this frame's axes."""
-        R = self.rotation.view(len(self.rotation), *[1] * (vectors.ndim - 3), 3, 3)
-        return vectors @ R
-
-    def turn_back(self, vectors: Tensor) -> Tensor:
-        """Inverse of `turn`."""
-        R = self.rotation.view(len(self.rotation), *[1] * (vectors.ndim - 3), 3, 3)
-        return vectors @ R.transpose(-1, -2)
-
-
-def hand_frame(robot_positions: Tensor, robot_exists: Tensor) -> HandFrame:
-    """The frame of a robot flow (batch, steps, robot points, 3)."""
-    weight = robot_exists[..., None].to(robot_positions.dtype)
-    centre = (robot_positions * weight).sum(2) / weight.sum(2).clamp_min(1.0)
-    moved = centre - centre[:, :1]
-    heading = moved[:, -1, :2]
-    length = heading.norm(dim=-1, keepdim=True)
-    forward = torch.tensor([1.0, 0.0], dtype=heading.dtype, device=heading.device)
-    x = torch.where(length > STILL, heading / length.clamp_min(STILL), forward)
-    zero, one = torch.zeros_like(x[:, 0]), torch.ones_like(x[:, 0])
-    columns = [
-        torch.stack([x[:, 0], x[:, 1], zero], -1),
-        torch.stack([-x[:, 1], x[:, 0], zero], -1),
-        torch.stack([zero, zero, one], -1),
-    ]
-    return HandFrame(rotation=torch.stack(columns, -1), travel=moved.norm(dim=-1) + TRAVEL_OFFSET)
+    return torch.where(robot_exists.any(-1)[:, None, None], seen, 0.0), hit
 
 
 def relative_robot_features(

@@ -13,12 +13,12 @@ from pointworld.errors import InputError
 from pointworld.model.context import nearest_to_robot, spread_outputs, take_points, take_tokens
 from pointworld.model.features_relative import (
     farthest_robot_points,
-    hand_frame,
     relative_robot_features,
     relative_scene_features,
 )
 from pointworld.model.features_released import released_robot_features, released_scene_features
 from pointworld.model.featurisers import Mlp, SceneFeaturiser, TimeEmbedding
+from pointworld.model.hand_frame import hand_frame
 from pointworld.model.inputs import ModelInputs, ModelOutputs
 from pointworld.model.normalisation import VARIANCE_FLOOR, normalise, unnormalise
 from pointworld.model.predictor import DynamicsPredictor
@@ -98,7 +98,14 @@ class WorldModel(nn.Module):
         return load_encoder(self.spec.encoder, layers=layers, device=device)
 
     def raw_features(self, inputs: ModelInputs) -> tuple[Tensor, Tensor]:
-        """Raw channels before normalisation: scene (batch, points, Ds) and robot (batch, steps, robot points, Fr)."""
+        """Raw channels before normalisation: scene (batch, points, Ds) and robot (batch, steps, robot points, Fr).
+
+        Geometry keeps its precision under autocast.
+        """
+        with torch.autocast(inputs.scene_points.device.type, enabled=False):
+            return self._raw_features(inputs)
+
+    def _raw_features(self, inputs: ModelInputs) -> tuple[Tensor, Tensor]:
         if self.spec.features == "released":
             return released_scene_features(inputs), released_robot_features(inputs)
         frame = hand_frame(inputs.robot_positions, inputs.robot_exists)
@@ -128,7 +135,8 @@ class WorldModel(nn.Module):
         unit = variance.mean(-1, keepdim=True).clamp_min(VARIANCE_FLOOR).sqrt()
         scale = frame.travel[:, :, None, None] / unit
         log_var = torch.cat([log_var[:, :1], (log_var + 2 * scale.log())[:, 1:]], 1)
-        return frame.turn_back(pred) * scale, log_var
+        with torch.autocast(pred.device.type, enabled=False):
+            return frame.turn_back(pred.to(scale.dtype)) * scale, log_var
 
     def _chosen_robot_tokens(
         self, inputs: ModelInputs, raw_robot: Tensor

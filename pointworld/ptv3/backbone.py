@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 from pointworld.ptv3.arch import PTv3Arch
 from pointworld.ptv3.conv import SubmanifoldConv3d
@@ -179,11 +180,24 @@ class Stage(nn.ModuleDict):
         self.depth = len(rates)
 
     def blocks(
-        self, x: torch.Tensor, level: Level, generator: torch.Generator | None
+        self,
+        x: torch.Tensor,
+        level: Level,
+        generator: torch.Generator | None,
+        *,
+        recompute: bool = False,
     ) -> torch.Tensor:
-        """(tokens, channels) through all blocks."""
+        """(tokens, channels) through all blocks.
+
+        recompute: keep only every block's input for the gradient (drop path must then use torch's own generator,
+            whose state is restored for the second pass).
+        """
         for index in range(self.depth):
-            x = self[f"block{index}"](x, level, index, generator)
+            block = self[f"block{index}"]
+            if recompute and generator is None:
+                x = checkpoint(block, x, level, index, use_reentrant=False)
+            else:
+                x = block(x, level, index, generator)
         return x
 
 
@@ -199,6 +213,8 @@ class PTv3(nn.Module):
     def __init__(self, arch: PTv3Arch) -> None:
         super().__init__()
         self.arch = arch
+        #: In training, compute blocks a second time for the gradient instead of keeping what is inside them.
+        self.recompute = False
         widths, narrow = arch.enc_channels, arch.dec_channels
         self.embedding = Embedding(arch.in_channels, widths[0])
         ratio = arch.mlp_ratio
@@ -226,16 +242,17 @@ class PTv3(nn.Module):
             (tokens, out_channels); without a decoder the tokens are those of the last level.
         """
         x = self.embedding(features)
+        recompute = self.recompute and self.training
         skips = []
         for s, level in enumerate(pyramid.levels):
             stage = _stage(self.enc, f"enc{s}")
             x = stage["down"](x, level) if s else x
-            x = stage.blocks(x, level, generator)
+            x = stage.blocks(x, level, generator, recompute=recompute)
             skips.append(x)
         for s in reversed(range(len(self.arch.dec_channels))):
             stage = _stage(self.dec, f"dec{s}")
             x = stage["up"](x, skips[s], pyramid.levels[s + 1].cluster)
-            x = stage.blocks(x, pyramid.levels[s], generator)
+            x = stage.blocks(x, pyramid.levels[s], generator, recompute=recompute)
         return x
 
 

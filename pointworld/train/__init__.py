@@ -8,6 +8,7 @@ from pointworld.train.baselines import rigid_carry as rigid_carry
 from pointworld.train.cache import CachedSample as CachedSample
 from pointworld.train.cache import build_cache as build_cache
 from pointworld.train.cache import read_cache as read_cache
+from pointworld.train.config import TrainConfig as TrainConfig
 from pointworld.train.curve import plot_curve as plot_curve
 from pointworld.train.curve import read_curve as read_curve
 from pointworld.train.evaluator import PREDICTORS as PREDICTORS
@@ -17,7 +18,14 @@ from pointworld.train.evaluator import tune_radius as tune_radius
 from pointworld.train.losses import LossConfig as LossConfig
 from pointworld.train.losses import flow_loss as flow_loss
 from pointworld.train.losses import loss_weights as loss_weights
+from pointworld.train.losses import weight_total as weight_total
 from pointworld.train.metrics import calibration as calibration
 from pointworld.train.metrics import flow_errors as flow_errors
-from pointworld.train.trainer import TrainConfig as TrainConfig
+from pointworld.train.parallel import Ranks as Ranks
+from pointworld.train.parallel import joined_ranks as joined_ranks
+from pointworld.train.statistics import DomainStatistics as DomainStatistics
+from pointworld.train.statistics import apply_statistics as apply_statistics
+from pointworld.train.statistics import measure as measure
+from pointworld.train.statistics import read_statistics as read_statistics
+from pointworld.train.statistics import write_statistics as write_statistics
 from pointworld.train.trainer import train as train

@@ -32,11 +32,12 @@ class AugmentConfig:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingSample:
-    """A scene, a robot flow, and the true displacements (steps, points, 3) [m]."""
+    """A scene, a robot flow, the true displacements (steps, points, 3) [m], and the normalisation row."""
 
     scene: ScenePoints
     robot: RobotFlow
     displacements: Tensor
+    domain: int = 0
 
 
 def square_symmetry(index: int) -> Tensor:
@@ -95,6 +96,7 @@ def augment(
             step_dt=step_dt,
         ),
         displacements=(positions - positions[:1]) @ A.T,
+        domain=sample.domain,
     )
 
 
@@ -118,4 +120,5 @@ def whole(sample: CachedSample, *, step_dt: float, max_points: int | None = None
             step_dt=step_dt,
         ),
         displacements=positions - positions[:1],
+        domain=sample.domain,
     )

@@ -41,6 +41,7 @@ class CachedSample:
     motions: (steps, bodies, 4, 4) carry a body's points from step 0. moving: (bodies,) bool.
     robot_positions: (steps, surface, 3) float32. robot_normals: the same in float16. gripper_open: (steps, grippers).
     reach: (points,) least distance to the robot's surface over the motion [m].
+    domain: row of the model's normalisation buffers.
     """
 
     points: Tensor
@@ -56,6 +57,7 @@ class CachedSample:
     reach: Tensor
     family: str
     key: str
+    domain: int = 0
 
     def positions(self, index: Tensor) -> Tensor:
         """True positions (steps, chosen points, 3) [m] of the points at `index`."""
@@ -175,8 +177,8 @@ def _check_settings(folder: Path, settings: dict[str, object]) -> None:
         temporary.write_text(json.dumps(settings) + "\n")
 
 
-def read_cached(path: Path) -> CachedSample:
-    """Read one cached sample.
+def read_cached(path: Path, *, domain: int = 0) -> CachedSample:
+    """Read one cached sample, as one of `domain`.
 
     Raises:
         InputError: truncated or not a cached sample.
@@ -190,11 +192,13 @@ def read_cached(path: Path) -> CachedSample:
     if names.get("format") != FORMAT:
         raise InputError(f"{path}: format is {names.get('format')!r}, expected {FORMAT!r}")
     tensors.setdefault("features", None)
-    return CachedSample(**tensors, family=names["family"], key=names["key"])
+    return CachedSample(**tensors, family=names["family"], key=names["key"], domain=domain)
 
 
-def read_cache(folder: str | Path, *, limit: int | None = None) -> Sequence[CachedSample]:
-    """All cached samples of a folder, in memory, in the order of their names.
+def read_cache(
+    folder: str | Path, *, limit: int | None = None, domain: int = 0
+) -> Sequence[CachedSample]:
+    """All cached samples of a folder, in memory, in the order of their names, as those of `domain`.
 
     Raises:
         InputError: there are none.
@@ -202,4 +206,4 @@ def read_cache(folder: str | Path, *, limit: int | None = None) -> Sequence[Cach
     files = sorted(Path(folder).glob("*.safetensors"))[:limit]
     if not files:
         raise InputError(f"{folder} holds no cached samples")
-    return [read_cached(path) for path in files]
+    return [read_cached(path, domain=domain) for path in files]

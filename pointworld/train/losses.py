@@ -43,15 +43,19 @@ def movement_selector(displacements: Tensor) -> Tensor:
 
 
 def loss_weights(displacements: Tensor, valid: Tensor, *, static_weight: float) -> Tensor:
-    """Weights (batch, steps, points) that sum to 1 over the batch (to less when hardly anything moves).
+    """Weights (batch, steps, points) of every term, not yet divided by their sum (see `weight_total`).
 
     Args:
         displacements: (batch, steps, points, 3) true motion [m].
         valid: (batch, steps, points) bool: exists, supervised, and not step 0.
     """
     selector = movement_selector(displacements)
-    weights = torch.where(valid, selector + static_weight * (1 - selector), 0.0)
-    return weights / weights.sum().clamp_min(1.0)
+    return torch.where(valid, selector + static_weight * (1 - selector), 0.0)
+
+
+def weight_total(weights: Tensor) -> Tensor:
+    """What a batch's weights are divided by: their sum, or 1 when hardly anything moves."""
+    return weights.sum().clamp_min(1.0)
 
 
 def flow_loss(

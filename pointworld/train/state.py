@@ -26,27 +26,20 @@ FILE = "state.safetensors"
 class TrainState:
     """Progress of a run: the only mutable record of the trainer.
 
-    step: optimiser steps done. elapsed: [s] over all sessions. generator: draws batches and augmentations.
+    step: optimiser steps done. elapsed: [s] over all sessions.
     average: averaged parameters and buffers by name. curve: rows of the learning curve.
     """
 
     step: int
     elapsed: float
-    generator: torch.Generator
     average: dict[str, Tensor]
     curve: list[dict[str, float]]
 
     @classmethod
-    def start(cls, model: WorldModel, seed: int) -> TrainState:
+    def start(cls, model: WorldModel) -> TrainState:
         """A run that has not begun."""
         average = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        return cls(
-            step=0,
-            elapsed=0.0,
-            generator=torch.Generator().manual_seed(seed),
-            average=average,
-            curve=[],
-        )
+        return cls(step=0, elapsed=0.0, average=average, curve=[])
 
     @torch.no_grad()
     def average_in(self, model: WorldModel, decay: float) -> None:
@@ -79,7 +72,6 @@ def write_state(
     moments = optimizer.state_dict()["state"]
     for index, entry in moments.items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(v) for name, v in entry.items()}
-    tensors["generator"] = state.generator.get_state()
     record = {
         "step": state.step,
         "elapsed": state.elapsed,
@@ -123,17 +115,14 @@ def read_state(
         if kind == "optimizer":
             index, _, name = name.partition(".")
             moments.setdefault(int(index), {})[name] = value
-        elif kind != "generator":
+        else:
             groups[kind][name] = value
     model.load_state_dict(groups["model"])
     layout = optimizer.state_dict()
     optimizer.load_state_dict({"state": moments, "param_groups": layout["param_groups"]})
-    generator = torch.Generator()
-    generator.set_state(tensors["generator"])
     return TrainState(
         step=record["step"],
         elapsed=record["elapsed"],
-        generator=generator,
         average=groups["average"],
         curve=record["curve"],
     )

@@ -1,157 +1,28 @@
-"""Train a world model on cached samples: AdamW, warm-up and cosine, averaged weights, exact resumption."""
+"""Train a world model on cached samples: AdamW, averaged weights, exact resumption, one process or several."""
 
 from __future__ import annotations
 
 import csv
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
+from pointworld.errors import InputError
 from pointworld.files import atomic_path
-from pointworld.model import ModelSpec, WorldModel, collate
-from pointworld.model.normalisation import moments
-from pointworld.train.augment import AugmentConfig, TrainingSample, augment, whole
+from pointworld.model import ModelSpec, WorldModel
+from pointworld.ptv3 import PTv3
+from pointworld.train.augment import TrainingSample, augment
 from pointworld.train.cache import CachedSample
-from pointworld.train.losses import LossConfig, flow_loss, loss_weights
-from pointworld.train.metrics import moved_mask
+from pointworld.train.config import TrainConfig, learning_rate
+from pointworld.train.objective import batch_loss, prepare_heads, validate
+from pointworld.train.parallel import Ranks
 from pointworld.train.state import TrainState, read_state, write_state
+from pointworld.train.statistics import DomainStatistics, apply_statistics, measure
 
-Tensor = torch.Tensor
-
-VALIDATION_CLIPS, VALIDATION_POINTS = 64, 600
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How a model is trained.
-
-    minutes: wall-clock budget, over sessions; the learning rate follows it. 0 = use `steps` instead.
-    steps: number of optimiser steps when `minutes` is 0.
-    batch_size, learning_rate, weight_decay, clip_norm: of AdamW and the gradient.
-    warmup: share of the budget with a rising learning rate; then a cosine down to 2 %.
-    average: decay of the averaged weights that are evaluated and shipped.
-    validate_every, save_every: steps.
-    """
-
-    minutes: float = 60.0
-    steps: int = 5000
-    batch_size: int = 8
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    warmup: float = 0.03
-    average: float = 0.998
-    validate_every: int = 250
-    save_every: int = 250
-    seed: int = 0
-    loss: LossConfig = field(default_factory=LossConfig)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-
-
-def learning_rate(config: TrainConfig, progress: float) -> float:
-    """Learning rate at a share of the budget in [0, 1]."""
-    if progress < config.warmup:
-        return config.learning_rate * max(progress / config.warmup, 0.01)
-    done = min((progress - config.warmup) / (1 - config.warmup), 1.0)
-    return config.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
-
-
-def set_normalisation(model: WorldModel, samples: Sequence[CachedSample], *, seed: int) -> None:
-    """Fill the model's normalisation buffers from training samples (real points only, never padding).
-
-    Displacements get mean 0 and, per step, one variance for all three axes, that of points on moving bodies: a
-    direction must not matter for a model that is trained on all of them.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    config = AugmentConfig()
-    spread = torch.zeros(model.spec.num_steps)
-    count = 0
-    scene_rows, robot_rows = [], []
-    for sample in samples:
-        drawn = augment(
-            sample,
-            config,
-            generator,
-            step_dt=model.spec.step_dt,
-            voxel_size=model.spec.grid_size,
-        )
-        moved = moved_mask(drawn.displacements).any(0)
-        spread += drawn.displacements[:, moved].square().mean(-1).sum(-1)
-        count += int(moved.sum())
-        raw_scene, raw_robot = model.raw_features(collate([(drawn.scene, drawn.robot)]))
-        scene_rows.append(raw_scene[0])
-        robot_rows.append(raw_robot[0].flatten(0, 1))
-    variance = (spread / max(count, 1)).clamp_min(1e-6)
-    with torch.no_grad():
-        model.norm_stats_per_step_mean.zero_()
-        model.norm_stats_per_step_var.copy_(
-            variance[None, :, None].expand_as(model.norm_stats_per_step_var)
-        )
-        for name, rows in (("scene", scene_rows), ("robot", robot_rows)):
-            mean, var = moments(rows)
-            getattr(model, f"{name}_norm_mean").copy_(
-                mean.expand_as(getattr(model, f"{name}_norm_mean"))
-            )
-            getattr(model, f"{name}_norm_var").copy_(
-                var.clamp_min(1e-4).expand_as(getattr(model, f"{name}_norm_var"))
-            )
-
-
-def batch_loss(model: WorldModel, batch: Sequence[TrainingSample], loss: LossConfig) -> Tensor:
-    """Loss of one batch."""
-    inputs = collate([(item.scene, item.robot) for item in batch])
-    target = torch.zeros(
-        *inputs.scene_exists.shape[:1], model.spec.num_steps, inputs.scene_exists.shape[1], 3
-    )
-    for row, item in enumerate(batch):
-        target[row, :, : len(item.scene)] = item.displacements
-    valid = inputs.scene_exists[:, None].expand(target.shape[:-1]).clone()
-    valid[:, 0] = False
-    outputs = model(inputs)
-    return flow_loss(
-        outputs.pred_norm,
-        outputs.log_var,
-        model.normalise_displacements(target, inputs.domain),
-        loss_weights(target, valid, static_weight=loss.static_weight),
-        variance_power=loss.variance_power,
-    )
-
-
-@torch.no_grad()
-def validate(model: WorldModel, samples: Sequence[CachedSample]) -> dict[str, float]:
-    """Mover error over no motion, and error of points at rest [mm], on crops of a few clips."""
-    moved_error, moved_length, rest = [], [], []
-    for start in range(0, len(samples), 8):
-        batch = [
-            whole(s, step_dt=model.spec.step_dt, max_points=VALIDATION_POINTS)
-            for s in samples[start : start + 8]
-        ]
-        outputs = model(collate([(item.scene, item.robot) for item in batch]))
-        for row, item in enumerate(batch):
-            error = (outputs.displacements[row, :, : len(item.scene)] - item.displacements).norm(
-                dim=-1
-            )
-            moved = moved_mask(item.displacements)
-            still = item.displacements.norm(dim=-1).amax(0) < 1e-3
-            rest.append(error[1:, still].mean())
-            if moved.any():
-                moved_error.append(error[moved].mean())
-                moved_length.append(item.displacements.norm(dim=-1)[moved].mean())
-    ratio = torch.stack(moved_error).mean() / torch.stack(moved_length).mean()
-    return {"moved_ratio": float(ratio), "rest_mm": float(torch.stack(rest).nanmean()) * 1e3}
-
-
-def prepare_heads(model: WorldModel) -> None:
-    """Start with unit variance: the release's start, ln(0.005^2), would let the first steps see static points only."""
-    last = model.dynamics_predictor.log_var_head[-1]
-    assert isinstance(last, torch.nn.Linear)
-    with torch.no_grad():
-        last.bias.zero_()
-        last.weight.mul_(0.1)
+VALIDATION_CLIPS = 64
 
 
 def train(
@@ -161,31 +32,64 @@ def train(
     folder: str | Path,
     config: TrainConfig,
     *,
+    init: WorldModel | None = None,
+    statistics: Mapping[str, DomainStatistics] | None = None,
+    ranks: Ranks | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> WorldModel:
     """Train, or continue the run in `folder`, and return the averaged model.
 
+    Every process of a run draws the same batches and computes its share of each.
+
     Args:
+        init: a model of the same spec to start from; it keeps its normalisation statistics.
+        statistics: per domain, for the normalisation; measured from `samples` when absent.
+        ranks: the processes of this run; one when absent.
         on_step: called with the step and the share of the budget that is used.
 
     Raises:
-        InputError: the folder holds a run of another configuration.
+        InputError: the folder holds a run of another configuration, `init` is of another spec, or the batch cannot be
+            split over the processes.
     """
+    ranks = ranks or Ranks()
+    if config.batch_size % ranks.world:
+        raise InputError(
+            f"batch_size is {config.batch_size}, which {ranks.world} processes cannot share; make it a multiple"
+        )
     torch.manual_seed(config.seed)
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
     model = WorldModel(spec)
     prepare_heads(model)
+    if init is not None:
+        _start_from(model, init)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        model.to(ranks.device).parameters(),
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
     )
     state = read_state(out, model, optimizer, config)
     if state is None:
-        set_normalisation(model, samples[:400], seed=config.seed)
-        state = TrainState.start(model, config.seed)
-    loop = _Loop(model, optimizer, state, samples, validation, out, config)
-    loop.run(on_step)
+        if init is None:
+            known = statistics or measure(spec, samples, seed=config.seed)
+            apply_statistics(model, known)
+        state = TrainState.start(model)
+    _Loop(model, optimizer, state, samples, validation, out, config, ranks).run(on_step)
     return state.averaged_model(model)
+
+
+def _start_from(model: WorldModel, init: WorldModel) -> None:
+    if init.spec != model.spec:
+        raise InputError(
+            "the model to start from was made for another task: its description differs from the one to be trained "
+            f"({init.spec} against {model.spec})"
+        )
+    model.load_state_dict(init.state_dict())
+
+
+def draw_generator(seed: int, step: int, slot: int) -> torch.Generator:
+    """The random numbers of one sample of one step: they depend on nothing that came before."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 65_536 + slot)
 
 
 class _Loop:
@@ -198,10 +102,15 @@ class _Loop:
         validation: Sequence[CachedSample],
         out: Path,
         config: TrainConfig,
+        ranks: Ranks,
     ) -> None:
         self.model, self.optimizer, self.state = model, optimizer, state
+        self.network = ranks.wrap(model)
+        for part in model.modules():
+            if isinstance(part, PTv3):
+                part.recompute = config.recompute
         self.samples, self.validation = samples, validation[:VALIDATION_CLIPS]
-        self.out, self.config = out, config
+        self.out, self.config, self.ranks = out, config, ranks
         self.resumed_at, self.elapsed_before = time.monotonic(), state.elapsed
 
     def progress(self) -> float:
@@ -210,34 +119,43 @@ class _Loop:
         return self.state.step / self.config.steps
 
     def run(self, on_step: Callable[[int, float], None] | None) -> None:
-        config, state = self.config, self.state
+        config, state, leads = self.config, self.state, self.ranks.leads
         losses: list[float] = []
         while self.progress() < 1.0:
             losses.append(self._step())
-            state.elapsed = self.elapsed_before + time.monotonic() - self.resumed_at
+            elapsed = self.elapsed_before + time.monotonic() - self.resumed_at
+            state.elapsed = self.ranks.agree(elapsed)
             if on_step is not None:
                 on_step(state.step, min(self.progress(), 1.0))
-            if state.step % config.validate_every == 0 or self.progress() >= 1.0:
+            done = self.progress() >= 1.0
+            if leads and (state.step % config.validate_every == 0 or done):
                 self._log(sum(losses) / len(losses))
                 losses.clear()
-            if state.step % config.save_every == 0 or self.progress() >= 1.0:
+            if leads and (state.step % config.save_every == 0 or done):
                 write_state(self.out, self.model, self.optimizer, state, config)
 
+    def _sample(self, slot: int) -> TrainingSample:
+        spec = self.model.spec
+        generator = draw_generator(self.config.seed, self.state.step, slot)
+        chosen = int(torch.randint(len(self.samples), (), generator=generator))
+        sample = self.samples[chosen]
+        return augment(
+            sample,
+            self.config.augment,
+            generator,
+            step_dt=spec.step_dt_of(spec.domains[sample.domain]),
+            voxel_size=spec.grid_size,
+        )
+
     def _step(self) -> float:
-        config, state, spec = self.config, self.state, self.model.spec
-        chosen = torch.randint(len(self.samples), (config.batch_size,), generator=state.generator)
-        batch = [
-            augment(
-                self.samples[int(i)],
-                config.augment,
-                state.generator,
-                step_dt=spec.step_dt,
-                voxel_size=spec.grid_size,
-            )
-            for i in chosen
-        ]
+        config, state, ranks = self.config, self.state, self.ranks
+        batch = [self._sample(slot) for slot in ranks.mine(config.batch_size)]
+        # Drop path draws from torch's own generator, whose state must not depend on what ran before.
+        torch.manual_seed(
+            draw_generator(config.seed, state.step, 65_535 - ranks.rank).initial_seed()
+        )
         self.model.train()
-        loss = batch_loss(self.model, batch, config.loss)
+        loss = batch_loss(self.model, batch, config, network=self.network, ranks=ranks)
         self.optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
@@ -248,7 +166,7 @@ class _Loop:
             group["lr"] = learning_rate(config, self.progress())
         self.optimizer.step()
         state.average_in(self.model, config.average)
-        return float(loss.detach())
+        return float(ranks.total(loss)) / ranks.world
 
     def _log(self, loss: float) -> None:
         averaged = self.state.averaged_model(self.model)

@@ -9,16 +9,18 @@ from pointworld.model.features_relative import (
     CARRY_RANGE,
     CLEARANCE_RANGE,
     CONTACT_RANGE,
+    PLACE_RANGE,
     STEPS,
-    TRAVEL_OFFSET,
+    SURFEL_RADIUS,
+    SWEEP_WIDTH,
     VECTOR_RANGE,
     farthest_robot_points,
-    hand_frame,
     relative_robot_channels,
     relative_robot_features,
     relative_scene_channels,
     relative_scene_features,
 )
+from pointworld.model.hand_frame import TRAVEL_OFFSET, closing_step, hand_frame
 
 Tensor = torch.Tensor
 
@@ -47,34 +49,85 @@ def scene_and_robot(
     }
 
 
+def nearest_on_disc(point: Tensor, centre: Tensor, normal: Tensor) -> Tensor:
+    """The place on a disc of SURFEL_RADIUS that is nearest to `point`."""
+    offset = point - centre
+    inside = offset - (offset @ normal) * normal
+    length = float(inside.norm())
+    return centre + inside * (min(length, SURFEL_RADIUS) / max(length, 1e-300))
+
+
 def test_channels_against_loops(generator: torch.Generator) -> None:
     case = scene_and_robot(generator)
+    case["gripper_open"][0, :, 0] = torch.tensor([0.9, 0.9, 0.7, 0.3] + [0.29] * 7)
+    closed = 3  # 0.3 is within the tolerance of 0.29
+    assert closing_step(case["gripper_open"]).tolist() == [closed]
     features = relative_scene_features(**case)[0]
     assert features.shape[1] == relative_scene_channels(1)
+    robot = case["robot_positions"][0]
+    centres = [rows.mean(0) for rows in robot]
+    travel = [
+        max(float((centres[t] - centres[s]).norm()) for s in range(t + 1)) + TRAVEL_OFFSET
+        for t in range(STEPS)
+    ]
+    path = torch.cat([c - centres[0] for c in centres]) / PLACE_RANGE
     for n, point in enumerate(case["points"][0]):
+        front = [case["colors"][0, n], case["normals"][0, n], (point - centres[0]) / PLACE_RANGE]
+        assert (features[n, :42] - torch.cat([*front, path])).abs().max() < 1e-9
         contacts = []
         for t in range(STEPS):
-            gaps = [(r - point).norm().item() for r in case["robot_positions"][0, t]]
+            normals = case["robot_normals"][0, t]
+            spots = [nearest_on_disc(point, r, m) for r, m in zip(robot[t], normals, strict=True)]
+            gaps = [float((spot - point).norm()) for spot in spots]
             nearest = min(range(len(gaps)), key=gaps.__getitem__)
-            vector = case["robot_positions"][0, t, nearest] - point
-            seen = features[n, 6 + 5 * t : 11 + 5 * t]
-            assert (seen[:3] - vector / (vector.norm() + VECTOR_RANGE)).abs().max() < 1e-9
+            vector = spots[nearest] - point
+            seen = features[n, 42 + 5 * t : 47 + 5 * t]
+            assert (seen[:3] - vector / (vector.norm() + VECTOR_RANGE)).abs().max() < 1e-7
             contacts.append(torch.exp(-vector.norm() / CONTACT_RANGE))
-            assert abs(seen[3] - contacts[-1]) < 1e-9
-            clearance = -(vector @ case["robot_normals"][0, t, nearest])
+            assert abs(seen[3] - contacts[-1]) < 1e-7
+            clearance = (point - robot[t, nearest]) @ normals[nearest]
             clipped = clearance.clamp(-CLEARANCE_RANGE, CLEARANCE_RANGE) / CLEARANCE_RANGE
             assert abs(seen[4] - clipped) < 1e-9
         least = -CONTACT_RANGE * torch.stack(contacts).max().log()
+        near = torch.exp(-least / CARRY_RANGE)
+        reach = [
+            max(
+                [float(r[0] - point[0]) for r in rows if (r - point)[1:].norm() < SWEEP_WIDTH],
+                default=-torch.inf,
+            )
+            for rows in robot
+        ]
         for t in range(STEPS):
-            first, now = case["robot_positions"][0, 0], case["robot_positions"][0, t]
-            carry = features[n, 61 + 3 * t : 64 + 3 * t]
+            first, now = robot[closed], robot[t]
             R = torch.linalg.lstsq(first - first.mean(0), now - now.mean(0)).solution.T
             target = R @ (point - first.mean(0)) + now.mean(0)
-            assert (carry - (target - point) * torch.exp(-least / CARRY_RANGE)).abs().max() < 1e-7
+            expected = (target - point) * near / travel[t] if t >= closed else torch.zeros(3)
+            assert (features[n, 97 + 3 * t : 100 + 3 * t] - expected).abs().max() < 1e-6
+            swept = max(reach[t], 0.0) / travel[t] if reach[0] <= SWEEP_WIDTH else 0.0
+            assert abs(float(features[n, 130 + t]) - swept) < 1e-9
         assert torch.equal(features[n, -STEPS:], case["gripper_open"][0, :, 0])
-        assert torch.equal(
-            features[n, :6], torch.cat([case["colors"][0, n], case["normals"][0, n]])
-        )
+
+
+def test_a_sweep_reaches_past_what_lies_ahead_and_not_past_what_it_has_passed() -> None:
+    robot = torch.zeros(1, STEPS, 1, 3)
+    robot[0, :, 0, 0] = torch.linspace(0, 0.1, STEPS)
+    points = torch.tensor([[[0.04, 0.0, 0.0], [-0.05, 0.0, 0.0], [0.04, 0.03, 0.0]]])
+    features = relative_scene_features(
+        points,
+        torch.zeros(1, 3, 3),
+        torch.zeros(1, 3, 3),
+        torch.ones(1, 3, dtype=torch.bool),
+        robot,
+        torch.tensor([1.0, 0.0, 0.0]).expand_as(robot),
+        torch.ones(1, STEPS, 1, dtype=torch.bool),
+        torch.zeros(1, STEPS, 1),
+    )
+    swept = features[0, :, 130 : 130 + STEPS]
+    expected = (torch.linspace(0, 0.1, STEPS) - 0.04).clamp_min(0) / (
+        torch.linspace(0, 0.1, STEPS) + TRAVEL_OFFSET
+    )
+    assert (swept[0] - expected).abs().max() < 1e-6
+    assert not swept[1].any() and not swept[2].any()
 
 
 def test_a_shift_of_everything_changes_nothing(generator: torch.Generator) -> None:
@@ -112,7 +165,7 @@ def test_no_robot_is_zero_not_nan(generator: torch.Generator) -> None:
     case["robot_exists"] = torch.zeros_like(case["robot_exists"])
     features = relative_scene_features(**case)
     assert features.isfinite().all()
-    assert not features[..., 6:61].any()
+    assert not features[..., 6:-STEPS].any()
 
 
 def test_chosen_robot_points_spread_and_do_not_depend_on_order(generator: torch.Generator) -> None:
@@ -140,7 +193,11 @@ def test_the_hand_frame_follows_the_heading(generator: torch.Generator) -> None:
     assert (frame.turn_back(frame.turn(positions)) - positions).abs().max() < 1e-12
     centre = positions.mean(2)
     travel = (centre - centre[:, :1]).norm(dim=-1) + TRAVEL_OFFSET
-    assert (frame.travel - travel).abs().max() < 1e-12
+    assert (frame.travel - travel).abs().max() < 1e-12  # this path never comes back
+    there_and_back = torch.cat([positions[:, :6], positions[:, :5].flip(1)], 1)
+    returned = hand_frame(there_and_back, exists).travel[0]
+    assert (returned[:6] - travel[0, :6]).abs().max() < 1e-12
+    assert abs(returned[10] - travel[0, 5]) < 1e-12
     still = hand_frame(positions[:, :1].expand_as(positions), exists)
     assert torch.equal(still.rotation[0], torch.eye(3, dtype=torch.float64))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pointworld.train import LossConfig, flow_loss, loss_weights
-from pointworld.train.losses import movement_selector
+from pointworld.train.losses import movement_selector, weight_total
 
 
 def random_case(seed: int) -> tuple[torch.Tensor, ...]:
@@ -47,6 +47,7 @@ def test_released_loss_equals_the_formula_in_loops(seed: int) -> None:
                 raw.append((weight, sum(axes) / 3))
     total = sum(w * e for w, e in raw) / max(1.0, sum(w for w, _ in raw))
     weights = loss_weights(displacements, valid, static_weight=0.0)
+    weights = weights / weight_total(weights)
     ours = flow_loss(pred, log_var, target, weights, variance_power=0.0)
     assert ours.item() == pytest.approx(total, rel=1e-10)
 
@@ -64,8 +65,11 @@ def test_static_weight_lets_points_at_rest_count() -> None:
     displacements[:, :, 0, 0] = 0.02 * torch.arange(11)
     valid = torch.ones(1, 11, 400, dtype=torch.bool)
     valid[:, 0] = False
-    released = loss_weights(displacements, valid, static_weight=0.0)
-    ours = loss_weights(displacements, valid, static_weight=LossConfig().static_weight)
+    released, ours = (
+        loss_weights(displacements, valid, static_weight=weight)
+        for weight in (0.0, LossConfig().static_weight)
+    )
+    released, ours = released / weight_total(released), ours / weight_total(ours)
     assert released[..., 1:].sum() < 0.75
     assert ours[..., 1:].sum() > 0.9
     assert ours.sum().item() == pytest.approx(1.0)

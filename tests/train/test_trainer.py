@@ -12,7 +12,14 @@ from pointworld.errors import CheckpointError, InputError
 from pointworld.model import ModelSpec, WorldModel, load_checkpoint, save_checkpoint
 from pointworld.ptv3 import PTv3Arch
 from pointworld.train import AugmentConfig, TrainConfig, plot_curve, train
-from pointworld.train.trainer import learning_rate, set_normalisation, validate
+from pointworld.train.config import learning_rate
+from pointworld.train.objective import validate
+from pointworld.train.statistics import (
+    apply_statistics,
+    measure,
+    read_statistics,
+    write_statistics,
+)
 from tests.train.synthetic import push
 
 ARCH = PTv3Arch(
@@ -108,11 +115,46 @@ def test_a_larger_budget_continues(tmp_path: Path) -> None:
 
 def test_normalisation_is_isotropic_and_ignores_padding() -> None:
     model = WorldModel(SPEC)
-    set_normalisation(model, [push(i) for i in range(0, 12, 2)], seed=0)
+    apply_statistics(model, measure(SPEC, [push(i) for i in range(0, 12, 2)], seed=0))
     variance = model.norm_stats_per_step_var[0]
     assert torch.equal(variance[:, 0], variance[:, 2])
     assert (variance[1:, 0].diff() > 0).all()
     assert model.scene_norm_var.min() > 0
+
+
+def test_every_domain_has_its_own_statistics(tmp_path: Path) -> None:
+    spec = replace(SPEC, domains=("slow", "fast"))
+    slow = [push(i) for i in range(0, 8, 2)]
+    fast = [replace(s, domain=1, motions=_twice(s.motions)) for s in slow]
+    statistics = measure(spec, [*slow, *fast], seed=0)
+    write_statistics(tmp_path / "s.json", statistics)
+    assert read_statistics(tmp_path / "s.json") == statistics
+    model = WorldModel(spec)
+    apply_statistics(model, statistics)
+    ratio = model.norm_stats_per_step_var[1, 5:] / model.norm_stats_per_step_var[0, 5:]
+    assert (ratio > 3).all() and (ratio < 5).all()
+    with pytest.raises(InputError, match="no training clips of the domain 'fast'"):
+        measure(spec, slow, seed=0)
+    with pytest.raises(InputError, match="not 'sim'"):
+        apply_statistics(WorldModel(SPEC), statistics)
+    with pytest.raises(InputError, match="another model"):
+        apply_statistics(WorldModel(replace(spec, grippers=2)), statistics)
+    (tmp_path / "s.json").write_text("[1]")
+    with pytest.raises(InputError, match="pointworld statistics"):
+        read_statistics(tmp_path / "s.json")
+
+
+def _twice(motions: torch.Tensor) -> torch.Tensor:
+    doubled = motions.clone()
+    doubled[..., :3, 3] *= 2
+    return doubled
+
+
+def test_two_domains_train_together(tmp_path: Path) -> None:
+    spec = replace(SPEC, domains=("a", "b"))
+    samples = [replace(push(i), domain=i % 2) for i in range(6)]
+    model = train(spec, samples, samples[:2], tmp_path, CONFIG)
+    assert not torch.equal(model.scene_norm_mean[0], model.scene_norm_mean[1])
 
 
 def test_schedule_rises_then_falls() -> None:

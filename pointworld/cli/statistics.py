@@ -1,0 +1,64 @@
+"""`pointworld statistics`: measure what training data look like, per domain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pointworld.cli.common import console, parse, stdout_json
+from pointworld.cli.train import TrainArgs, domain_names, model_spec, read_samples
+from pointworld.train import Ranks, measure, write_statistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatisticsArgs:
+    """Measure the normalisation statistics of training clips: real points only, padding never counted.
+
+    `pointworld train` measures them itself; with --statistics it takes these, so that several runs share them.
+
+    Example: pointworld statistics --data sim real --out statistics.json
+    """
+
+    data: tuple[Path, ...]
+    """Folders of training clips, one per domain."""
+    out: Path
+    """JSON file to write."""
+    domains: tuple[str, ...] = ()
+    """Name of each domain; the folders' names when there are several, "sim" when there is one."""
+    robot: str = "fr3"
+    """Robot of the clips."""
+    workers: int = 2
+    """Processes that turn clips into samples, once."""
+    cache: Path | None = None
+    """Where the samples are kept; a folder beside --data by default."""
+    seed: int = 0
+    """Draws the crops that are measured."""
+    json: bool = False
+    """Print them as one JSON object on stdout."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    args = parse(StatisticsArgs, argv, prog="pointworld statistics")
+    like = TrainArgs(
+        data=args.data,
+        validation=args.data,
+        out=args.out,
+        domains=args.domains,
+        robot=args.robot,
+        workers=args.workers,
+        cache=args.cache,
+    )
+    samples = read_samples(like, args.data, None, Ranks())
+    spec = model_spec(like, domain_names(like), samples[0])
+    statistics = measure(spec, samples, seed=args.seed)
+    write_statistics(args.out, statistics)
+    for name, entry in statistics.items():
+        last = entry.displacement_var[-1] ** 0.5 * 1e3
+        console.print(
+            f"{name}: {entry.clips} clips, movers {last:.1f} mm rms per axis at the last step"
+        )
+    console.print(f"wrote {args.out}")
+    if args.json:
+        stdout_json({name: entry.__dict__ for name, entry in statistics.items()})
+    return 0
