@@ -1,0 +1,242 @@
+"""Dynamics: constant motion by hand, the world model against its own predict, the simulator against its records."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+import pointworld
+from pointworld.errors import InputError
+from pointworld.model import WorldModel
+from pointworld.plan import MPPI, Gradient
+from pointworld.plan.actions import Actions, Body, ToolPathSpace
+from pointworld.plan.costs import CostSum, Infeasible, TaskPoints, Term
+from pointworld.plan.dynamics import ConstantMotion, PlanState, make_problem
+from pointworld.plan.model_dynamics import ModelDynamics
+from pointworld.plan.simulator_dynamics import SimulatorDynamics
+from pointworld.plan.trajectory import Trajectory
+from pointworld.robot import RobotModel
+from tests.plan.scenes import Scene, push_scenes
+
+Tensor = torch.Tensor
+
+
+@pytest.fixture(scope="module")
+def model() -> WorldModel:
+    return pointworld.load("tiny")
+
+
+@pytest.fixture(scope="module")
+def scenes(robot: RobotModel) -> list[Scene]:
+    pytest.importorskip("mujoco", reason="mujoco is not installed")
+    return push_scenes(robot, 77, 2)
+
+
+@pytest.fixture(scope="module")
+def full_body(robot: RobotModel) -> Body:
+    return Body.of(robot, step_dt=0.1, num_steps=11, surface=192)
+
+
+def pushes(body: Body, state: PlanState, count: int, seed: int = 0) -> tuple[ToolPathSpace, Tensor]:
+    """Random plans around a push through the task points, and the space they live in."""
+    space = ToolPathSpace(body=body)
+    now = body.robot.tool_pose(state.joint_positions)[:3, 3]
+    assert state.task_index is not None
+    way = state.scene.points[state.task_index].mean(0).double() - now
+    way[2] = 0.0
+    plan = space.rest()
+    plan[:, :3] = torch.linspace(0.4, 1.6, space.knots)[:, None] * way
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn((count, *plan.shape), generator=generator, dtype=torch.float64)
+    scale = torch.tensor([0.05, 0.05, 0.02, 0, 0, 0.2, 0], dtype=torch.float64)
+    plans = plan + noise.cumsum(1) * scale
+    return space, torch.minimum(torch.maximum(plans, space.lower), space.upper)
+
+
+def ahead(state: PlanState) -> TaskPoints:
+    assert state.task_index is not None
+    points = state.scene.points[state.task_index]
+    return TaskPoints(index=state.task_index, goals=points + torch.tensor([0.1, 0.05, 0.0]))
+
+
+def test_constant_motion(body: Body, home: Tensor, scenes: list[Scene]) -> None:
+    scene = scenes[0].state.scene
+    actions = ToolPathSpace(body=body).decode(home, torch.zeros(3, 4, 7, dtype=torch.float64))
+    still = ConstantMotion().rollout(PlanState(scene=scene, joint_positions=home), actions)
+    assert torch.equal(still.positions, scene.points.expand(3, 11, -1, -1))
+    speed = torch.ones(len(scene), 3) * torch.tensor([0.1, 0.0, 0.0])
+    moving = ConstantMotion().rollout(
+        PlanState(scene=scene, joint_positions=home, velocities=speed), actions
+    )
+    gone = moving.positions[:, -1] - scene.points
+    assert torch.allclose(gone, torch.tensor([0.1, 0.0, 0.0]).expand_as(gone), atol=1e-6)
+
+
+def test_whole_scene_equals_predict(
+    model: WorldModel, full_body: Body, scenes: list[Scene]
+) -> None:
+    state = scenes[0].state
+    space, plans = pushes(full_body, state, 4)
+    actions = space.decode(state.joint_positions, plans)
+    ours = ModelDynamics(model=model, context=0).rollout(state, actions)
+    theirs = model.predict(state.scene, actions.robot_flow)
+    assert float((ours.positions - state.scene.points - theirs.displacements).abs().max()) < 1e-5
+    assert float(theirs.displacements.norm(dim=-1).max()) > 0.01
+    assert ours.variance is not None
+    scale = model.norm_stats_per_step_var[0].mean(-1)[1:, None]
+    wanted = theirs.log_var[:, 1:, :, 0].exp().clamp(1e-6, 1e2) * scale
+    assert torch.allclose(ours.variance[:, 1:], wanted, rtol=1e-3, atol=1e-9)
+    assert float(ours.variance[:, 0].max()) == 0.0
+
+
+def test_twenty_steps_are_chained_as_in_predict(
+    model: WorldModel, robot: RobotModel, scenes: list[Scene]
+) -> None:
+    state = scenes[0].state
+    long = Body.of(robot, step_dt=0.1, num_steps=21, surface=64)
+    space, plans = pushes(long, state, 2)
+    actions = space.decode(state.joint_positions, plans)
+    ours = ModelDynamics(model=model, context=0).rollout(state, actions)
+    theirs = model.predict(state.scene, actions.robot_flow).displacements
+    assert ours.positions.shape[1] == 21
+    assert float((ours.positions - state.scene.points - theirs).abs().max()) < 1e-4
+    assert ours.variance is not None
+    assert bool((ours.variance[:, 11:] >= ours.variance[:, 10:11]).all())
+
+
+def test_memory_bound_and_order_change_nothing(
+    model: WorldModel, full_body: Body, scenes: list[Scene]
+) -> None:
+    state = scenes[0].state
+    space, plans = pushes(full_body, state, 6)
+    actions = space.decode(state.joint_positions, plans)
+    wide = ModelDynamics(model=model, max_tokens=10**6).rollout(state, actions).positions
+    narrow = ModelDynamics(model=model, max_tokens=1).rollout(state, actions).positions
+    assert torch.allclose(wide, narrow, atol=2e-4)
+    flipped = space.decode(state.joint_positions, plans.flip(0))
+    again = ModelDynamics(model=model, max_tokens=10**6).rollout(state, flipped).positions
+    assert torch.allclose(wide, again.flip(0), atol=2e-4)
+
+
+def ranking(model: WorldModel, body: Body, state: PlanState, count: int) -> tuple[float, float]:
+    """Spearman correlation of the costs of the cropped path with the full one; spread of the full costs."""
+    space, plans = pushes(body, state, count)
+    actions = space.decode(state.joint_positions, plans)
+    cost = ahead(state)
+    quick = cost(ModelDynamics(model=model).rollout(state, actions))
+    displacements = model.predict(state.scene, actions.robot_flow).displacements
+    whole = cost(
+        Trajectory(positions=state.scene.points + displacements, variance=None, actions=actions)
+    )
+    return float(spearmanr(quick, whole).statistic), float(whole.std() / whole.mean())
+
+
+def test_cropped_ranking_agrees_with_the_full_one(
+    model: WorldModel, full_body: Body, scenes: list[Scene]
+) -> None:
+    """The full version, over 50 scenes, is benchmarks/plan_latency.py."""
+    for scene in scenes:
+        agreement, spread = ranking(model, full_body, scene.state, 24)
+        assert spread > 0.01
+        assert agreement > 0.97
+
+
+def test_gradients_flow_through_the_model(
+    model: WorldModel, full_body: Body, scenes: list[Scene]
+) -> None:
+    state = scenes[0].state
+    space, plans = pushes(full_body, state, 1)
+    dynamics = ModelDynamics(model=model, gradients=True)
+    problem = make_problem(space, dynamics, ahead(state), state, nominal=plans[0])
+    result = Gradient(starts=2, iterations=3, learning_rate=0.05).plan(problem, seed=0)
+    assert result.cost < result.nominal_cost
+    frozen = make_problem(space, ModelDynamics(model=model), ahead(state), state, nominal=plans[0])
+    with pytest.raises(InputError, match="differentiable"):
+        Gradient(starts=2, iterations=1).plan(frozen, seed=0)
+
+
+def test_planning_with_the_model_improves_on_the_nominal(
+    model: WorldModel, full_body: Body, scenes: list[Scene]
+) -> None:
+    state = scenes[0].state
+    space, plans = pushes(full_body, state, 1)
+    cost = CostSum(
+        (
+            Term(name="task", cost=ahead(state)),
+            Term(name="feasible", cost=Infeasible(), weight=10.0),
+        )
+    )
+    problem = make_problem(space, ModelDynamics(model=model), cost, state, nominal=plans[0])
+    result = MPPI(samples=16, iterations=2).plan(problem, seed=0)
+    assert result.cost < result.nominal_cost
+
+
+def _recorded(scene: Scene, body: Body) -> Actions:
+    """The motion of the recorded clip as actions."""
+    q = torch.from_numpy(scene.drawn.episode.joint_positions)[None]
+    arm = q[..., list(body.chain.columns)]
+    width = body.robot.gripper_width(q)
+    limits = ToolPathSpace(body=body).limits
+    return body.measure(scene.state.joint_positions, arm, width, None, limits)
+
+
+def test_simulator_repeats_what_was_recorded(
+    scenes: list[Scene], body: Body, robot: RobotModel
+) -> None:
+    """The recorded motion, started from rest, moves every point to where the record has it (the hand then moved)."""
+    from pointworld.data.robot_tree import robot_tree
+
+    for scene in scenes:
+        actions = _recorded(scene, body)
+        truth = scene.sample.positions
+        out = SimulatorDynamics(model=scene.model, tree=robot_tree(robot)).rollout(
+            scene.state, actions
+        )
+        moved = (truth[-1] - truth[0]).norm(dim=-1).max()
+        assert float(moved) > 0.03
+        assert float((out.positions[0] - truth).norm(dim=-1).mean()) < 0.1 * float(moved)
+        assert float((out.positions[0, -1] - truth[-1]).norm(dim=-1).max()) < 0.5 * float(moved)
+
+
+def test_simulated_candidates_do_not_touch_each_other(
+    scenes: list[Scene], body: Body, robot: RobotModel
+) -> None:
+    from pointworld.data.robot_tree import robot_tree
+
+    state = scenes[0].state
+    space, plans = pushes(body, state, 3)
+    dynamics = SimulatorDynamics(model=scenes[0].model, tree=robot_tree(robot), threads=1)
+    together = dynamics.rollout(state, space.decode(state.joint_positions, plans)).positions
+    alone = torch.cat(
+        [
+            dynamics.rollout(state, space.decode(state.joint_positions, plan[None])).positions
+            for plan in plans
+        ]
+    )
+    assert torch.allclose(together, alone, atol=1e-6)
+
+
+@pytest.mark.rejects_input
+def test_bad_states_are_refused(
+    model: WorldModel, body: Body, home: Tensor, robot: RobotModel, scenes: list[Scene]
+) -> None:
+    from pointworld.data.robot_tree import robot_tree
+
+    state = scenes[0].state
+    actions = ToolPathSpace(body=body).decode(home, torch.zeros(1, 4, 7, dtype=torch.float64))
+    simulator = SimulatorDynamics(model=scenes[0].model, tree=robot_tree(robot))
+    for make in (
+        lambda: replace(state, velocities=torch.zeros(3, 3)),
+        lambda: replace(state, point_bodies=np.zeros(3)),
+        lambda: replace(state, scene=state.scene.select(torch.arange(0))),
+        lambda: simulator.rollout(replace(state, physics=None), actions),
+        lambda: simulator.rollout(state, replace(actions, step_dt=0.1003)),
+        lambda: ModelDynamics(model=model).rollout(state, replace(actions, step_dt=0.2)),
+        lambda: ModelDynamics(model=model, context=-1),
+    ):
+        with pytest.raises(InputError):
+            make()
