@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -42,6 +42,10 @@ class GaussianScene:
     def __post_init__(self) -> None:
         n = self.means.shape[0] if self.means.ndim else 0
         coefficients = self.sh.shape[1] if self.sh.ndim == 3 else 0
+        if coefficients not in SH_COUNTS:
+            raise InputError(
+                f"GaussianScene: sh is {tuple(self.sh.shape)}, expected (N, K, 3) with K one of {SH_COUNTS}"
+            )
         wanted: dict[str, tuple[int, ...]] = {
             "means": (n, 3),
             "quats_wxyz": (n, 4),
@@ -55,10 +59,6 @@ class GaussianScene:
             value = getattr(self, name)
             if value is not None and tuple(value.shape) != shape:
                 raise InputError(f"GaussianScene: {name} is {tuple(value.shape)}, expected {shape}")
-        if coefficients not in SH_COUNTS:
-            raise InputError(
-                f"GaussianScene: sh is {tuple(self.sh.shape)}, expected (N, K, 3) with K one of {SH_COUNTS}"
-            )
         if self.features is not None and (self.features.ndim != 2 or len(self.features) != n):
             raise InputError(
                 f"GaussianScene: features is {tuple(self.features.shape)}, expected ({n}, F)"
@@ -105,8 +105,13 @@ class GaussianScene:
         return self._each(lambda value: value.detach())
 
     def _each(self, change: Any) -> GaussianScene:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{k: None if v is None else change(v) for k, v in values.items()})
+        values: dict[str, Any] = {
+            field.name: None
+            if getattr(self, field.name) is None
+            else change(getattr(self, field.name))
+            for field in fields(self)
+        }
+        return GaussianScene(**values)
 
 
 def concatenate(scenes: list[GaussianScene]) -> GaussianScene:

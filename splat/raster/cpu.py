@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd.function import once_differentiable
 
-from pointworld.errors import MissingExtraError
+from pointworld.errors import InputError, MissingExtraError
 from splat.raster.protocol import (
     ALPHA_MAX,
     ALPHA_MIN,
@@ -39,6 +40,13 @@ Array = np.ndarray[Any, Any]
 
 #: Pieces of work per thread: tiles differ in how much is in them.
 PIECES = 8
+#: Gaussians per block of the projection's backward pass.
+BLOCK = 2048
+
+
+def _array(value: Tensor) -> Array:
+    """The tensor's memory, in row order."""
+    return np.ascontiguousarray(value.detach().numpy())
 
 
 def _spread(work: Callable[..., None], count: int, *arguments: Any) -> None:
@@ -100,7 +108,7 @@ class _View:
 def _camera(
     viewmat: Tensor, K: Tensor, width: int, height: int, near: float, far: float
 ) -> _Camera:
-    pose = np.ascontiguousarray(viewmat.detach().numpy())
+    pose = _array(viewmat)
     fx, fy, cx, cy = (float(K[r, c]) for r, c in ((0, 0), (1, 1), (0, 2), (1, 2)))
     kind = pose.dtype
     return _Camera(
@@ -123,8 +131,8 @@ def _prepare(camera: _Camera, means: Array, quats: Array, scales: Array, opaciti
     )  # fmt: skip
     visible = np.flatnonzero(radii[:, 0] > 0)
     order = visible[np.argsort(depths[visible], kind="stable")]
-    starts, listed, pair_starts, pair_slots = tiles.list_tiles(
-        order, means2d, conics, radii, opacities, camera.columns, camera.rows, ALPHA_MIN
+    starts, listed, pair_starts, pair_slots = _list_tiles(
+        camera, order, means2d, conics, radii, opacities
     )
     return _View(
         means2d=means2d,
@@ -137,6 +145,37 @@ def _prepare(camera: _Camera, means: Array, quats: Array, scales: Array, opaciti
         pair_starts=pair_starts,
         pair_slots=pair_slots,
     )
+
+
+def _list_tiles(
+    camera: _Camera, order: Array, means2d: Array, conics: Array, radii: Array, opacities: Array
+) -> tuple[Array, Array, Array, Array]:
+    """Starts and entries of every tile's list front to back; starts and slots of every Gaussian's entries in them."""
+    y, reach = means2d[order, 1], radii[order, 1]
+    top_rows = np.clip(np.floor((y - reach) / tiles.TILE), 0, camera.rows).astype(np.int64)
+    bottoms = np.clip(np.floor((y + reach) / tiles.TILE) + 1, 0, camera.rows).astype(np.int64)
+    span_starts = _starts(np.maximum(bottoms - top_rows, 0))
+    spans = np.empty((span_starts[-1], 3), np.int32)
+    counts = np.empty(len(order), np.int64)
+    _spread(
+        tiles.span_range, len(order), order, means2d, conics, radii, opacities, camera.columns,
+        ALPHA_MIN, top_rows, span_starts, spans, counts,
+    )  # fmt: skip
+    pair_starts = _starts(counts)
+    in_tiles = np.zeros(camera.columns * camera.rows, np.int64)
+    _spread(tiles.count_range, camera.rows, top_rows, span_starts, spans, camera.columns, in_tiles)
+    starts = _starts(in_tiles)
+    listed, slots = (np.empty(starts[-1], np.int32) for _ in range(2))
+    _spread(
+        tiles.place_range, camera.rows, order, top_rows, span_starts, spans, pair_starts,
+        camera.columns, starts, listed, slots,
+    )  # fmt: skip
+    return starts, listed, pair_starts, slots
+
+
+def _starts(counts: Array) -> Array:
+    """Where each of consecutive pieces of these lengths begins, and where the last ends."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
 
 
 class _Rasterize(torch.autograd.Function):
@@ -155,10 +194,7 @@ class _Rasterize(torch.autograd.Function):
         with_depth: bool,
         find_top: bool,
     ) -> tuple[Tensor, ...]:
-        arrays = [
-            np.ascontiguousarray(v.detach().numpy())
-            for v in (means, quats, scales, opacities, colors)
-        ]
+        arrays = [_array(v) for v in (means, quats, scales, opacities, colors)]
         view = _prepare(camera, *arrays[:4])
         values = arrays[4]
         if with_depth:
@@ -177,7 +213,9 @@ class _Rasterize(torch.autograd.Function):
                 blend.top_range, count, view.starts, view.listed, view.means2d, view.conics,
                 arrays[3], camera.columns, camera.bounds, ends, top,
             )  # fmt: skip
-        ctx.arrays, ctx.view, ctx.camera, ctx.with_depth = arrays, view, camera, with_depth
+        # The inputs are saved torch's way: changing one of them before the backward pass is then an error.
+        ctx.save_for_backward(means, quats, scales, opacities, colors)
+        ctx.view, ctx.camera, ctx.with_depth = view, camera, with_depth
         ctx.values, ctx.alphas, ctx.ends = values, alphas, ends
         results = tuple(
             torch.from_numpy(v) for v in (images, alphas, view.means2d, view.radii, top)
@@ -186,11 +224,12 @@ class _Rasterize(torch.autograd.Function):
         return results
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         view: _View = ctx.view
         camera: _Camera = ctx.camera
-        means, quats, scales, opacities, colors = ctx.arrays
-        g_images, g_alphas = (np.ascontiguousarray(g.numpy()) for g in grads[:2])
+        means, quats, scales, opacities, colors = (_array(v) for v in ctx.saved_tensors)
+        g_images, g_alphas = (_array(g) for g in grads[:2])
         n, width = len(means), 6 + ctx.values.shape[1]
         g_pairs = np.empty((len(view.listed), width), means.dtype)
         _spread(
@@ -207,18 +246,26 @@ class _Rasterize(torch.autograd.Function):
         g_depths = (
             np.ascontiguousarray(summed[:, -1]) if ctx.with_depth else np.zeros(n, means.dtype)
         )
-        g_viewmat = np.zeros((4, 4), means.dtype)
-        projection.project_backward_range(
-            0, n, means, quats, scales, camera.viewmat, camera.lens, camera.limits, view.conics,
-            view.radii, summed[:, :2], g_depths, summed[:, 2:5], g_means, g_quats, g_scales, g_viewmat,
-        )  # fmt: skip
+        # In blocks of fixed size: the camera's gradient is summed in one order on any number of threads.
+        blocks = -(-n // BLOCK)
+        g_viewmats = np.zeros((blocks, 4, 4), means.dtype)
+
+        def project_blocks(first: int, last: int) -> None:
+            for block in range(first, last):
+                projection.project_backward_range(
+                    block * BLOCK, min(n, (block + 1) * BLOCK), means, quats, scales,
+                    camera.viewmat, camera.lens, camera.limits, view.conics, view.radii,
+                    summed[:, :2], g_depths, summed[:, 2:5], g_means, g_quats, g_scales, g_viewmats[block],
+                )  # fmt: skip
+
+        _spread(project_blocks, blocks)
         results = (
             g_means,
             g_quats,
             g_scales,
             summed[:, 5],
             summed[:, 6 : 6 + colors.shape[1]],
-            g_viewmat,
+            g_viewmats.sum(0),
         )
         return (*(torch.from_numpy(np.ascontiguousarray(v)) for v in results), None, None, None)
 
@@ -246,7 +293,15 @@ class CpuRasterizer:
         far: float = FAR,
         top_ids: bool = False,
     ) -> RasterOutput:
-        """Render; see `Rasterizer`."""
+        """Render; see `Rasterizer`.
+
+        Raises:
+            InputError: shapes, types or devices do not fit, or the tensors are not in main memory.
+        """
+        if means.device.type != "cpu":
+            raise InputError(
+                f"means are on {means.device}; the rasteriser 'cpu' takes tensors in main memory"
+            )
         request = check_call(
             means, quats_wxyz, scales, opacities, colors, viewmats, Ks, width, height, render_mode, backgrounds
         )  # fmt: skip

@@ -81,6 +81,7 @@ def blend_range(  # type: ignore[no-untyped-def]
     height, width, channels = images.shape
     alpha_min, alpha_max, floor = bounds[0], bounds[1], bounds[2]
     zero, one, half, lowest = kind(0), kind(1), kind(0.5), kind(LOWEST)
+    edge = kind(TILE - 1)
     total = np.empty((TILE, TILE, channels), means2d.dtype)
     passed = np.empty((TILE, TILE), means2d.dtype)
     alive = np.empty((TILE, TILE), np.bool_)
@@ -101,10 +102,11 @@ def blend_range(  # type: ignore[no-untyped-def]
                 half * conics[i, 2],
                 opacities[i],
             )
-            top = max(0, math.floor(my - radii[i, 1]))
-            bottom = min(TILE - 1, math.floor(my + radii[i, 1]))
-            left = max(0, math.floor(mx - radii[i, 0]))
-            right = min(TILE - 1, math.floor(mx + radii[i, 0]))
+            # Clipped as real numbers: a huge one does not fit an integer.
+            top = math.floor(max(my - radii[i, 1], zero))
+            bottom = math.floor(min(my + radii[i, 1], edge))
+            left = math.floor(max(mx - radii[i, 0], zero))
+            right = math.floor(min(mx + radii[i, 0], edge))
             for r in range(top, bottom + 1):
                 dy = my - (kind(r) + half)
                 linear, constant = k1 * dy, k2 * dy * dy
@@ -159,6 +161,7 @@ def blend_backward_range(  # type: ignore[no-untyped-def]
     height, width, channels = g_images.shape
     alpha_min, alpha_max = bounds[0], bounds[1]
     zero, one, half, lowest = kind(0), kind(1), kind(0.5), kind(LOWEST)
+    edge = kind(TILE - 1)
     passed = np.empty((TILE, TILE), means2d.dtype)
     behind = np.empty((TILE, TILE), means2d.dtype)
     through = np.empty((TILE, TILE), means2d.dtype)
@@ -188,10 +191,11 @@ def blend_backward_range(  # type: ignore[no-untyped-def]
                 half * conics[i, 2],
                 opacities[i],
             )
-            top = max(0, math.floor(my - radii[i, 1]))
-            bottom = min(TILE - 1, math.floor(my + radii[i, 1]))
-            left = max(0, math.floor(mx - radii[i, 0]))
-            right = min(TILE - 1, math.floor(mx + radii[i, 0]))
+            # Clipped as real numbers: a huge one does not fit an integer.
+            top = math.floor(max(my - radii[i, 1], zero))
+            bottom = math.floor(min(my + radii[i, 1], edge))
+            left = math.floor(max(mx - radii[i, 0], zero))
+            right = math.floor(min(mx + radii[i, 0], edge))
             s0 = s1 = s2 = s3 = s4 = s5 = zero
             for r in range(top, bottom + 1):
                 dy = my - (kind(r) + half)

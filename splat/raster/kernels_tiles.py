@@ -21,6 +21,8 @@ def _span(a, b, c, level, x, y, low, high):  # type: ignore[no-untyped-def]
     """Range of x that the ellipse a dx^2 + 2 b dx dy + c dy^2 <= level round (x, y) covers for rows low..high."""
     top, bottom = low - y, high - y
     det = a * c - b * b
+    if not det > 0:  # so large that its inverse covariance vanishes: it covers every row
+        return -math.inf, math.inf
     reach = math.sqrt(level * a / det)
     top, bottom = max(top, -reach), min(bottom, reach)
     if top > bottom:
@@ -37,63 +39,79 @@ def _span(a, b, c, level, x, y, low, high):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def list_tiles(order, means2d, conics, radii, opacities, columns, rows, alpha_min):  # type: ignore[no-untyped-def]
-    """Lists of Gaussians per tile.
+def span_range(  # type: ignore[no-untyped-def]
+    first,
+    last,
+    order,
+    means2d,
+    conics,
+    radii,
+    opacities,
+    columns,
+    alpha_min,
+    top_rows,
+    span_starts,
+    spans,
+    counts,
+):
+    """Columns of tiles that the first..last-1-th Gaussian of `order` touches, for every row of tiles it may touch.
 
     Args:
-        order: visible Gaussians front to back.
-
-    Returns:
-        starts: (tiles + 1,) where each tile's list begins. listed: Gaussian of every entry.
-        pair_starts: (len(order) + 1,), pair_slots: entries that belong to the k-th Gaussian of `order`.
+        order: visible Gaussians front to back. top_rows: first row of tiles of each of them.
+        span_starts: (len(order) + 1,) where the spans of each begin.
+        spans: (all, 3) first column, last column, number of tiles in the rows before; filled here.
+        counts: (len(order),) tiles of each; filled here.
     """
-    tiles = columns * rows
-    counts = np.zeros(tiles + 1, np.int64)
-    pair_starts = np.zeros(len(order) + 1, np.int64)
-    spans = np.empty((len(order), 2), np.int32)
-    for k in range(len(order)):
+    for k in range(first, last):
         i = order[k]
-        y, ry = float(means2d[i, 1]), float(radii[i, 1])
-        first = max(0, math.floor((y - ry) / TILE))
-        last = min(rows - 1, math.floor((y + ry) / TILE))
-        spans[k, 0], spans[k, 1] = first, last
-    # Two passes over the same spans: count, then place.
-    total = 0
-    cursor = np.zeros(tiles, np.int64)
-    listed = np.empty(0, np.int32)
-    slots = np.empty(0, np.int32)
-    for turn in range(2):
-        if turn == 1:
-            total = pair_starts[len(order)]
-            listed = np.empty(total, np.int32)
-            slots = np.empty(total, np.int32)
-            for tile in range(tiles):
-                counts[tile + 1] += counts[tile]
-                cursor[tile] = counts[tile]
-        for k in range(len(order)):
-            i = order[k]
-            x, y = float(means2d[i, 0]), float(means2d[i, 1])
-            a, b, c = float(conics[i, 0]), float(conics[i, 1]), float(conics[i, 2])
-            level = 2.0 * math.log(float(opacities[i]) / alpha_min) + 1e-4
-            rx = float(radii[i, 0])
-            pairs = pair_starts[k]
-            for row in range(spans[k, 0], spans[k, 1] + 1):
-                left, right = _span(a, b, c, level, x, y, row * TILE + 0.5, row * TILE + TILE - 0.5)
-                left, right = max(left, x - rx), min(right, x + rx)
-                if left > right:
-                    continue
-                # Pixel centres lie at integer + 0.5.
-                start = max(0, math.floor((left - 0.5) / TILE))
-                stop = min(columns - 1, math.floor((right - 0.5) / TILE))
-                for column in range(start, stop + 1):
-                    tile = row * columns + column
-                    if turn == 0:
-                        counts[tile + 1] += 1
-                    else:
-                        listed[cursor[tile]] = i
-                        slots[pairs] = cursor[tile]
-                        cursor[tile] += 1
-                    pairs += 1
-            if turn == 0:
-                pair_starts[k + 1] = pairs
-    return counts, listed, pair_starts, slots
+        x, y, rx = np.float64(means2d[i, 0]), np.float64(means2d[i, 1]), np.float64(radii[i, 0])
+        a, b, c = np.float64(conics[i, 0]), np.float64(conics[i, 1]), np.float64(conics[i, 2])
+        level = 2.0 * math.log(np.float64(opacities[i]) / alpha_min) + 1e-4
+        tiles = 0
+        for s in range(span_starts[k], span_starts[k + 1]):
+            row = top_rows[k] + s - span_starts[k]
+            left, right = _span(a, b, c, level, x, y, row * TILE + 0.5, row * TILE + TILE - 0.5)
+            # Pixel centres lie at integer + 0.5. Clipped as real numbers: a huge one does not fit an integer.
+            left = max(max(left, x - rx) - 0.5, 0.0)
+            right = min(min(right, x + rx) - 0.5, columns * TILE - 1.0)
+            start, stop = 0, -1
+            if left <= right:
+                start, stop = math.floor(left / TILE), math.floor(right / TILE)
+            spans[s, 0], spans[s, 1], spans[s, 2] = start, stop, tiles
+            tiles += max(0, stop - start + 1)
+        counts[k] = tiles
+
+
+@njit(cache=True, nogil=True)
+def count_range(first, last, top_rows, span_starts, spans, columns, counts):  # type: ignore[no-untyped-def]
+    """counts (tiles,): Gaussians of every tile in rows first..last-1 of tiles."""
+    for k in range(len(top_rows)):
+        base = span_starts[k] - top_rows[k]
+        bottom = span_starts[k + 1] - base
+        for row in range(max(first, top_rows[k]), min(last, bottom)):
+            for column in range(spans[base + row, 0], spans[base + row, 1] + 1):
+                counts[row * columns + column] += 1
+
+
+@njit(cache=True, nogil=True)
+def place_range(  # type: ignore[no-untyped-def]
+    first, last, order, top_rows, span_starts, spans, pair_starts, columns, starts, listed, slots
+):
+    """Lists of the tiles in rows first..last-1 of tiles.
+
+    Args:
+        starts: (tiles + 1,) where each tile's list begins. listed: Gaussian of every entry; filled here.
+        pair_starts: (len(order) + 1,); slots: entries that belong to the k-th Gaussian of `order`; filled here.
+    """
+    cursor = starts[first * columns : last * columns].copy()
+    for k in range(len(top_rows)):
+        base = span_starts[k] - top_rows[k]
+        bottom = span_starts[k + 1] - base
+        for row in range(max(first, top_rows[k]), min(last, bottom)):
+            pair = pair_starts[k] + spans[base + row, 2]
+            for column in range(spans[base + row, 0], spans[base + row, 1] + 1):
+                tile = (row - first) * columns + column
+                listed[cursor[tile]] = order[k]
+                slots[pair] = cursor[tile]
+                cursor[tile] += 1
+                pair += 1
