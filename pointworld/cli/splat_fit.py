@@ -1,0 +1,179 @@
+"""`pointworld splat fit`: turn an RGB-D capture into Gaussians."""
+
+from __future__ import annotations
+
+import json
+import resource
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from PIL import Image
+
+from pointworld.capture import read_capture
+from pointworld.cli.common import console, parse, progress, stdout_json, write_run_json
+from pointworld.errors import InputError
+from pointworld.files import atomic_path
+from splat.fit import (
+    FitConfig,
+    Fitted,
+    Shown,
+    fit,
+    guess_color_camera,
+    measure,
+    show_views,
+    split_views,
+)
+from splat.fit.views import MIN_DEPTH, FitView
+from splat.io import write_native
+
+SCENE = "scene.safetensors"
+SHEET_ROWS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplatFitArgs:
+    """Fit Gaussians to the frames of an RGB-D capture, and measure them on frames that were held out.
+
+    Writes scene.safetensors (the Gaussians, cameras and their corrections), sheet.png (held-out images and depth beside
+    what the scene shows), run.json.
+
+    Example: pointworld splat fit captures/desk --out out/desk
+    Example: pointworld splat fit captures/desk --frames 0 4 8 --quick --holdout-every 0 --out out/desk
+    """
+
+    capture: tyro.conf.Positional[Path]
+    """Folder of the capture, in any supported layout."""
+    out: Path
+    """Folder for the results."""
+    frames: tuple[int, ...] = ()
+    """Frames to use; all by default."""
+    holdout_every: int = 8
+    """Hold out every n-th of the used frames, the first included; 0 = none."""
+    holdout: tuple[int, ...] = ()
+    """Hold out these of the used frames instead."""
+    max_width: int = 320
+    """Images are reduced to this width [px]."""
+    min_depth: float = MIN_DEPTH
+    """What is nearer to a camera is taken for what carries it, not for scene [m]."""
+    quick: bool = False
+    """A usable scene in seconds: 20,000 Gaussians, 120 iterations."""
+    threads: int = 0
+    """CPU threads; 0 = all."""
+    fit: FitConfig = field(default_factory=FitConfig)
+    """Budget, rates, weights, and which camera corrections are learned."""
+    json: bool = False
+    """Print the report as one JSON object on stdout."""
+
+
+QUICK = {"gaussians": 20_000, "iterations": 120, "grow": 0.0}
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    args = parse(SplatFitArgs, argv, prog="pointworld splat fit")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    config = FitConfig(**{**args.fit.__dict__, **QUICK}) if args.quick else args.fit
+    capture = read_capture(args.capture, frames=list(args.frames) or None)
+    training, held = split_views(
+        capture,
+        max_width=args.max_width,
+        holdout=list(args.holdout) if args.holdout else args.holdout_every,
+        min_depth=args.min_depth,
+    )
+    color_camera = guess_color_camera(capture) if config.moves_color else (1.0, (0.0, 0.0))
+    with progress(config.iterations, f"fitting {len(training)} views") as advance:
+        fitted = fit(training, config, color_camera=color_camera, on_step=lambda _: advance(1))
+    shown = show_views(fitted, held or training[:SHEET_ROWS], backend=config.backend)
+    report: dict[str, Any] = {
+        "source": capture.source,
+        "views": len(training),
+        "held_out": len(held),
+        "width": training[0].width,
+        "height": training[0].height,
+        "gaussians": len(fitted.scene),
+        "iterations": fitted.iterations,
+        "seconds": round(fitted.seconds, 2),
+        # Linux counts in kB.
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "focal_scale": float(fitted.cameras.log_focal.exp()),
+        "color_offset": fitted.cameras.offset.tolist(),
+        **(measure(shown) if held else {}),
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_scene(args.out / SCENE, fitted, training + held)
+    write_sheet(args.out / "sheet.png", shown[:SHEET_ROWS])
+    write_run_json(
+        args.out,
+        command="splat fit",
+        config=args,
+        seed=config.seed,
+        timings={"fit": fitted.seconds},
+        extra={"report": report},
+    )
+    _describe(report, args.out)
+    if args.json:
+        stdout_json(report)
+    return 0
+
+
+def write_scene(path: Path, fitted: Fitted, views: list[FitView]) -> None:
+    """The scene with its cameras: names, sizes, K and T_colorcam_world (with the focal correction) of every view."""
+    poses = [fitted.cameras.color_viewmat(view.viewmat, None) for view in views]
+    write_native(
+        fitted.scene,
+        path,
+        tensors={
+            "camera_K": torch.stack([v.K for v in views]),
+            "camera_viewmats": torch.stack(poses),
+        },
+        metadata={
+            "cameras": json.dumps([v.name for v in views]),
+            "size": json.dumps([views[0].width, views[0].height]),
+        },
+    )
+
+
+def write_sheet(path: Path, shown: list[Shown]) -> None:
+    """Rows of: image, what the scene shows, depth, the scene's depth (nearer is brighter)."""
+    rows = []
+    for item in shown:
+        valid = item.view.valid.numpy()
+        far = float(np.percentile(item.view.depth.numpy()[valid], 98)) if valid.any() else 1.0
+        measured = np.where(valid, 1 - np.clip(item.view.depth.numpy() / far, 0, 1) * 0.85, 0)
+        covered = item.alpha.numpy() > 0.5
+        rendered = np.where(covered, 1 - np.clip(item.depth.numpy() / far, 0, 1) * 0.85, 0)
+        grey = [np.repeat(depth[..., None], 3, 2) for depth in (measured, rendered)]
+        rows.append(np.concatenate([item.view.rgb.numpy(), item.image.numpy(), *grey], 1))
+    sheet = Image.fromarray((np.concatenate(rows).clip(0, 1) * 255).round().astype(np.uint8))
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+def _describe(report: dict[str, Any], out: Path) -> None:
+    console.print(
+        f"{report['gaussians']:,} Gaussians from {report['views']} views of {report['width']}x{report['height']} "
+        f"in {report['seconds']:.0f} s, {report['peak_memory_mb']:.0f} MB"
+    )
+    if "psnr" in report:
+        console.print(
+            f"held-out ({report['held_out']} views): {report['psnr']:.2f} dB, {report['psnr_depth_valid']:.2f} dB "
+            f"where depth is valid, SSIM {report['ssim']:.3f}, depth L1 {report['depth_l1_m'] * 100:.2f} cm"
+        )
+    console.print(f"wrote {out / SCENE} and {out / 'sheet.png'}")
+
+
+def check_scene_folder(folder: Path) -> Path:
+    """The scene file of a `splat fit` folder, or the file itself.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = folder / SCENE if folder.is_dir() else folder
+    if not path.is_file():
+        raise InputError(f"{path} does not exist. Give the --out folder of pointworld splat fit.")
+    return path

@@ -1,0 +1,14 @@
+"""Fit Gaussians to an RGB-D capture."""
+
+from splat.fit.align import guess_color_camera as guess_color_camera
+from splat.fit.cameras import CameraCorrections as CameraCorrections
+from splat.fit.images import psnr as psnr
+from splat.fit.images import ssim as ssim
+from splat.fit.measure import Shown as Shown
+from splat.fit.measure import measure as measure
+from splat.fit.measure import show_views as show_views
+from splat.fit.optimise import FitConfig as FitConfig
+from splat.fit.optimise import Fitted as Fitted
+from splat.fit.optimise import fit as fit
+from splat.fit.views import FitView as FitView
+from splat.fit.views import split_views as split_views

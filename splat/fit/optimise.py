@@ -1,0 +1,262 @@
+"""Fit Gaussians to the views of a capture by gradient descent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pointworld.errors import InputError
+from splat.fit.cameras import CameraCorrections
+from splat.fit.images import ssim
+from splat.fit.initialise import scene_from_depth
+from splat.fit.relocate import relocate
+from splat.fit.views import FitView
+from splat.raster import Rasterizer, get_rasterizer
+from splat.types import SH_COUNTS, GaussianScene
+
+Tensor = torch.Tensor
+
+LEARNED = ("means", "quats_wxyz", "log_scales", "opacity_logits", "sh")
+#: Gaussians nearer to a camera than this are not drawn [m].
+NEAR = 0.1
+#: Depth counts where at least this much of the pixel is covered.
+COVERED = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How a scene is fitted.
+
+    gaussians: budget. iterations: one view each. sh_degree: 0 to 3.
+    means_rate [m], quats_rate, scales_rate, opacity_rate, color_rate: of Adam; all fall to a tenth.
+    camera_rate: of camera corrections [rad, m, log focal length], and of exposure gains.
+    ssim_weight: share of 1 - SSIM beside L1. depth_weight: of the mean depth error [1/m].
+    scale_weight: of the mean scale [1/m]; opacity_weight: of the mean opacity. Both clear away what is not needed.
+    relocate_every: iterations; grow: share of the budget that starts as copies.
+    focal, offset, poses, exposure: camera corrections that are learned (see `CameraCorrections`).
+    """
+
+    gaussians: int = 60_000
+    iterations: int = 3000
+    sh_degree: int = 0
+    means_rate: float = 3e-4
+    quats_rate: float = 2e-3
+    scales_rate: float = 1e-2
+    opacity_rate: float = 3e-2
+    color_rate: float = 1e-2
+    camera_rate: float = 5e-4
+    ssim_weight: float = 0.2
+    depth_weight: float = 0.2
+    scale_weight: float = 0.01
+    opacity_weight: float = 0.002
+    relocate_every: int = 100
+    grow: float = 0.25
+    focal: bool = False
+    offset: bool = False
+    poses: bool = False
+    exposure: bool = False
+    backend: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sh_degree < len(SH_COUNTS):
+            raise InputError(f"sh_degree is {self.sh_degree}, expected 0 to 3")
+        if self.gaussians < 1 or self.iterations < 0 or not 0 <= self.grow < 1:
+            raise InputError(
+                f"gaussians {self.gaussians}, iterations {self.iterations}, grow {self.grow}: expected at least 1, "
+                "at least 0, and 0 <= grow < 1"
+            )
+
+    @property
+    def moves_color(self) -> bool:
+        """Colour and depth are seen from different cameras."""
+        return self.focal or self.offset
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fitted:
+    """A fitted scene, its camera corrections, and how long it took."""
+
+    scene: GaussianScene
+    cameras: CameraCorrections
+    seconds: float
+    iterations: int
+    loss: float
+
+
+def fit(
+    views: Sequence[FitView],
+    config: FitConfig,
+    *,
+    start: GaussianScene | None = None,
+    color_camera: tuple[float, tuple[float, float]] = (1.0, (0.0, 0.0)),
+    on_step: Callable[[int], None] | None = None,
+) -> Fitted:
+    """Fit Gaussians to training views.
+
+    Args:
+        start: Gaussians to begin with; from the views' depth when absent.
+        color_camera: focal factor and (x, y) offset [m] of the colour camera to begin with (see `guess_color_camera`).
+        on_step: called after every iteration with its number.
+
+    Raises:
+        InputError: there are no views, or none has valid depth.
+    """
+    if not views:
+        raise InputError("fit was given no views")
+    began = time.perf_counter()
+    cameras = CameraCorrections(
+        len(views),
+        focal=config.focal,
+        offset=config.offset,
+        poses=config.poses,
+        exposure=config.exposure,
+    )
+    cameras.begin_with(*color_camera)
+    if start is None:
+        first = round(config.gaussians * (1 - config.grow))
+        with torch.no_grad():
+            colors = [cameras.color_viewmat(v.viewmat, None) for v in views]
+        start = scene_from_depth(views, colors, count=first, seed=config.seed)
+    apart = config.moves_color or color_camera != (1.0, (0.0, 0.0))
+    loop = _Fit(views, config, cameras, start, apart=apart)
+    for step in range(config.iterations):
+        loop.step(step)
+        if on_step is not None:
+            on_step(step + 1)
+    return Fitted(
+        scene=loop.scene().detach(),
+        cameras=cameras.requires_grad_(False),
+        seconds=time.perf_counter() - began,
+        iterations=config.iterations,
+        loss=loop.loss,
+    )
+
+
+class _Fit:
+    def __init__(
+        self,
+        views: Sequence[FitView],
+        config: FitConfig,
+        cameras: CameraCorrections,
+        start: GaussianScene,
+        *,
+        apart: bool,
+    ) -> None:
+        self.views, self.config, self.cameras = views, config, cameras
+        self.apart = apart
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.rasterizer: Rasterizer = get_rasterizer(config.backend)
+        extra = SH_COUNTS[config.sh_degree] - start.sh.shape[1]
+        if extra > 0:
+            zeros = start.sh.new_zeros(len(start), extra, 3)
+            start = GaussianScene(
+                means=start.means,
+                quats_wxyz=start.quats_wxyz,
+                log_scales=start.log_scales,
+                opacity_logits=start.opacity_logits,
+                sh=torch.cat([start.sh, zeros], 1),
+            )
+        self.parameters = {name: getattr(start, name).clone().requires_grad_() for name in LEARNED}
+        rates = (
+            config.means_rate,
+            config.quats_rate,
+            config.scales_rate,
+            config.opacity_rate,
+            config.color_rate,
+        )
+        groups = [
+            {"params": [value], "lr": rate, "rate": rate}
+            for value, rate in zip(self.parameters.values(), rates, strict=True)
+        ]
+        self.optimizer = torch.optim.Adam(groups, eps=1e-15, betas=(0.9, 0.99))
+        moving = [p for p in cameras.parameters() if p.requires_grad]
+        self.camera_optimizer = (
+            torch.optim.Adam(moving, lr=config.camera_rate, betas=(0.9, 0.99)) if moving else None
+        )
+        self.queue: list[int] = []
+        self.loss = float("nan")
+
+    def scene(self) -> GaussianScene:
+        return GaussianScene(**self.parameters)
+
+    def _next_view(self) -> int:
+        """Every view once, in a new random order each round."""
+        if not self.queue:
+            self.queue = torch.randperm(len(self.views), generator=self.generator).tolist()
+        return self.queue.pop()
+
+    def step(self, step: int) -> None:
+        config, index = self.config, self._next_view()
+        progress = step / max(config.iterations, 1)
+        loss = self._loss(index, with_depth=not self.apart or step % 2 == 0)
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.camera_optimizer is not None:
+            self.camera_optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * 0.1**progress
+        self.optimizer.step()
+        if self.camera_optimizer is not None:
+            for group in self.camera_optimizer.param_groups:
+                group["lr"] = config.camera_rate * 0.1**progress
+            self.camera_optimizer.step()
+        self.loss = float(loss.detach())
+        if step and step % config.relocate_every == 0 and progress < 0.8:
+            missing = config.gaussians - len(self.parameters["means"])
+            share = max(1, config.gaussians // 20)
+            self.parameters = relocate(
+                self.parameters,
+                self.optimizer,
+                grow=max(0, min(missing, share)),
+                generator=self.generator,
+            )
+
+    def _loss(self, index: int, *, with_depth: bool) -> Tensor:
+        config, view, scene = self.config, self.views[index], self.scene()
+        color_pose = self.cameras.color_viewmat(view.viewmat, index)
+        together = not self.apart
+        images, alphas = render(
+            self.rasterizer, scene, color_pose, view, "RGB+ED" if together else "RGB"
+        )
+        # Where the scene is hidden the image is compared with itself.
+        picture = self.cameras.expose(images[..., :3], index)
+        picture = torch.where(view.shows_scene[..., None], picture, view.rgb)
+        loss = (1 - config.ssim_weight) * (picture - view.rgb).abs().mean()
+        loss = loss + config.ssim_weight * (1 - ssim(picture, view.rgb))
+        if with_depth and config.depth_weight > 0:
+            if not together:
+                pose = self.cameras.depth_viewmat(view.viewmat, index)
+                images, alphas = render(self.rasterizer, scene, pose, view, "ED")
+            seen = view.valid & (alphas.detach() > COVERED)
+            if bool(seen.any()):
+                gap = (images[..., -1] - view.depth)[seen].abs()
+                weight = config.depth_weight * (1.0 if together else 2.0)
+                loss = loss + weight * gap.clamp_max(0.2).mean()
+        loss = loss + config.scale_weight * scene.scales.mean()
+        return loss + config.opacity_weight * scene.opacities.mean()
+
+
+def render(
+    rasterizer: Rasterizer, scene: GaussianScene, viewmat: Tensor, view: FitView, mode: str
+) -> tuple[Tensor, Tensor]:
+    """(height, width, channels) and (height, width) of one view from `viewmat`."""
+    with torch.no_grad():
+        centre = torch.linalg.solve(viewmat[:3, :3], -viewmat[:3, 3])
+    output = rasterizer(
+        scene.means,
+        scene.quats_wxyz,
+        scene.scales,
+        scene.opacities,
+        scene.colors_from(centre),
+        viewmat[None],
+        view.K[None],
+        view.width,
+        view.height,
+        near=NEAR,
+        render_mode=mode,  # type: ignore[arg-type]
+    )
+    return output.colors[0], output.alphas[0, ..., 0]

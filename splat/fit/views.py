@@ -1,0 +1,107 @@
+"""What a fit looks at: resized images with depth, and which of them are held out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.ndimage import binary_dilation, binary_opening
+
+from pointworld.capture import clean_depth
+from pointworld.errors import InputError
+from pointworld.geometry import invert, scale_intrinsics
+from pointworld.types import Capture, RGBDFrame
+
+Tensor = torch.Tensor
+
+#: Nearer than this is no scene but what carries the camera [m].
+MIN_DEPTH = 0.2
+#: Share of the image's width by which the silhouette of what is too near is widened.
+OCCLUDER_MARGIN = 0.04
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FitView:
+    """One frame as float32 tensors.
+
+    rgb: (height, width, 3) in 0-1. depth: (height, width) [m]. valid: (height, width) bool.
+    shows_scene: (height, width) bool; False where something too near for the depth camera, such as the arm that
+        carries it, hides the scene. K: (3, 3) [px]. viewmat: (4, 4) T_cam_world. name: of the frame.
+    """
+
+    rgb: Tensor
+    depth: Tensor
+    valid: Tensor
+    shows_scene: Tensor
+    K: Tensor
+    viewmat: Tensor
+    name: str
+
+    @property
+    def height(self) -> int:
+        return int(self.rgb.shape[0])
+
+    @property
+    def width(self) -> int:
+        return int(self.rgb.shape[1])
+
+
+def view_of(frame: RGBDFrame, max_width: int, *, min_depth: float) -> FitView:
+    """The frame at most `max_width` pixels wide: colours are averaged, depth is taken, never mixed over an edge."""
+    scale = min(1.0, max_width / frame.width)
+    width, height = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
+    picture = Image.fromarray(frame.rgb).resize((width, height), Image.Resampling.BOX)
+    rows = ((np.arange(height) + 0.5) * frame.height / height).astype(int)
+    columns = ((np.arange(width) + 0.5) * frame.width / width).astype(int)
+    K = scale_intrinsics(frame.K, width / frame.width, height / frame.height)
+    trusted = clean_depth(frame.depth, frame.valid, frame.K, min_depth=min_depth)
+    taken = np.ix_(rows, columns)
+    # What is too near has ragged depth: single pixels are noise, and the silhouette of the rest is widened.
+    near = binary_opening((frame.valid & (frame.depth < min_depth))[taken], np.ones((3, 3)))
+    grown = binary_dilation(near, iterations=max(1, round(OCCLUDER_MARGIN * width)))
+    return FitView(
+        rgb=torch.from_numpy(np.asarray(picture).copy()).float() / 255,
+        depth=torch.from_numpy(np.ascontiguousarray(frame.depth[taken])),
+        valid=torch.from_numpy(trusted[taken] & ~grown),
+        shows_scene=torch.from_numpy(~grown),
+        K=torch.from_numpy(K).float(),
+        viewmat=torch.from_numpy(invert(frame.T_world_cam)).float(),
+        name=frame.name,
+    )
+
+
+def split_views(
+    capture: Capture,
+    *,
+    max_width: int,
+    holdout: Sequence[int] | int,
+    min_depth: float = MIN_DEPTH,
+) -> tuple[list[FitView], list[FitView]]:
+    """Training and held-out views.
+
+    Args:
+        min_depth: what is nearer to a camera hides the scene and is left out [m].
+        holdout: indices of held-out frames, or n: every n-th, the first included; 0 = none.
+
+    Raises:
+        InputError: nothing is left to train on, images differ in size, or an index does not exist.
+    """
+    count = len(capture.frames)
+    if isinstance(holdout, int):
+        held = set(range(0, count, holdout)) if holdout > 0 else set()
+    else:
+        held = set(holdout)
+    if missing := sorted(i for i in held if not 0 <= i < count):
+        raise InputError(f"held-out frames {missing} do not exist; the capture has {count} frames")
+    if len(held) == count:
+        raise InputError(f"all {count} frames are held out; leave some to train on")
+    views = [view_of(frame, max_width, min_depth=min_depth) for frame in capture.frames]
+    if len({(v.width, v.height) for v in views}) > 1:
+        raise InputError("the frames differ in size; fit them separately or resize them first")
+    return (
+        [v for i, v in enumerate(views) if i not in held],
+        [v for i, v in enumerate(views) if i in held],
+    )
