@@ -6,17 +6,19 @@ Results: EPYC Zen 4, torch 2.13.0, numba 0.68.1, CPU milliseconds of ONE thread 
 forward with backward; "yardstick" is a tuned prototype measured earlier on TWO threads of the same kind of machine:
 
     image     Gaussians  channels   ours            plain prototype    yardstick, 2 threads
-    320x240       5,000         3   11.1 /  24.9     48.3 /  106.9     18 /  40
-    320x240      20,000         3   20.1 /  42.3    159.8 /  327.1     39 /  89
-    320x240     100,000         3   66.6 / 141.1    938.8 / 1918.9    133 / 295
-    640x480      20,000         3   42.9 /  96.8    194.7 /  418.5     75 / 171
+    320x240       5,000         3   10.8 /  23.7     46.2 /  102.4     18 /  40
+    320x240      20,000         3   19.2 /  40.5    152.0 /  313.2     39 /  89
+    320x240     100,000         3   68.4 / 142.0    904.0 / 1848.9    133 / 295
+    640x480      20,000         3   47.9 / 105.6    189.3 /  416.1     75 / 171
     640x480     100,000         3  119.1 / 235.3    863.8 / 1759.5    193 / 413
     320x240      20,000        16   22.8 /  49.5    155.2 /  325.1     37 /  85
     320x240      20,000        32   29.8 /  57.9    163.1 /  336.2     39 /  88
     320x240      20,000        64   32.9 /  69.4    163.6 /  341.5     46 / 112
 
-One of our threads is 1.4 to 2.1 times as fast as the yardstick's two. The plain prototype of this folder is slower than
-the yardstick, so the yardstick counts.
+The first four rows are of the present code; the last four were measured before tile lists and the projection's
+gradients ran on several threads, which changes little for one. One of our threads is 1.3 to 2.2 times as fast as the
+yardstick's two. The plain prototype of this folder is slower than the yardstick, so the yardstick counts. Figures on
+two threads need an idle machine and are not here yet.
 """
 
 from __future__ import annotations
