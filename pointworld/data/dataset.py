@@ -15,8 +15,10 @@ import numpy as np
 import torch
 
 from pointworld.data.clip import Clip, clip_path, write_clip
+from pointworld.data.families import family_shares
 from pointworld.data.generate import ClipGenerator
 from pointworld.data.robot_tree import robot_tree
+from pointworld.data.sample import moving_bodies
 from pointworld.data.simulator import import_mujoco
 from pointworld.data.tabletop import TabletopConfig
 from pointworld.errors import InputError
@@ -37,6 +39,7 @@ class DatasetSpec:
     def __post_init__(self) -> None:
         if self.clips < 1:
             raise InputError(f"clips is {self.clips}, expected at least 1")
+        family_shares(self.tabletop)
         if self.seed < 0:
             raise InputError(f"seed is {self.seed}, expected a number that is not negative")
 
@@ -75,17 +78,18 @@ def _make_one(task: tuple[str, int, int]) -> dict[str, Any]:
 
 
 def clip_facts(clip: Clip) -> dict[str, Any]:
-    """Family; was anything touched, did anything move (> 1 cm), did anything upright tip (> 30 degrees)."""
+    """Family; was anything touched, did anything move (> 1 cm within 5 cm of
+    its middle; a tool in the hand does not count), did anything upright tip (> 30 degrees)."""
     objects = list(clip.bodies_of_kind("object"))
-    centres = clip.body_poses[:, objects, :3]
-    travel = np.linalg.norm(centres - centres[:1], axis=-1).max(0)
+    held = {clip.body_names.index(name) for name in clip.info.get("held", ())}
+    moved = set(moving_bodies(clip, threshold=0.01))
     upright = clip.body_transforms()[:, objects, 2, 2]
     round_ones = np.array([name in ("sphere", "capsule") for name in clip.info["shapes"]])
     tipped = (upright[0] > 0.95) & (upright.min(0) < np.cos(np.radians(30))) & ~round_ones
     return {
         "family": clip.family,
         "touched": bool(clip.info.get("touched", False)),
-        "moved": bool((travel > 0.01).any()),
+        "moved": bool(moved - held),
         "tipped": bool(tipped.any()),
     }
 

@@ -18,10 +18,6 @@ from pointworld.data.simulator import (
 )
 from pointworld.data.tabletop import TabletopConfig
 
-#: Objects must be slower than this at time 0, anywhere on their surface [m/s].
-_SETTLED_SPEED = 0.006
-_SETTLE_TIME = 0.3
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Episode:
@@ -35,7 +31,14 @@ class Episode:
 
 
 def simulate(
-    model: Any, tree: RobotTree, path: np.ndarray, motion: Motion, config: TabletopConfig
+    model: Any,
+    tree: RobotTree,
+    path: np.ndarray,
+    motion: Motion,
+    config: TabletopConfig,
+    *,
+    settled_speed: float,
+    settle_time: float,
 ) -> Episode | None:
     """Settle the objects, run the motion under the joint servos, record every step_dt from time 0.
 
@@ -50,15 +53,14 @@ def simulate(
     set_joints(data, index, path[0])
     data.ctrl[:] = path[0]
     mujoco.mj_forward(model, data)
-    robot_geoms = np.isin(model.geom_bodyid, index.robot)
+    robot_geoms = np.isin(model.geom_bodyid, (*index.robot, *index.held))
     if _touching(data, robot_geoms):
         return None
-    mujoco.mj_step(model, data, nstep=round(_SETTLE_TIME / config.timestep))
-    settled = _SETTLED_SPEED if motion.family != "grasp_lift" else 5 * _SETTLED_SPEED
+    mujoco.mj_step(model, data, nstep=round(settle_time / config.timestep))
     records: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     touched = False
     for step, control in enumerate(controls):
-        if step == lead_steps and not _at_rest(model, data, index, settled):
+        if step == lead_steps and not _at_rest(model, data, index, settled_speed):
             return None
         if step >= lead_steps and (step - lead_steps) % per_step == 0:
             records.append(_record(data, index))
@@ -69,7 +71,7 @@ def simulate(
     records.append(_record(data, index))
     qpos, joints, poses = (np.stack(values) for values in zip(*records, strict=True))
     outside = poses[:, list(index.objects), :3]
-    if not np.isfinite(qpos).all() or np.abs(outside).max() > 1.6:
+    if not np.isfinite(qpos).all() or np.abs(outside).max(initial=0.0) > 1.6:
         return None
     return Episode(
         qpos=qpos, joint_positions=joints, body_poses=poses, index=index, touched=touched
@@ -107,8 +109,12 @@ def _touching(data: Any, robot_geoms: np.ndarray) -> bool:
 
 def _at_rest(model: Any, data: Any, index: ModelIndex, limit: float) -> bool:
     for body in index.objects:
-        dof = int(model.body_dofadr[body])
-        velocity = data.qvel[dof : dof + 6]
-        if np.linalg.norm(velocity[:3]) + 0.06 * np.linalg.norm(velocity[3:]) > limit:
+        dof, count = int(model.body_dofadr[body]), int(model.body_dofnum[body])
+        velocity = data.qvel[dof : dof + count]
+        if count == 6:
+            speed = np.linalg.norm(velocity[:3]) + 0.06 * np.linalg.norm(velocity[3:])
+        else:
+            speed = 0.2 * np.linalg.norm(velocity)
+        if speed > limit:
             return False
     return True

@@ -12,20 +12,14 @@ import numpy as np
 
 from pointworld.data.clip import Clip, ClipView
 from pointworld.data.episode import Episode, simulate
+from pointworld.data.families import REGISTRY, Family, family_shares
 from pointworld.data.ik import ArmKinematics
-from pointworld.data.motions import Motion, draw_motion, joint_path
+from pointworld.data.motions import Motion, joint_path
 from pointworld.data.render import RenderedView, SceneRenderer, make_renderer
 from pointworld.data.robot_tree import RobotTree
 from pointworld.data.scene_model import move_cameras, scene_model
 from pointworld.data.simulator import import_mujoco
-from pointworld.data.tabletop import (
-    FAMILIES,
-    CameraSpec,
-    SceneSpec,
-    TabletopConfig,
-    draw_cameras,
-    draw_scene,
-)
+from pointworld.data.tabletop import CameraSpec, SceneSpec, TabletopConfig, draw_cameras
 from pointworld.errors import PointWorldError
 
 _SCENE_TRIES, _MOTION_TRIES, _CAMERA_TRIES = 60, 25, 4
@@ -94,20 +88,21 @@ class ClipGenerator:
     def draw(self, seed: int, index: int) -> Drawn:
         """Draw, simulate and render clip `index` of the data set `seed`; `make` packs the result."""
         rng = np.random.default_rng([seed, index])
-        weights = np.array(self.config.family_weights) / sum(self.config.family_weights)
-        family = FAMILIES[int(rng.choice(len(FAMILIES), p=weights))]
+        shares = family_shares(self.config)
+        weights = np.array(list(shares.values()))
+        family = REGISTRY[list(shares)[int(rng.choice(len(shares), p=weights / weights.sum()))]]
         for _ in range(_SCENE_TRIES):
             drawn = self._attempt(rng, family)
             if drawn is not None:
                 return drawn
         raise PointWorldError(
-            f"clip {seed}/{index}: no usable '{family}' scene in {_SCENE_TRIES} draws"
+            f"clip {seed}/{index}: no usable '{family.name}' scene in {_SCENE_TRIES} draws"
         )
 
-    def _attempt(self, rng: np.random.Generator, family: str) -> Drawn | None:
+    def _attempt(self, rng: np.random.Generator, family: Family) -> Drawn | None:
         clock = _Clock(self.timings)
-        scene = draw_scene(rng, self.config, family)
-        if not scene.objects:
+        scene = family.draw_scene(rng, self.config)
+        if scene is None:
             return None
         cameras = draw_cameras(rng, self.config, scene.table_height)
         clock.lap("draw")
@@ -118,7 +113,15 @@ class ClipGenerator:
         motion, path = planned
         model = scene_model(self.tree, scene, cameras, self.config)
         clock.lap("compile")
-        episode = simulate(model, self.tree, path, motion, self.config)
+        episode = simulate(
+            model,
+            self.tree,
+            path,
+            motion,
+            self.config,
+            settled_speed=family.settled_speed,
+            settle_time=family.settle_time,
+        )
         clock.lap("simulate")
         if episode is None:
             return None
@@ -134,11 +137,11 @@ class ClipGenerator:
         )
 
     def _plan(
-        self, rng: np.random.Generator, scene: SceneSpec, family: str
+        self, rng: np.random.Generator, scene: SceneSpec, family: Family
     ) -> tuple[Motion, np.ndarray] | None:
         duration = self.config.horizon * self.config.step_dt
         for _ in range(_MOTION_TRIES):
-            motion = draw_motion(rng, scene, family, duration)
+            motion = family.draw_motion(rng, scene, duration)
             if motion is not None:
                 path = joint_path(self.arm, motion, scene.table_height)
                 if path is not None:
@@ -157,7 +160,7 @@ class ClipGenerator:
         mujoco = import_mujoco()
         data = mujoco.MjData(model)
         data.qpos[:] = episode.qpos[0]
-        target = episode.index.objects[scene.target] + 1
+        target = int(model.body(_target_name(scene)).id) + 1
         for attempt in range(_CAMERA_TRIES):
             if attempt > 0:
                 config = replace(self.config, min_cameras=len(cameras), max_cameras=len(cameras))
@@ -173,7 +176,7 @@ class ClipGenerator:
         return cameras, views
 
     def _pack(self, drawn: Drawn, seed: int, index: int) -> Clip:
-        model, episode, scene = drawn.model, drawn.episode, drawn.scene
+        model, episode = drawn.model, drawn.episode
         robot, objects = set(episode.index.robot), set(episode.index.objects)
         bodies = range(1, model.nbody)
         return Clip(
@@ -191,15 +194,35 @@ class ClipGenerator:
             robot=self.robot_name,
             seed=seed,
             index=index,
-            info={
-                "shapes": [item.shape.name for item in scene.objects],
-                "masses": [float(model.body_mass[b]) for b in episode.index.objects],
-                "frictions": [item.friction for item in scene.objects],
-                "table_height": scene.table_height,
-                "target": f"object{scene.target}",
-                "touched": episode.touched,
-            },
+            info=_info(drawn),
         )
+
+
+def _target_name(scene: SceneSpec) -> str:
+    return scene.target_name or f"object{scene.target}"
+
+
+def _info(drawn: Drawn) -> dict[str, Any]:
+    """Facts about every body that can move, in the order of the clip's bodies."""
+    model, scene = drawn.model, drawn.scene
+    shapes = {f"object{k}": item.shape.name for k, item in enumerate(scene.objects)}
+    frictions = {f"object{k}": item.friction for k, item in enumerate(scene.objects)}
+    for prop in scene.props:
+        shapes |= prop.shapes
+    objects = [(b, str(model.body(b).name)) for b in drawn.episode.index.objects]
+    held = [str(model.body(b).name) for b in drawn.episode.index.held]
+    return {
+        "shapes": [shapes[name] for _, name in objects],
+        "masses": [float(model.body_mass[b]) for b, _ in objects],
+        "frictions": [
+            frictions.get(name, float(model.geom_friction[model.body_geomadr[b], 0]))
+            for b, name in objects
+        ],
+        "table_height": scene.table_height,
+        "target": _target_name(scene),
+        "touched": drawn.episode.touched,
+        **({"held": held} if held else {}),
+    }
 
 
 def _clip_views(

@@ -6,6 +6,7 @@ time 0) to the end of the clip, with a commanded finger opening.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,14 +18,16 @@ from pointworld.data.tabletop import ObjectSpec, SceneSpec, graspable_yaw
 Rng = np.random.Generator
 
 WAYPOINT_DT = 0.05
+#: Motion before time 0, so that the hand may already move at time 0 [s].
+LEAD = 0.2
 #: Finger opening of the Franka hand [m].
 MAX_WIDTH = 0.08
 #: Tool positions that the arm reaches comfortably: radius from the base axis and |y| [m].
 _REACH = (0.30, 0.78)
 _MAX_SIDE = 0.45
 #: Distance from the tool centre point to the lowest fingertip when pointing down, and the clearance kept [m].
-_TIP = 0.012
-_CLEARANCE = 0.004
+TIP = 0.012
+CLEARANCE = 0.004
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,11 +53,11 @@ def tool_rotation(yaw: float, tilt: float, tilt_direction: float) -> np.ndarray:
     return turn @ rotation_about(0, tilt) @ turn.T @ down
 
 
-def _times(lead: float, duration: float) -> np.ndarray:
+def waypoint_times(lead: float, duration: float) -> np.ndarray:
     return np.arange(round((lead + duration) / WAYPOINT_DT) + 1) * WAYPOINT_DT - lead
 
 
-def _reachable(points: np.ndarray) -> bool:
+def in_reach(points: np.ndarray) -> bool:
     radius = np.hypot(points[:, 0], points[:, 1])
     return bool(
         (radius > _REACH[0]).all()
@@ -64,7 +67,7 @@ def _reachable(points: np.ndarray) -> bool:
     )
 
 
-def _travel(rng: Rng, times: np.ndarray, speed: float) -> np.ndarray:
+def draw_travel(rng: Rng, times: np.ndarray, speed: float) -> np.ndarray:
     """Distance along a path (waypoints,) [m]: constant speed, speeding up or slowing down, from the first waypoint."""
     span = times[-1] - times[0]
     x = (times - times[0]) / span
@@ -79,7 +82,7 @@ def _travel(rng: Rng, times: np.ndarray, speed: float) -> np.ndarray:
     return speed * span * profile
 
 
-def _bent_line(
+def bent_line(
     rng: Rng, start: np.ndarray, heading: float, travel: np.ndarray, bend: float
 ) -> np.ndarray:
     """Points (waypoints, 3) at arc lengths `travel` along a horizontal arc of curvature `bend` [1/m]."""
@@ -92,7 +95,9 @@ def _bent_line(
     return np.concatenate([xy, np.full((len(travel), 1), start[2])], -1)
 
 
-def _poses(points: np.ndarray, yaw: np.ndarray, tilt: float, tilt_direction: float) -> np.ndarray:
+def tool_poses(
+    points: np.ndarray, yaw: np.ndarray, tilt: float, tilt_direction: float
+) -> np.ndarray:
     poses = np.tile(np.eye(4), (len(points), 1, 1))
     poses[:, :3, 3] = points
     for pose, angle in zip(poses, yaw, strict=True):
@@ -100,7 +105,7 @@ def _poses(points: np.ndarray, yaw: np.ndarray, tilt: float, tilt_direction: flo
     return poses
 
 
-def _hand_yaw(rng: Rng, heading: float) -> float:
+def hand_yaw(rng: Rng, heading: float) -> float:
     """Yaw of the hand: facing the heading, side-on, or any, folded into the wrist's comfortable range."""
     choice = rng.random()
     yaw = (
@@ -113,7 +118,7 @@ def _hand_yaw(rng: Rng, heading: float) -> float:
     return float((yaw + np.pi / 2) % np.pi - np.pi / 2)
 
 
-def _push(
+def push(
     rng: Rng,
     scene: SceneSpec,
     lead: float,
@@ -124,11 +129,13 @@ def _push(
     height: tuple[float, float],
     offset: tuple[float, float],
     gap: tuple[float, float],
+    heading: float | None = None,
 ) -> Motion | None:
     """A sweep at the target. height: fraction of its height; offset: sideways miss as a fraction of its half width."""
     target = scene.objects[scene.target]
     lower, upper = target.lower, target.upper
-    heading = float(rng.uniform(-np.pi, np.pi))
+    if heading is None:
+        heading = float(rng.uniform(-np.pi, np.pi))
     along = np.array([np.cos(heading), np.sin(heading), 0.0])
     across = np.array([-along[1], along[0], 0.0])
     low, _ = target.shape.width_along(target.rotation, along)
@@ -140,23 +147,23 @@ def _push(
         + sign * rng.uniform(*offset) * side * across
     )
     z = lower[2] + rng.uniform(*height) * (upper[2] - lower[2])
-    start[2] = max(z, scene.table_height + _TIP + _CLEARANCE)
-    times = _times(lead, duration)
-    travel = _travel(rng, times, float(rng.uniform(*speed)))
+    start[2] = max(z, scene.table_height + TIP + CLEARANCE)
+    times = waypoint_times(lead, duration)
+    travel = draw_travel(rng, times, float(rng.uniform(*speed)))
     bend = float(rng.normal(0, 1.0)) if rng.random() < 0.5 else 0.0
-    points = _bent_line(rng, start, heading, travel, bend)
+    points = bent_line(rng, start, heading, travel, bend)
     if rng.random() < 0.3:
         points[:, 2] += rng.uniform(-0.02, 0.06) * smooth_step(
             (times - times[0]) / (times[-1] - times[0])
         )
-    if not _reachable(points):
+    if not in_reach(points):
         return None
     width = float(rng.choice([0.0, MAX_WIDTH, rng.uniform(0, MAX_WIDTH)], p=[0.5, 0.25, 0.25]))
-    yaw = _hand_yaw(rng, heading) + rng.normal(0, 0.3) * (times - times[0]) * (rng.random() < 0.4)
+    yaw = hand_yaw(rng, heading) + rng.normal(0, 0.3) * (times - times[0]) * (rng.random() < 0.4)
     tilt = abs(float(rng.normal(0, 0.2)))
     return Motion(
         family=family,
-        poses=_poses(points, yaw, tilt, float(rng.uniform(-np.pi, np.pi))),
+        poses=tool_poses(points, yaw, tilt, float(rng.uniform(-np.pi, np.pi))),
         widths=np.full(len(times), width),
         lead=lead,
     )
@@ -169,7 +176,7 @@ def _grasp(rng: Rng, scene: SceneSpec, lead: float, duration: float) -> Motion |
     if found is None:
         return None
     finger_axis, width = found
-    times = _times(lead, duration)
+    times = waypoint_times(lead, duration)
     begin = float(rng.choice([0.0, 0.35, 0.8], p=[0.3, 0.45, 0.25])) + rng.uniform(-0.05, 0.05)
     phase = times + begin
     opening = min(MAX_WIDTH, width + rng.uniform(0.008, 0.03))
@@ -182,13 +189,13 @@ def _grasp(rng: Rng, scene: SceneSpec, lead: float, duration: float) -> Motion |
     points = np.tile(grip, (len(times), 1))
     points[:, 2] += descent * rng.uniform(0.05, 0.1) + lift * rng.uniform(0.06, 0.2)
     points[:, :2] += lift[:, None] * carry
-    if not _reachable(points):
+    if not in_reach(points):
         return None
     yaw = finger_axis - np.pi / 2
     yaw = float((yaw + np.pi / 2) % np.pi - np.pi / 2)
     turn = yaw + rng.normal(0, 0.3) * lift
     return Motion(
-        family="grasp_lift", poses=_poses(points, turn, 0.0, 0.0), widths=widths, lead=lead
+        family="grasp_lift", poses=tool_poses(points, turn, 0.0, 0.0), widths=widths, lead=lead
     )
 
 
@@ -196,14 +203,14 @@ def _grip_point(rng: Rng, target: ObjectSpec, table_height: float) -> np.ndarray
     """Tool position between the fingers: over the middle of the object's box, deep enough to hold it."""
     lower, upper = target.lower, target.upper
     point = target.position.copy()
-    point[2] = max(upper[2] - rng.uniform(0.012, 0.032), table_height + _TIP + _CLEARANCE)
+    point[2] = max(upper[2] - rng.uniform(0.012, 0.032), table_height + TIP + CLEARANCE)
     point[2] = max(point[2], lower[2] + 0.01)
     return point
 
 
 def _wander(rng: Rng, scene: SceneSpec, lead: float, duration: float) -> Motion | None:
     """A smooth path through free space, away from what is on the table."""
-    times = _times(lead, duration)
+    times = waypoint_times(lead, duration)
     knots = np.stack(
         [
             rng.uniform(0.35, 0.7, 3),
@@ -216,73 +223,55 @@ def _wander(rng: Rng, scene: SceneSpec, lead: float, duration: float) -> Motion 
     reach = min(1.0, rng.uniform(0.1, 0.5) * (times[-1] - times[0]) / max(length, 1e-6))
     t = reach * smooth_step((times - times[0]) / (times[-1] - times[0]))[:, None]
     points = (1 - t) ** 2 * knots[0] + 2 * t * (1 - t) * knots[1] + t**2 * knots[2]
-    if not _reachable(points):
+    if not in_reach(points):
         return None
     widths = np.linspace(rng.uniform(0, MAX_WIDTH), rng.uniform(0, MAX_WIDTH), len(times))
     yaw = rng.uniform(-1.2, 1.2) + rng.normal(0, 0.3) * (times - times[0])
     tilt = abs(float(rng.normal(0, 0.25)))
     return Motion(
         family="empty",
-        poses=_poses(points, yaw, tilt, float(rng.uniform(-np.pi, np.pi))),
+        poses=tool_poses(points, yaw, tilt, float(rng.uniform(-np.pi, np.pi))),
         widths=widths,
         lead=lead,
     )
 
 
-def draw_motion(rng: Rng, scene: SceneSpec, family: str, duration: float) -> Motion | None:
-    """A random motion of `family` in `scene` lasting `duration` [s] after time 0; None when the draw is unreachable."""
-    lead = 0.2
-    if family == "grasp_lift":
-        return _grasp(rng, scene, lead, duration)
-    if family == "empty":
-        return _wander(rng, scene, lead, duration)
-    if family == "near_miss":
-        return _push(
+def pushing(
+    family: str,
+    *,
+    speed: tuple[float, float],
+    height: tuple[float, float],
+    offset: tuple[float, float],
+    gap: tuple[float, float],
+    heading: float | None = None,
+) -> Callable[[Rng, SceneSpec, float], Motion | None]:
+    """A kind of sweep at the target; see `push` for the ranges."""
+
+    def draw(rng: Rng, scene: SceneSpec, duration: float) -> Motion | None:
+        return push(
             rng,
             scene,
-            lead,
+            LEAD,
             duration,
             family=family,
-            speed=(0.1, 0.5),
-            height=(0.1, 1.0),
-            offset=(2.2, 3.4),
-            gap=(0.05, 0.15),
+            speed=speed,
+            height=height,
+            offset=offset,
+            gap=gap,
+            heading=heading,
         )
-    if family == "nudge":
-        return _push(
-            rng,
-            scene,
-            lead,
-            duration,
-            family=family,
-            speed=(0.06, 0.16),
-            height=(0.1, 0.7),
-            offset=(0.0, 0.8),
-            gap=(0.04, 0.08),
-        )
-    if family == "topple":
-        return _push(
-            rng,
-            scene,
-            lead,
-            duration,
-            family=family,
-            speed=(0.15, 0.45),
-            height=(0.75, 1.0),
-            offset=(0.0, 0.25),
-            gap=(0.05, 0.12),
-        )
-    return _push(
-        rng,
-        scene,
-        lead,
-        duration,
-        family="push",
-        speed=(0.15, 0.5),
-        height=(0.05, 0.8),
-        offset=(0.0, 0.7),
-        gap=(0.05, 0.14),
-    )
+
+    return draw
+
+
+def grasping(rng: Rng, scene: SceneSpec, duration: float) -> Motion | None:
+    """A random grasp of the target."""
+    return _grasp(rng, scene, LEAD, duration)
+
+
+def wandering(rng: Rng, scene: SceneSpec, duration: float) -> Motion | None:
+    """A random motion through free space."""
+    return _wander(rng, scene, LEAD, duration)
 
 
 def joint_path(arm: ArmKinematics, motion: Motion, table_height: float) -> np.ndarray | None:
@@ -296,7 +285,7 @@ def joint_path(arm: ArmKinematics, motion: Motion, table_height: float) -> np.nd
     q = arm.follow(poses, motion.widths)
     if q is None:
         return None
-    sunk = table_height + _CLEARANCE - min(arm.lowest_gripper_point(row) for row in q[::4])
+    sunk = table_height + CLEARANCE - min(arm.lowest_gripper_point(row) for row in q[::4])
     if sunk > 0:
         poses[:, 2, 3] += sunk + 0.001
         q = arm.follow(poses, motion.widths)

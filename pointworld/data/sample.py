@@ -142,6 +142,11 @@ def clip_to_joint_path(clip: Clip) -> JointPath:
     )
 
 
+def view_motions(clip: Clip, view_index: int) -> np.ndarray:
+    """(h, w) int64 index into `Clip.body_motions()` of what each pixel shows; -1 where nothing is seen."""
+    return clip.views[view_index].segmentation.astype(np.int64) - 1
+
+
 def point_bodies(clip: Clip, points: np.ndarray) -> np.ndarray:
     """Which body each scene point (points, 3) lies on: (points,) index into body_names.
 

@@ -42,6 +42,9 @@ class TabletopConfig:
     """Most rigid objects on the table."""
     family_weights: tuple[float, ...] = (0.34, 0.11, 0.16, 0.17, 0.11, 0.11)
     """Relative frequency of push, nudge, grasp_lift, topple, near_miss, empty."""
+    families: tuple[str, ...] = ("tabletop",)
+    """Kinds of clips: families or groups, optionally with a relative frequency: tabletop=0.6 drawer=0.1. Groups:
+    tabletop (in the shares of family_weights), articulated, tool, clutter, deformable, all."""
     height: int = 180
     """Image height [px]."""
     width: int = 320
@@ -178,7 +181,8 @@ def _color(rng: Rng) -> tuple[float, float, float]:
     return float(rgb[0]), float(rgb[1]), float(rgb[2])
 
 
-def _surface(rng: Rng) -> Surface:
+def draw_surface(rng: Rng) -> Surface:
+    """A random colour and pattern."""
     pattern = str(rng.choice(["flat", "checker", "gradient", "speckle"], p=[0.4, 0.2, 0.2, 0.2]))
     return Surface(
         rgb=_color(rng), rgb2=_color(rng), pattern=pattern, shininess=float(rng.uniform(0, 0.5))
@@ -209,7 +213,7 @@ def _table_texture(rng: Rng, surface: Surface, size: int = 128) -> np.ndarray:
     return (255 * np.clip(rgb, 0, 1)).astype(np.uint8)
 
 
-def _draw_object(rng: Rng, names: tuple[str, ...], family: str | None) -> ObjectSpec:
+def draw_object(rng: Rng, names: tuple[str, ...], family: str | None) -> ObjectSpec:
     """An object at the origin; `family` asks for one that suits the motion aimed at it (None: any)."""
     tall = family == "topple" or (family is None and rng.random() < 0.15)
     pool = [n for n in names if n in TALL_SHAPES] if tall else list(names)
@@ -225,7 +229,7 @@ def _draw_object(rng: Rng, names: tuple[str, ...], family: str | None) -> Object
         position=np.zeros(3),
         density=float(np.exp(rng.uniform(np.log(150), np.log(1400)))),
         friction=float(friction),
-        surface=_surface(rng),
+        surface=draw_surface(rng),
     )
 
 
@@ -284,31 +288,45 @@ def draw_scene(rng: Rng, config: TabletopConfig, family: str) -> SceneSpec:
     count = int(rng.integers(config.min_objects, config.max_objects + 1))
     objects: list[ObjectSpec] = []
     for index in range(count):
-        spec = _draw_object(rng, names, family if index == 0 else None)
+        spec = draw_object(rng, names, family if index == 0 else None)
         if index == 0 and family == "grasp_lift":
             for _ in range(30):
                 if graspable_yaw(spec) is not None:
                     break
-                spec = _draw_object(rng, names, family)
+                spec = draw_object(rng, names, family)
         placed = _place(rng, spec, objects, table_height)
         if placed is not None:
             objects.append(placed)
-    surface = _surface(rng)
+    return furnish(rng, tuple(objects), table_height)
+
+
+def furnish(
+    rng: Rng,
+    objects: tuple[ObjectSpec, ...],
+    table_height: float,
+    *,
+    props: tuple[Prop, ...] = (),
+    target_name: str = "",
+) -> SceneSpec:
+    """A scene of the given contents with a random table, floor and lights."""
+    surface = draw_surface(rng)
     lights = tuple(
         (float(rng.uniform(-0.6, 1.6)), float(rng.uniform(-1.2, 1.2)), float(rng.uniform(1.2, 2.2)))
         for _ in range(rng.integers(1, 3))
     )
     return SceneSpec(
-        objects=tuple(objects),
+        objects=objects,
         target=0,
         table_height=table_height,
         table_size=(float(rng.uniform(0.45, 0.7)), float(rng.uniform(0.5, 0.9))),
         table_surface=surface,
         table_texture=_table_texture(rng, surface),
-        floor_surface=_surface(rng),
+        floor_surface=draw_surface(rng),
         lights=lights,
         light_strength=float(rng.uniform(0.3, 0.7)),
         ambient=float(rng.uniform(0.2, 0.45)),
+        props=props,
+        target_name=target_name,
     )
 
 

@@ -13,7 +13,6 @@ import torch
 from pointworld.data import (
     Clip,
     ClipGenerator,
-    ClipView,
     DatasetSpec,
     TabletopConfig,
     clip_facts,
@@ -28,6 +27,7 @@ from pointworld.errors import InputError
 from pointworld.geometry import invert, project, transform_points, unproject
 from pointworld.robot import RobotModel
 from tests.data.conftest import SEED
+from tests.data.depth import inverse_depth_at
 
 CLIPS = range(8)
 
@@ -105,33 +105,6 @@ def test_joint_limits_and_speeds(clips: list[Clip], robot: RobotModel) -> None:
         assert speed[:, :7].max() > 0.02  # the hand moves
 
 
-def _inverse_depth_at(
-    view: ClipView, uv: np.ndarray, body: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Depth at pixels uv, bilinear in 1/z (exact on planes), and where all four neighbours show `body`."""
-    h, w = view.depth.shape
-    x, y = uv[:, 0] - 0.5, uv[:, 1] - 0.5
-    c, r = np.floor(x).astype(int), np.floor(y).astype(int)
-    ok = (c >= 0) & (r >= 0) & (c < w - 1) & (r < h - 1)
-    c, r = np.where(ok, c, 0), np.where(ok, r, 0)
-    fx, fy = x - c, y - r
-    inverse = np.zeros(len(uv))
-    values = []
-    for dr, dc, weight in (
-        (0, 0, (1 - fx) * (1 - fy)),
-        (0, 1, fx * (1 - fy)),
-        (1, 0, (1 - fx) * fy),
-        (1, 1, fx * fy),
-    ):
-        z = view.depth[r + dr, c + dc].astype(np.float64)
-        ok &= (view.segmentation[r + dr, c + dc].astype(int) - 1 == body) & (z > 0)
-        values.append(1 / np.maximum(z, 1e-6))
-        inverse += weight * values[-1]
-    # Neighbours on another face of the body (depth jump) interpolate across an edge: the 2x2 block must be planar.
-    planar = np.abs(values[0] + values[3] - values[1] - values[2]) < 2e-4
-    return 1 / np.maximum(inverse, 1e-6), ok & planar
-
-
 @pytest.mark.parametrize("step", [3, 10])
 def test_flow_agrees_with_later_depth(
     clips: list[Clip], any_renderer: ClipGenerator, step: int
@@ -146,7 +119,7 @@ def test_flow_agrees_with_later_depth(
             points = transform_points(first.T_world_cam, unproject(first.depth, first.K)[seen])
             carried = true_positions(clip, points, body)[step]
             uv, z = project(transform_points(invert(then.T_world_cam), carried), then.K)
-            depth, ok = _inverse_depth_at(then, uv, body)
+            depth, ok = inverse_depth_at(then, uv, body)
             visible = ok & (z < depth + 0.006)  # behind the surface means hidden by the body itself
             errors.append(np.abs(z - depth)[visible])
             displaced = np.linalg.norm(carried - points, axis=-1) > 0.01
