@@ -23,6 +23,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "statistics": ("statistics", "measure the normalisation of training clips, per domain"),
     "evaluate": ("evaluate", "measure a world model against baselines"),
     "splat fit": ("splat_fit", "turn a capture into Gaussians and measure them on held-out frames"),
+    "splat render": ("splat_render", "render a scene, still or moved by a predicted flow"),
+    "splat mesh": ("splat_mesh", "a mesh of a scene, and collision geometry for simulators"),
     "capture convert": ("capture_convert", "read any supported capture and write it in our layout"),
     "doctor capture": ("doctor_capture", "check a capture: calibration, depth, poses"),
     "checkpoint inspect": ("checkpoint_inspect", "say what is in a checkpoint"),
