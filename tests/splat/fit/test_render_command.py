@@ -68,7 +68,7 @@ def test_the_predicted_future_moves_the_ball_and_nothing_else(
     frame = room().frames[0]
     changed = np.abs(first - last).max(-1) > 40
     pose = invert(frame.T_world_cam)
-    for centre in (BALL, [*BALL, 0, 0, 0.5]):
+    for centre in (BALL, BALL + np.array([0, 0, 0.5])):
         x, y, z = transform_points(pose, np.array([centre]))[0]
         u, v = 60 * x / z + 40, 60 * y / z + 30
         assert changed[int(v) - 2 : int(v) + 3, int(u) - 2 : int(u) + 3].mean() > 0.5
