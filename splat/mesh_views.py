@@ -139,8 +139,10 @@ def _look_from(
     render: Rasterizer,
     advance: Callable[[int], None] | None,
 ) -> Seen:
-    like = {"dtype": scene.means.dtype, "device": scene.means.device}
-    T = torch.as_tensor(view.T_world_cam, **like)
+    def tensor(values: np.ndarray) -> torch.Tensor:
+        return torch.as_tensor(values, dtype=scene.means.dtype, device=scene.means.device)
+
+    T = tensor(view.T_world_cam)
     with torch.no_grad():
         out = render(
             scene.means,
@@ -148,8 +150,8 @@ def _look_from(
             scene.scales,
             scene.opacities,
             scene.colors_from(T[:3, 3]),
-            torch.as_tensor(invert(view.T_world_cam), **like)[None],
-            torch.as_tensor(view.K, **like)[None],
+            tensor(invert(view.T_world_cam))[None],
+            tensor(view.K)[None],
             view.width,
             view.height,
             render_mode="RGB+ED",
