@@ -6,7 +6,18 @@ Scenes are drawn, simulated and rendered by the data generator (needs the extra 
 around a push through the target object; costs are those of the paper (mean squared distance of the task points to
 goals 11 cm away, summed over the horizon). "Full" is `WorldModel.predict` on the whole scene.
 
-RESULTS
+Results (EPYC, 2 cores shared with other work, torch 2.13, `tiny` of 21 November 2026 before its last training; times
+are processor time, because the wall time says more about the other work; 2 331 scene points):
+
+                                    64 candidates, 2 threads   32 candidates, 1 thread
+  knots to joints, flow, limits                       0.09 s                    0.04 s
+  world model, cropped to 400                         1.47 s                    0.59 s
+  world model, full (predict)                         3.66 s                    1.57 s
+  costs                                             < 0.01 s                  < 0.01 s
+  one iteration, all of it                            1.35 s                    0.62 s
+  MPPI, 3 iterations                                  4.68 s                    2.07 s
+
+Spearman of 32 costs, cropped against full: mean 0.9957 over 20 scenes (interrupted before the 50th).
 """
 
 from __future__ import annotations
