@@ -21,5 +21,8 @@ from pointworld.data.sample import moving_bodies as moving_bodies
 from pointworld.data.sample import point_bodies as point_bodies
 from pointworld.data.sample import tabletop_workspace as tabletop_workspace
 from pointworld.data.sample import true_positions as true_positions
+from pointworld.data.sensor import Observation as Observation
+from pointworld.data.sensor import SensorConfig as SensorConfig
+from pointworld.data.sensor import observe as observe
 from pointworld.data.tabletop import TABLETOP_WORKSPACE as TABLETOP_WORKSPACE
 from pointworld.data.tabletop import TabletopConfig as TabletopConfig

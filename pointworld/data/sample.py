@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from pointworld.data.clip import Clip
+from pointworld.data.sensor import SensorConfig, observe
 from pointworld.data.tabletop import TABLETOP_WORKSPACE
 from pointworld.errors import InputError
 from pointworld.geometry import invert, project, transform_points, unproject
@@ -147,18 +148,17 @@ def view_motions(clip: Clip, view_index: int) -> np.ndarray:
     return clip.views[view_index].segmentation.astype(np.int64) - 1
 
 
-def point_bodies(clip: Clip, points: np.ndarray) -> np.ndarray:
-    """Which body each scene point (points, 3) lies on: (points,) index into body_names.
+def point_pixels(clip: Clip, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The pixel that each scene point (points, 3) was unprojected from: view and row * width + column (points,).
 
-    Every scene point is the unprojection of one pixel; the pixel is found again by projecting into all views and
-    taking the one whose own unprojection is nearest.
+    The pixel is found again by projecting into all views and taking the one whose own unprojection is nearest.
 
     Raises:
         InputError: a point is no pixel of this clip (nearest unprojection > 1 mm away).
     """
     best = np.full(len(points), np.inf)
-    bodies = np.zeros(len(points), np.int64)
-    for view in clip.views:
+    views, pixels = np.zeros(len(points), np.int64), np.zeros(len(points), np.int64)
+    for k, view in enumerate(clip.views):
         world = transform_points(view.T_world_cam, unproject(view.depth, view.K).reshape(-1, 3))
         uv, z = project(transform_points(invert(view.T_world_cam), points), view.K)
         h, w = view.depth.shape
@@ -166,15 +166,26 @@ def point_bodies(clip: Clip, points: np.ndarray) -> np.ndarray:
         inside = (z > 0) & (col >= 0) & (col < w) & (row >= 0) & (row < h)
         pixel = np.where(inside, row * w + col, 0)
         distance = np.where(inside, np.linalg.norm(world[pixel] - points, axis=-1), np.inf)
-        body = view.segmentation.reshape(-1)[pixel].astype(np.int64) - 1
-        closer = (distance < best) & (body >= 0)
-        best, bodies = np.where(closer, distance, best), np.where(closer, body, bodies)
+        closer = (distance < best) & (view.segmentation.reshape(-1)[pixel] > 0)
+        best = np.where(closer, distance, best)
+        views, pixels = np.where(closer, k, views), np.where(closer, pixel, pixels)
     if len(points) and best.max() > 1e-3:
         raise InputError(
             f"clip {clip.key}: a scene point lies {best.max():.4f} m from every pixel; "
             "were the points made from another clip?"
         )
-    return bodies
+    return views, pixels
+
+
+def point_bodies(clip: Clip, points: np.ndarray) -> np.ndarray:
+    """Which body each scene point (points, 3) lies on: (points,) index into body_names.
+
+    Raises:
+        InputError: a point is no pixel of this clip.
+    """
+    views, pixels = point_pixels(clip, points)
+    bodies = np.stack([view_motions(clip, k).reshape(-1) for k in range(len(clip.views))])
+    return np.asarray(bodies[views, pixels])
 
 
 def true_positions(clip: Clip, points: np.ndarray, body_ids: np.ndarray) -> np.ndarray:
@@ -210,6 +221,7 @@ def clip_to_sample(
     mask: Literal["robot", "segmentation"] = "robot",
     workspace: Workspace | None = None,
     max_points: int = 12000,
+    sensor: SensorConfig | None = None,
     seed: int = 0,
 ) -> FlowSample:
     """What the world model would see of a clip, with the truth.
@@ -220,6 +232,8 @@ def clip_to_sample(
         mask: how the robot is removed: "robot" ray-casts its description as at inference (use it to evaluate);
             "segmentation" takes the true segmentation widened by the same margin (faster, for training).
         workspace: crop; None = tabletop_workspace().
+        sensor: degrade the images first; a point's true displacement stays that of the surface its pixel shows.
+        seed: of the surface points, the choice of points and the sensor's errors.
 
     Raises:
         InputError: the robot's joints are not the clip's, or no scene point is left.
@@ -230,8 +244,13 @@ def clip_to_sample(
             f"{list(robot.joint_names)}. Load the robot '{clip.robot}'."
         )
     by_robot = mask == "robot"
+    kept = tuple(range(len(clip.views)))
+    seen = clip
+    if sensor is not None:
+        observed = observe(clip, sensor, seed)
+        seen, kept = observed.clip, observed.views
     scene = build_scene(
-        clip_frames(clip, hide_robot=not by_robot),
+        clip_frames(seen, hide_robot=not by_robot),
         T_world_base=np.eye(4),
         workspace=workspace or tabletop_workspace(),
         voxel_size=voxel_size,
@@ -243,7 +262,7 @@ def clip_to_sample(
         robot_margin=ROBOT_MARGIN,
     )
     points = scene.points.numpy().astype(np.float64)
-    bodies = point_bodies(clip, points)
+    bodies, truth = _truth(clip, seen, kept, points)
     joints = torch.from_numpy(clip.joint_positions)
     chosen = (
         robot.sample_surface(surface, links="gripper", seed=seed)
@@ -251,7 +270,7 @@ def clip_to_sample(
         else surface
     )
     flow = robot.flow(chosen, joints, step_dt=clip.step_dt).to(dtype=torch.float32)
-    positions = torch.from_numpy(true_positions(clip, points, bodies)).to(scene.points.dtype)
+    positions = torch.from_numpy(truth).to(scene.points.dtype)
     return FlowSample(
         scene=scene,
         robot=flow,
@@ -263,3 +282,23 @@ def clip_to_sample(
         family=clip.family,
         key=clip.key,
     )
+
+
+def _truth(
+    clip: Clip, seen: Clip, kept: tuple[int, ...], points: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Body ids (points,) and true positions (steps, points, 3) [m] of points measured on `seen`, a view of `clip`."""
+    if seen is clip:
+        bodies = point_bodies(clip, points)
+        return bodies, true_positions(clip, points, bodies)
+    views, pixels = point_pixels(seen, points)
+    clean = np.stack(
+        [
+            transform_points(v.T_world_cam, unproject(v.depth, v.K).reshape(-1, 3))
+            for v in (clip.views[k] for k in kept)
+        ]
+    )[views, pixels]
+    motions = np.stack([view_motions(clip, k).reshape(-1) for k in kept])
+    bodies = motions[views, pixels]
+    moved = true_positions(clip, clean, bodies)
+    return bodies, points + (moved - moved[:1])
