@@ -328,7 +328,8 @@ def _seen_through(points: np.ndarray, one: Seen, margin: float) -> np.ndarray:
 def block_mesh(solid: np.ndarray) -> trimesh.Trimesh:
     """Closed surface of the True cells of a grid (X, Y, Z), unit cubes from the origin."""
     padded = np.pad(solid, 1)
-    corners, faces = [], []
+    corners: list[np.ndarray] = []
+    faces: list[np.ndarray] = []
     for axis in range(3):
         others = [(axis + 1) % 3, (axis + 2) % 3]
         for side in (0, 1):
@@ -340,7 +341,7 @@ def block_mesh(solid: np.ndarray) -> trimesh.Trimesh:
             for k, (a, b) in enumerate(steps if side else steps[::-1]):
                 quad[:, k, others[0]] += a
                 quad[:, k, others[1]] += b
-            start = sum(map(len, corners)) * 4
+            start = 4 * sum(len(quads) for quads in corners)
             corners.append(quad)
             index = start + 4 * np.arange(len(cells))[:, None]
             faces += [index + np.array([0, 1, 2]), index + np.array([0, 2, 3])]
