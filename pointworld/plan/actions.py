@@ -8,6 +8,7 @@ reported, for a cost to weigh.
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -158,7 +159,7 @@ class Body:
         q = joints.to(arm).expand(*arm.shape[:-1], -1).clone()
         q[..., list(self.chain.columns)] = arm
         if self.robot.gripper is not None:
-            q = self.robot.with_gripper_width(q, width)
+            q = _with_width(self.robot, q, width)
         tool, J = self.chain.tool_and_jacobian(arm)
         error = arm.new_zeros(*arm.shape[:-1], 6) if wanted is None else pose_error(wanted, tool)
         position = tool[..., :3, 3]
@@ -362,6 +363,13 @@ def _width_path(body: Body, joints: Tensor, change: Tensor, limits: PathLimits) 
     wanted = (start + change).clamp(0.0, body.robot.gripper_max_width)
     most = change.new_full((1,), limits.gripper_speed * body.step_dt)
     return limit_rate(start[None], wanted[..., None], most)[..., 0]
+
+
+def _with_width(robot: RobotModel, q: Tensor, width: Tensor) -> Tensor:
+    """q with the gripper at `width`; the range check there reads plain numbers, which torch warns of in a gradient."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Converting a tensor with requires_grad")
+        return robot.with_gripper_width(q, width)
 
 
 def _poses(R: Tensor, t: Tensor) -> Tensor:
