@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pointworld.cli.common import console, parse, progress, stdout_json, write_run_json
 from pointworld.data import DatasetSpec, TabletopConfig, generate_dataset
@@ -13,9 +13,11 @@ from pointworld.data import DatasetSpec, TabletopConfig, generate_dataset
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateArgs:
-    """Simulate tabletop clips: a robot arm, random objects, random motions, rendered RGB-D and exact motion.
+    """Simulate clips: a robot arm among rigid, jointed and other things; rendered RGB-D and exact motion.
 
     Example: pointworld generate --clips 500 --workers 2 --seed 3 --tabletop.shapes test --out data/test
+    Example: pointworld generate --robot ur5e_robotiq --tabletop.families tabletop=0.5 articulated=0.3 tool=0.2
+    --out data/mixed
     """
 
     out: Path
@@ -32,6 +34,8 @@ class GenerateArgs:
     """gl: MuJoCo through off-screen OpenGL; rays: ray casting, needs no GL; auto: gl where possible."""
     tabletop: TabletopConfig = field(default_factory=TabletopConfig)
     """Objects, motions, cameras."""
+    profile: bool = False
+    """Print the seconds per clip of every stage and what moves in each family."""
     json: bool = False
     """Print the summary as one JSON object on stdout."""
 
@@ -65,4 +69,14 @@ def main(argv: list[str]) -> int:
             f"{summary['made']} new clips in {args.out} ({summary['clips_per_second']:.1f} a second, "
             f"{summary['bytes_mean'] / 1000:.0f} kB each; {shares})"
         )
+        if args.profile:
+            _print_profile(summary)
     return 0
+
+
+def _print_profile(summary: dict[str, Any]) -> None:
+    for stage, seconds in summary["seconds_per_clip"].items():
+        console.print(f"{stage:>10}  {1000 * seconds:7.1f} ms a clip and worker")
+    for family, shares in summary["family_shares"].items():
+        values = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        console.print(f"{family:>10}  {summary['families'][family]} clips: {values}")

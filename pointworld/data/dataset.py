@@ -84,7 +84,7 @@ def clip_facts(clip: Clip) -> dict[str, Any]:
     held = {clip.body_names.index(name) for name in clip.info.get("held", ())}
     moved = set(moving_bodies(clip, threshold=0.01))
     upright = clip.body_transforms()[:, objects, 2, 2]
-    round_ones = np.array([name in ("sphere", "capsule") for name in clip.info["shapes"]])
+    round_ones = np.array([name in ("sphere", "capsule", "rope") for name in clip.info["shapes"]])
     tipped = (upright[0] > 0.95) & (upright.min(0) < np.cos(np.radians(30))) & ~round_ones
     return {
         "family": clip.family,
@@ -157,6 +157,9 @@ def _check_manifest(root: Path, spec: DatasetSpec) -> None:
         return
     old = json.loads(path.read_text())
     new = json.loads(json.dumps(_manifest(spec, complete=False)))
+    # Settings that were added since then had their defaults.
+    defaults = json.loads(json.dumps(asdict(TabletopConfig())))
+    old["tabletop"] = defaults | old.get("tabletop", {})
     different = [
         name
         for name in new
@@ -171,15 +174,11 @@ def _check_manifest(root: Path, spec: DatasetSpec) -> None:
 def _summary(spec: DatasetSpec, facts: list[dict[str, Any]], wall: float) -> dict[str, Any]:
     count = max(len(facts), 1)
     stages: dict[str, float] = {}
-    families: dict[str, int] = {}
+    families: dict[str, list[dict[str, Any]]] = {}
     for fact in facts:
-        families[fact["family"]] = families.get(fact["family"], 0) + 1
+        families.setdefault(fact["family"], []).append(fact)
         for stage, seconds in fact["laps"].items():
             stages[stage] = stages.get(stage, 0.0) + seconds / count
-    shares = {
-        name: sum(bool(fact[name]) for fact in facts) / count
-        for name in ("touched", "moved", "tipped")
-    }
     return {
         "clips": spec.clips,
         "made": len(facts),
@@ -188,6 +187,15 @@ def _summary(spec: DatasetSpec, facts: list[dict[str, Any]], wall: float) -> dic
         "seconds_per_clip": stages,
         "bytes_mean": sum(f["bytes"] for f in facts) / count,
         "bytes_max": max((f["bytes"] for f in facts), default=0),
-        "families": families,
-        "shares": shares,
+        "families": {name: len(of) for name, of in families.items()},
+        "shares": _shares(facts),
+        "family_shares": {name: _shares(of) for name, of in families.items()},
+    }
+
+
+def _shares(facts: list[dict[str, Any]]) -> dict[str, float]:
+    """Share of clips in which something is touched, moves and tips over."""
+    return {
+        name: sum(bool(fact[name]) for fact in facts) / max(len(facts), 1)
+        for name in ("touched", "moved", "tipped")
     }
