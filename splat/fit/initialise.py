@@ -18,6 +18,8 @@ Tensor = torch.Tensor
 
 #: Opacity of a new Gaussian, and of one whose depth is a guess.
 OPACITY, GUESSED_OPACITY = 0.7, 0.3
+#: Standard deviation of a new Gaussian as a part of its voxel's edge.
+SPREAD = 0.5
 #: Pixels without depth that get a Gaussian at the nearest known depth: one in this many, each way.
 GUESS_STRIDE = 4
 
@@ -50,9 +52,9 @@ def scene_from_depth(
     rng = np.random.default_rng(seed)
     order = np.concatenate([rng.permutation(np.flatnonzero(known)), np.flatnonzero(~known)])
     points, colors, pixel, known = points[order], colors[order], pixel[order], known[order]
-    size = _voxel_size(points[known], count)
+    size = _voxel_size(points, count)
     chosen = _first_per_voxel(points, size)
-    radius = np.maximum(pixel[chosen], 0.5 * size)
+    radius = np.maximum(pixel[chosen], SPREAD * size)
     n = len(chosen)
     opacity = np.where(known[chosen], OPACITY, GUESSED_OPACITY)
     quats = torch.zeros(n, 4)
@@ -140,12 +142,15 @@ def _first_per_voxel(points: np.ndarray, size: float) -> np.ndarray:
 
 def _voxel_size(points: np.ndarray, count: int) -> float:
     """Voxel edge [m] that leaves about `count` of the points; found by halving an interval of sizes."""
-    sample = points if len(points) < 400_000 else points[:: len(points) // 400_000 + 1]
-    low, high = 1e-4, max(1e-3, float(np.ptp(sample, axis=0).max()))
-    for _ in range(24):
-        middle = (low * high) ** 0.5
-        if len(_first_per_voxel(sample, middle)) > count:
-            low = middle
-        else:
-            high = middle
+    low, high = 1e-4, max(1e-3, float(np.ptp(points, axis=0).max()))
+    # A part of the points brackets the size, all of them settle it.
+    for sample, rounds in ((points[:: max(1, len(points) // 200_000)], 16), (points, 6)):
+        if sample is points:
+            low, high = high / 1.05, high * 1.6
+        for _ in range(rounds):
+            middle = (low * high) ** 0.5
+            if len(_first_per_voxel(sample, middle)) > count:
+                low = middle
+            else:
+                high = middle
     return high
