@@ -202,3 +202,18 @@ def test_other_settings_in_the_same_folder_are_refused(tiny_set: tuple[Path, Dat
     folder, spec = tiny_set
     with pytest.raises(InputError, match="another seed"):
         generate_dataset(replace(spec, seed=SEED + 1), folder)
+
+
+def test_a_set_made_before_a_setting_existed_can_be_continued(
+    tiny_set: tuple[Path, DatasetSpec],
+) -> None:
+    folder, spec = tiny_set
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["tabletop"]["families"]
+    path.write_text(json.dumps(manifest))
+    assert generate_dataset(spec, folder)["made"] == 0
+    manifest["tabletop"]["families"] = ["drawer"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="another tabletop"):
+        generate_dataset(spec, folder)
