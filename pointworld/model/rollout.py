@@ -116,7 +116,7 @@ def _check(model: WorldModel, scene: ScenePoints, robot_flow: RobotFlow, step_dt
     if not math.isclose(robot_flow.step_dt, step_dt, rel_tol=0.01):
         raise InputError(
             f"robot flow has step_dt {robot_flow.step_dt:.4g} s, this model was trained at {step_dt:.4g} s. "
-            "Resample the joint path with resample_joint_path(path, {step_dt:.6g})"
+            f"Resample the joint path with resample_joint_path(path, {step_dt:.6g})"
         )
     grippers = int(robot_flow.gripper_open.shape[-1])
     fewer_allowed = spec.mode == "released" and 1 <= grippers < spec.grippers
