@@ -2,23 +2,22 @@
 
     python benchmarks/splat_raster.py [--threads 2] [--repeats 8] [--cpu-time]
 
-Results: EPYC Zen 4, torch 2.13.0, numba 0.68.1, CPU milliseconds of ONE thread (`--threads 1 --cpu-time`), forward, and
-forward with backward; "yardstick" is a tuned prototype measured earlier on TWO threads of the same kind of machine:
+Results: EPYC Zen 4 with 2 virtual cores, nothing else running, torch 2.13.0, numba 0.68.1, two threads, wall
+milliseconds, forward / forward with backward, best of 5. "yardstick" is a tuned prototype measured earlier on two
+threads of the same kind of machine; the plain prototype of this folder is slower than it, so the yardstick counts:
 
-    image     Gaussians  channels   ours            plain prototype    yardstick, 2 threads
-    320x240       5,000         3   10.8 /  23.7     46.2 /  102.4     18 /  40
-    320x240      20,000         3   19.2 /  40.5    152.0 /  313.2     39 /  89
-    320x240     100,000         3   68.4 / 142.0    904.0 / 1848.9    133 / 295
-    640x480      20,000         3   47.9 / 105.6    189.3 /  416.1     75 / 171
-    640x480     100,000         3  119.1 / 235.3    863.8 / 1759.5    193 / 413
-    320x240      20,000        16   22.8 /  49.5    155.2 /  325.1     37 /  85
-    320x240      20,000        32   29.8 /  57.9    163.1 /  336.2     39 /  88
-    320x240      20,000        64   32.9 /  69.4    163.6 /  341.5     46 / 112
+    image     Gaussians  channels   ours            plain prototype    yardstick    faster than it
+    320x240       5,000         3   10.9 /  18.8     24.7 /  52.8      18 /  40     1.7 / 2.1
+    320x240      20,000         3   14.6 /  32.3     76.7 / 163.3      39 /  89     2.7 / 2.8
+    320x240     100,000         3   47.6 /  80.0    459.7 / 971.6     133 / 295     2.8 / 3.7
+    640x480      20,000         3   34.3 /  69.7     99.2 / 220.1      75 / 171     2.2 / 2.5
+    640x480     100,000         3   63.5 / 128.1    434.4 / 894.4     193 / 413     3.0 / 3.2
+    320x240      20,000        16   16.2 /  35.9     80.9 / 169.8      37 /  85     2.3 / 2.4
+    320x240      20,000        32   19.3 /  39.8     83.4 / 172.4      39 /  88     2.0 / 2.2
+    320x240      20,000        64   19.6 /  47.9     82.4 / 179.3      46 / 112     2.3 / 2.3
 
-The first four rows are of the present code; the last four were measured before tile lists and the projection's
-gradients ran on several threads, which changes little for one. One of our threads is 1.3 to 2.2 times as fast as the
-yardstick's two. The plain prototype of this folder is slower than the yardstick, so the yardstick counts. Figures on
-two threads need an idle machine and are not here yet.
+One thread, CPU milliseconds (`--threads 1 --cpu-time`): 320x240 with 5,000 10.8 / 23.7, with 20,000 19.2 / 40.5, with
+100,000 68.4 / 142; 640x480 with 20,000 47.9 / 105.6.
 """
 
 from __future__ import annotations
