@@ -63,6 +63,23 @@ class CameraCorrections(nn.Module):
             return image
         return image * self.log_gain[frame].exp() + self.bias[frame]
 
+    def expose_between(self, image: Tensor, positions: Tensor, position: int) -> Tensor:
+        """The image as a frame that was not trained on shows it: exposure between that of its trained neighbours.
+
+        Args:
+            positions: (frames,) ascending, of the training frames. position: of this frame.
+        """
+        after = int((positions < position).sum().clamp(0, len(positions) - 1))
+        before = max(after - 1, 0)
+        span = float(positions[after] - positions[before])
+        share = 0.0 if span == 0 else (position - float(positions[before])) / span
+        share = min(max(share, 0.0), 1.0)
+        gain, bias = (
+            torch.lerp(values[before], values[after], share)
+            for values in (self.log_gain, self.bias)
+        )
+        return image * gain.exp() + bias
+
 
 def _moved(viewmat: Tensor, change: Tensor) -> Tensor:
     """A small motion of the camera, in its own axes, after `viewmat`."""

@@ -28,12 +28,13 @@ class Shown:
 
 @torch.no_grad()
 def show_views(fitted: Fitted, views: Sequence[FitView], *, backend: str = "auto") -> list[Shown]:
-    """Render views that were not trained on: no pose or exposure of theirs is known."""
+    """Render views that were not trained on: their exposure is that of the training frames next to them."""
     rasterizer = get_rasterizer(backend)
     shown = []
     for view in views:
         color = fitted.cameras.color_viewmat(view.viewmat, None)
         image, _ = render(rasterizer, fitted.scene, color, view, "RGB")
+        image = fitted.cameras.expose_between(image, fitted.positions, view.position)
         depth, alpha = render(rasterizer, fitted.scene, view.viewmat, view, "ED")
         shown.append(Shown(view=view, image=image.clamp(0, 1), depth=depth[..., 0], alpha=alpha))
     return shown

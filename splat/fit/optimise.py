@@ -32,7 +32,7 @@ class FitConfig:
 
     gaussians: budget. iterations: one view each. sh_degree: 0 to 3.
     means_rate [m], quats_rate, scales_rate, opacity_rate, color_rate: of Adam; all fall to a tenth.
-    camera_rate: of camera corrections [rad, m, log focal length], and of exposure gains.
+    camera_rate: of camera corrections [rad, m, log focal length]. exposure_rate: of gains (logarithm) and biases.
     ssim_weight: share of 1 - SSIM beside L1. depth_weight: of the mean depth error [1/m].
     scale_weight: of the mean scale [1/m]; opacity_weight: of the mean opacity. Both clear away what is not needed.
     relocate_every: iterations; grow: share of the budget that starts as copies.
@@ -48,6 +48,7 @@ class FitConfig:
     opacity_rate: float = 3e-2
     color_rate: float = 1e-2
     camera_rate: float = 5e-4
+    exposure_rate: float = 1e-2
     ssim_weight: float = 0.2
     depth_weight: float = 0.2
     scale_weight: float = 0.01
@@ -78,13 +79,14 @@ class FitConfig:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Fitted:
-    """A fitted scene, its camera corrections, and how long it took."""
+    """A fitted scene, its camera corrections, how long it took, and the places of its training frames."""
 
     scene: GaussianScene
     cameras: CameraCorrections
     seconds: float
     iterations: int
     loss: float
+    positions: Tensor
 
 
 def fit(
@@ -133,6 +135,7 @@ def fit(
         seconds=time.perf_counter() - began,
         iterations=config.iterations,
         loss=loop.loss,
+        positions=torch.tensor([view.position for view in views]),
     )
 
 
@@ -173,10 +176,18 @@ class _Fit:
             for value, rate in zip(self.parameters.values(), rates, strict=True)
         ]
         self.optimizer = torch.optim.Adam(groups, eps=1e-15, betas=(0.9, 0.99))
-        moving = [p for p in cameras.parameters() if p.requires_grad]
-        self.camera_optimizer = (
-            torch.optim.Adam(moving, lr=config.camera_rate, betas=(0.9, 0.99)) if moving else None
-        )
+        exposures = {"log_gain", "bias"}
+        moving = [
+            {
+                "params": [value],
+                "lr": config.exposure_rate if name in exposures else config.camera_rate,
+            }
+            for name, value in cameras.named_parameters()
+            if value.requires_grad
+        ]
+        for group in moving:
+            group["rate"] = group["lr"]
+        self.camera_optimizer = torch.optim.Adam(moving, betas=(0.9, 0.99)) if moving else None
         self.queue: list[int] = []
         self.loss = float("nan")
 
@@ -202,7 +213,7 @@ class _Fit:
         self.optimizer.step()
         if self.camera_optimizer is not None:
             for group in self.camera_optimizer.param_groups:
-                group["lr"] = config.camera_rate * 0.1**progress
+                group["lr"] = group["rate"] * 0.1**progress
             self.camera_optimizer.step()
         self.loss = float(loss.detach())
         if step and step % config.relocate_every == 0 and progress < 0.8:

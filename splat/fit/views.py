@@ -30,6 +30,7 @@ class FitView:
     rgb: (height, width, 3) in 0-1. depth: (height, width) [m]. valid: (height, width) bool.
     shows_scene: (height, width) bool; False where something too near for the depth camera, such as the arm that
         carries it, hides the scene. K: (3, 3) [px]. viewmat: (4, 4) T_cam_world. name: of the frame.
+    position: of the frame among all used ones.
     """
 
     rgb: Tensor
@@ -39,6 +40,7 @@ class FitView:
     K: Tensor
     viewmat: Tensor
     name: str
+    position: int = 0
 
     @property
     def height(self) -> int:
@@ -49,7 +51,7 @@ class FitView:
         return int(self.rgb.shape[1])
 
 
-def view_of(frame: RGBDFrame, max_width: int, *, min_depth: float) -> FitView:
+def view_of(frame: RGBDFrame, max_width: int, *, min_depth: float, position: int) -> FitView:
     """The frame at most `max_width` pixels wide: colours are averaged, depth is taken, never mixed over an edge."""
     scale = min(1.0, max_width / frame.width)
     width, height = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
@@ -70,6 +72,7 @@ def view_of(frame: RGBDFrame, max_width: int, *, min_depth: float) -> FitView:
         K=torch.from_numpy(K).float(),
         viewmat=torch.from_numpy(invert(frame.T_world_cam)).float(),
         name=frame.name,
+        position=position,
     )
 
 
@@ -98,7 +101,10 @@ def split_views(
         raise InputError(f"held-out frames {missing} do not exist; the capture has {count} frames")
     if len(held) == count:
         raise InputError(f"all {count} frames are held out; leave some to train on")
-    views = [view_of(frame, max_width, min_depth=min_depth) for frame in capture.frames]
+    views = [
+        view_of(frame, max_width, min_depth=min_depth, position=index)
+        for index, frame in enumerate(capture.frames)
+    ]
     if len({(v.width, v.height) for v in views}) > 1:
         raise InputError("the frames differ in size; fit them separately or resize them first")
     return (

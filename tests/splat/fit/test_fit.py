@@ -113,6 +113,23 @@ def test_exposure_fit_finds_gain_and_bias() -> None:
     assert (fit_exposure(image, target) - target).abs().max() < 1e-5
 
 
+def test_exposure_between_frames() -> None:
+    cameras = CameraCorrections(3, focal=False, offset=False, poses=False, exposure=True)
+    with torch.no_grad():
+        cameras.log_gain.copy_(torch.tensor([0.0, 0.2, 0.6])[:, None].expand(3, 3))
+        cameras.bias.copy_(torch.tensor([0.0, 0.1, 0.1])[:, None].expand(3, 3))
+    positions, image = torch.tensor([1, 2, 6]), torch.ones(2, 2, 3)
+    for position, gain, bias in (
+        (0, 0.0, 0.0),
+        (1, 0.0, 0.0),
+        (2, 0.2, 0.1),
+        (4, 0.4, 0.1),
+        (9, 0.6, 0.1),
+    ):
+        shown = cameras.expose_between(image, positions, position)
+        assert torch.allclose(shown, image * math.exp(gain) + bias), position
+
+
 def test_copies_together_look_like_the_original() -> None:
     opacities = torch.tensor([0.3, 0.9, 0.6], dtype=torch.float64)
     copies = torch.tensor([1, 3, 8])
