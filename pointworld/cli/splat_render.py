@@ -22,7 +22,7 @@ from pointworld.files import atomic_path
 from pointworld.geometry import transform_points
 from pointworld.view.result import read_result
 from pointworld.view.video import write_video
-from splat.fit.optimise import NEAR
+from splat.fit.optimise import COVERED, NEAR, render
 from splat.io import NativeFile, read_native
 from splat.motion import bind, move_steps
 from splat.raster import get_rasterizer
@@ -81,32 +81,14 @@ def main(argv: list[str]) -> int:
     with progress(frames, "rendering") as advance, torch.no_grad():
         for index in range(frames):
             scene, pose = scenes[index % len(scenes)], poses[index % len(poses)]
-            centre = torch.linalg.solve(pose[:3, :3], -pose[:3, 3])
-            output = rasterizer(
-                scene.means,
-                scene.quats_wxyz,
-                scene.scales,
-                scene.opacities,
-                scene.colors_from(centre),
-                pose[None],
-                K[None],
-                width,
-                height,
-                render_mode="RGB+ED",
-                near=NEAR,
-            )
-            image = output.colors[0].numpy()
+            seen, alpha = render(rasterizer, scene, pose, K, (width, height), "RGB+ED")
+            image = seen.numpy()
             colors.append((image[..., :3].clip(0, 1) * 255).round().astype(np.uint8))
-            depths.append(np.where(output.alphas[0, ..., 0].numpy() > 0.5, image[..., 3], np.nan))
+            depths.append(np.where(alpha.numpy() > COVERED, image[..., 3], np.nan))
             advance(1)
-    shades = _shaded(depths)
-    for name, pictures in (("color", colors), ("depth", shades)):
-        if frames > 1:
-            write_video(args.out / f"{name}.mp4", pictures, fps=args.fps)
-        last = len(scenes) - 1 if len(scenes) > 1 else frames - 1
-        for label, picture in (("first", pictures[0]), ("last", pictures[last])):
-            with atomic_path(args.out / f"{name}_{label}.png") as temporary:
-                Image.fromarray(picture).save(temporary, format="PNG")
+    last = len(scenes) - 1 if len(scenes) > 1 else frames - 1
+    for name, pictures in (("color", colors), ("depth", _shaded(depths))):
+        _write_pictures(args.out, name, pictures, last=last, fps=args.fps)
     summary: dict[str, Any] = {
         "gaussians": len(stored.scene),
         "frames": frames,
@@ -131,6 +113,17 @@ def main(argv: list[str]) -> int:
     if args.json:
         stdout_json(summary)
     return 0
+
+
+def _write_pictures(
+    out: Path, name: str, pictures: list[np.ndarray], *, last: int, fps: float
+) -> None:
+    """The first picture and that at `last` as PNG, all of them as MP4 where there are several."""
+    if len(pictures) > 1:
+        write_video(out / f"{name}.mp4", pictures, fps=fps)
+    for label, picture in (("first", pictures[0]), ("last", pictures[last])):
+        with atomic_path(out / f"{name}_{label}.png") as temporary:
+            Image.fromarray(picture).save(temporary, format="PNG")
 
 
 def scene_camera(stored: NativeFile, index: int, scale: float) -> tuple[Tensor, Tensor, int, int]:

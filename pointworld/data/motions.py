@@ -54,10 +54,12 @@ def tool_rotation(yaw: float, tilt: float, tilt_direction: float) -> np.ndarray:
 
 
 def waypoint_times(lead: float, duration: float) -> np.ndarray:
+    """Times (waypoints,) from `-lead` to `duration` [s]; 0 is now."""
     return np.arange(round((lead + duration) / WAYPOINT_DT) + 1) * WAYPOINT_DT - lead
 
 
 def in_reach(points: np.ndarray) -> bool:
+    """Whether the arm reaches all of (waypoints, 3) [m, base frame] comfortably."""
     radius = np.hypot(points[:, 0], points[:, 1])
     return bool(
         (radius > _REACH[0]).all()
@@ -98,6 +100,7 @@ def bent_line(
 def tool_poses(
     points: np.ndarray, yaw: np.ndarray, tilt: float, tilt_direction: float
 ) -> np.ndarray:
+    """Tool poses (waypoints, 4, 4) at points (waypoints, 3) [m] with yaw (waypoints,), pointing down but for a tilt."""
     poses = np.tile(np.eye(4), (len(points), 1, 1))
     poses[:, :3, 3] = points
     for pose, angle in zip(poses, yaw, strict=True):

@@ -14,7 +14,7 @@ from splat.fit.images import ssim
 from splat.fit.initialise import scene_from_depth
 from splat.fit.relocate import relocate
 from splat.fit.views import FitView
-from splat.raster import Rasterizer, get_rasterizer
+from splat.raster import Rasterizer, RenderMode, get_rasterizer
 from splat.types import SH_COUNTS, GaussianScene
 
 Tensor = torch.Tensor
@@ -230,8 +230,9 @@ class _Fit:
         config, view, scene = self.config, self.views[index], self.scene()
         color_pose = self.cameras.color_viewmat(view.viewmat, index)
         together = not self.apart
+        size = (view.width, view.height)
         images, alphas = render(
-            self.rasterizer, scene, color_pose, view, "RGB+ED" if together else "RGB"
+            self.rasterizer, scene, color_pose, view.K, size, "RGB+ED" if together else "RGB"
         )
         # Where the scene is hidden the image is compared with itself.
         picture = self.cameras.expose(images[..., :3], index)
@@ -241,7 +242,7 @@ class _Fit:
         if with_depth and config.depth_weight > 0:
             if not together:
                 pose = self.cameras.depth_viewmat(view.viewmat, index)
-                images, alphas = render(self.rasterizer, scene, pose, view, "ED")
+                images, alphas = render(self.rasterizer, scene, pose, view.K, size, "ED")
             seen = view.valid & (alphas.detach() > COVERED)
             if bool(seen.any()):
                 gap = (images[..., -1] - view.depth)[seen].abs()
@@ -252,9 +253,14 @@ class _Fit:
 
 
 def render(
-    rasterizer: Rasterizer, scene: GaussianScene, viewmat: Tensor, view: FitView, mode: str
+    rasterizer: Rasterizer,
+    scene: GaussianScene,
+    viewmat: Tensor,
+    K: Tensor,
+    size: tuple[int, int],
+    mode: RenderMode,
 ) -> tuple[Tensor, Tensor]:
-    """(height, width, channels) and (height, width) of one view from `viewmat`."""
+    """(height, width, channels) and (height, width) of a scene from `viewmat` (4, 4); size: width, height."""
     with torch.no_grad():
         centre = torch.linalg.solve(viewmat[:3, :3], -viewmat[:3, 3])
     output = rasterizer(
@@ -264,10 +270,9 @@ def render(
         scene.opacities,
         scene.colors_from(centre),
         viewmat[None],
-        view.K[None],
-        view.width,
-        view.height,
+        K[None],
+        *size,
         near=NEAR,
-        render_mode=mode,  # type: ignore[arg-type]
+        render_mode=mode,
     )
     return output.colors[0], output.alphas[0, ..., 0]
