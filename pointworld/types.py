@@ -155,6 +155,7 @@ class ScenePoints:
     points: (points, 3) float [m]. colors: (points, 3) 0-1 RGB. normals: (points, 3) unit, towards the camera.
     features: (points, channels) image features averaged over the views that see the point (zero where none), or None.
     view_count: (points,) int64, number of views that contributed features.
+    clusters: (points,) int64, which points hang together (see `pointworld.geometry.point_clusters`), or None.
     """
 
     points: Tensor
@@ -162,6 +163,7 @@ class ScenePoints:
     normals: Tensor
     features: Tensor | None = None
     view_count: Tensor | None = None
+    clusters: Tensor | None = None
 
     def __post_init__(self) -> None:
         n = self.points.shape[0]
@@ -178,10 +180,11 @@ class ScenePoints:
                 self.features.ndim == 2 and self.features.shape[0] == n,
                 f"features are {tuple(self.features.shape)}, expected ({n}, channels)",
             )
-        if self.view_count is not None:
+        for name in ("view_count", "clusters"):
+            value = getattr(self, name)
             _require(
-                self.view_count.shape == (n,),
-                f"view_count is {tuple(self.view_count.shape)}, expected ({n},)",
+                value is None or value.shape == (n,),
+                f"{name} is {() if value is None else tuple(value.shape)}, expected ({n},)",
             )
 
     def __len__(self) -> int:
@@ -200,8 +203,9 @@ class ScenePoints:
                 ("features", self.features),
             )
         }
-        count = None if self.view_count is None else self.view_count.to(device=device)
-        return ScenePoints(**moved, view_count=count)
+        for name, value in (("view_count", self.view_count), ("clusters", self.clusters)):
+            moved[name] = None if value is None else value.to(device=device)
+        return ScenePoints(**moved)
 
     def select(self, index: Tensor) -> ScenePoints:
         """Rows given by a bool mask or an index tensor."""
@@ -211,6 +215,7 @@ class ScenePoints:
             normals=self.normals[index],
             features=None if self.features is None else self.features[index],
             view_count=None if self.view_count is None else self.view_count[index],
+            clusters=None if self.clusters is None else self.clusters[index],
         )
 
 

@@ -20,11 +20,11 @@ class StatisticsArgs:
     """
 
     data: tuple[Path, ...]
-    """Folders of training clips, one per domain."""
+    """Folders of training clips; several of one domain are one set."""
     out: Path
     """JSON file to write."""
     domains: tuple[str, ...] = ()
-    """Name of each domain; the folders' names when there are several, "sim" when there is one."""
+    """Domain of each folder, whose statistics it shares; "sim" for all of them by default."""
     robot: str = "fr3"
     """Robot of the clips."""
     workers: int = 2
@@ -49,8 +49,9 @@ def main(argv: list[str]) -> int:
         workers=args.workers,
         cache=args.cache,
     )
-    samples = read_samples(like, args.data, None, Ranks())
-    spec = model_spec(like, domain_names(like), samples[0])
+    domains = domain_names(like)
+    samples = read_samples(like, args.data, domains, None, Ranks())
+    spec = model_spec(like, tuple(dict.fromkeys(domains)), samples[0])
     statistics = measure(spec, samples, seed=args.seed)
     write_statistics(args.out, statistics)
     for name, entry in statistics.items():

@@ -49,7 +49,7 @@ class TrainArgs:
     """
 
     data: tuple[Path, ...]
-    """Folders of training clips, one per domain."""
+    """Folders of training clips; several of one domain are one set."""
     validation: tuple[Path, ...]
     """Folders of validation clips, in the order of --data."""
     out: Path
@@ -57,11 +57,11 @@ class TrainArgs:
     init: str | None = None
     """Checkpoint (name or folder) to start from; its architecture, encoder and normalisation are kept."""
     domains: tuple[str, ...] = ()
-    """Name of each domain; the folders' names when there are several, "sim" when there is one."""
+    """Domain of each folder, whose normalisation it shares; "sim" for all of them by default."""
     size: str = "tiny"
     """Backbone: tiny or small."""
     robot: str = "fr3"
-    """Robot of the clips."""
+    """Robot of the first clips, which the checkpoint names; every clip knows its own."""
     device: str = "auto"
     """auto, cpu or cuda."""
     encoder: str | None = None
@@ -99,7 +99,7 @@ def main(argv: list[str]) -> int:
 
 
 def domain_names(args: TrainArgs) -> tuple[str, ...]:
-    """One name per data folder.
+    """The domain of every data folder.
 
     Raises:
         InputError: their numbers differ.
@@ -108,9 +108,7 @@ def domain_names(args: TrainArgs) -> tuple[str, ...]:
         raise InputError(
             f"--data names {len(args.data)} folders and --validation {len(args.validation)}; give one each per domain"
         )
-    names = args.domains or (
-        ("sim",) if len(args.data) == 1 else tuple(folder.name for folder in args.data)
-    )
+    names = args.domains or ("sim",) * len(args.data)
     if len(names) != len(args.data):
         raise InputError(f"--domains names {len(names)} domains for {len(args.data)} data folders")
     return names
@@ -122,13 +120,15 @@ def _train(
     start = time.perf_counter()
     encoder = args.encoder if init is None else init.spec.encoder
     samples, validation = (
-        read_samples(args, folders, encoder, ranks) for folders in (args.data, args.validation)
+        read_samples(args, folders, domains, encoder, ranks)
+        for folders in (args.data, args.validation)
     )
     cached = time.perf_counter()
-    spec = init.spec if init is not None else model_spec(args, domains, samples[0])
-    if init is not None and len(domains) != len(spec.domains):
+    names = tuple(dict.fromkeys(domains))
+    spec = init.spec if init is not None else model_spec(args, names, samples[0])
+    if init is not None and len(names) != len(spec.domains):
         raise InputError(
-            f"'{args.init}' has the domains {', '.join(spec.domains)}; give one --data folder for each, in that order"
+            f"'{args.init}' has the domains {', '.join(spec.domains)}; name as many with --domains, in that order"
         )
     with _shown(ranks, len(samples)) as on_step:
         model = train(
@@ -201,23 +201,27 @@ def _finish(args: TrainArgs, model: WorldModel, clips: int, timings: dict[str, f
 
 
 def read_samples(
-    args: TrainArgs, folders: Sequence[Path], encoder: str | None, ranks: Ranks
+    args: TrainArgs,
+    folders: Sequence[Path],
+    domains: Sequence[str],
+    encoder: str | None,
+    ranks: Ranks,
 ) -> list[CachedSample]:
     """The samples of all domains, cached first where they are not yet."""
     samples: list[CachedSample] = []
-    for domain, data in enumerate(folders):
+    rows = {name: row for row, name in enumerate(dict.fromkeys(domains))}
+    for data, name in zip(folders, domains, strict=True):
         root = args.cache or data.parent / f"{data.name}_cache"
-        folder = root / f"{data.name}-{args.robot}-{encoder or 'plain'}"
+        folder = root / f"{data.name}-{encoder or 'plain'}"
         if ranks.leads:
             with progress(None, f"samples of {data}") as advance:
                 build_cache(
                     data,
                     folder,
                     encoder=encoder,
-                    robot=args.robot,
                     workers=args.workers,
                     on_progress=advance,
                 )
         ranks.agree(0.0)  # the others wait until the cache is there
-        samples += read_cache(folder, domain=domain)
+        samples += read_cache(folder, domain=rows[name])
     return samples

@@ -48,6 +48,7 @@ def take_points(inputs: ModelInputs, index: Tensor) -> ModelInputs:
         scene_colors=_rows(inputs.scene_colors, index),
         scene_normals=_rows(inputs.scene_normals, index),
         scene_features=None if features is None else _rows(features, index),
+        scene_clusters=inputs.scene_clusters.gather(1, index),
         scene_exists=inputs.scene_exists.gather(1, index),
     )
 

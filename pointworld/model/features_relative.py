@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 
-from pointworld.geometry import fit_rigid, transform_points
+from pointworld.geometry import SUPPORT, fit_rigid, transform_points
 from pointworld.model.hand_frame import closing_step, gripper_centre, travelled
 
 Tensor = torch.Tensor
@@ -37,9 +37,10 @@ SURFEL_RADIUS = 0.01
 def relative_scene_channels(grippers: int) -> int:
     """Channels of `relative_scene_features`.
 
-    Colour, normal, place; per step the gripper's path, vector, contact, clearance, carry, sweep and opening.
+    Colour, normal, place; per step the gripper's path, vector, contact, clearance, carry, sweep and opening; of the
+    point's cluster whether there is one, its size, the point's place in it, and per step contact and sweep.
     """
-    return 9 + STEPS * (12 + grippers)
+    return 16 + STEPS * (14 + grippers)
 
 
 def relative_robot_channels(grippers: int) -> int:
@@ -51,6 +52,7 @@ def relative_scene_features(
     points: Tensor,
     colors: Tensor,
     normals: Tensor,
+    clusters: Tensor,
     exists: Tensor,
     robot_positions: Tensor,
     robot_normals: Tensor,
@@ -61,6 +63,7 @@ def relative_scene_features(
 
     Args:
         points, colors, normals: (batch, points, 3). exists: (batch, points) bool.
+        clusters: (batch, points) int64, which points hang together; `SUPPORT` for none.
         robot_positions, robot_normals: (batch, steps, robot points, 3) [m], unit.
         robot_exists: (batch, steps, robot points) bool.
         gripper_open: (batch, steps, grippers).
@@ -79,7 +82,11 @@ def relative_scene_features(
         ),
         strict=True,
     )
-    closeness = torch.stack([step[..., 3] for step in seen]).amax(0)
+    contact = torch.stack([step[..., 3] for step in seen], -1)
+    swept = _swept(torch.stack(ahead, -1)) / travel
+    group = torch.where(exists, clusters, SUPPORT)
+    together = cluster_max(torch.cat([contact, swept], -1), group)
+    closeness = torch.maximum(contact, together[..., :STEPS]).amax(-1)
     carry = _carried(points, robot_positions, robot_exists, closing_step(gripper_open))
     carry = carry.transpose(1, 2) * closeness.pow(CONTACT_RANGE / CARRY_RANGE)[..., None, None]
     place = (points - centre[:, :1]) / PLACE_RANGE
@@ -91,10 +98,31 @@ def relative_scene_features(
         path[:, None].expand(batch, count, -1),
         *seen,
         (carry / travel[..., None]).flatten(2),
-        _swept(torch.stack(ahead, -1)) / travel,
+        swept,
         gripper_open.flatten(1)[:, None].expand(batch, count, -1),
+        *_in_cluster(points, group),
+        together,
     ]
     return torch.where(exists[..., None], torch.cat(columns, -1), 0.0)
+
+
+def cluster_max(values: Tensor, clusters: Tensor) -> Tensor:
+    """Largest of each channel (batch, points, channels) over the points of a cluster; 0 on supporting surfaces."""
+    batch, _, channels = values.shape
+    groups = int(clusters.max()) + 2 if clusters.numel() else 1
+    row = (clusters + 1)[..., None].expand_as(values)
+    largest = values.new_full((batch, groups, channels), -torch.inf)
+    largest = largest.scatter_reduce(1, row, values, "amax").gather(1, row)
+    return torch.where(clusters[..., None] > SUPPORT, largest, 0.0)
+
+
+def _in_cluster(points: Tensor, clusters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Whether a point is in a cluster, half the cluster's extent, and where in its bounding box the point lies."""
+    bounds = cluster_max(torch.cat([points, -points], -1), clusters)
+    upper, lower = bounds[..., :3], -bounds[..., 3:]
+    member = (clusters > SUPPORT)[..., None].to(points.dtype)
+    offset = member * (points - (upper + lower) / 2)
+    return member, (upper - lower) / 2 / PLACE_RANGE, offset / PLACE_RANGE
 
 
 def _carried(

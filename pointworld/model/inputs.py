@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pointworld.errors import InputError
+from pointworld.geometry import SUPPORT, point_clusters
 from pointworld.types import RobotFlow, ScenePoints
 
 Tensor = torch.Tensor
@@ -20,6 +21,7 @@ class ModelInputs:
 
     scene_points: (batch, points, 3) [m]. scene_colors: 0-1 RGB. scene_normals: unit. All alike in shape.
     scene_features: (batch, points, image_channels), or None for a model without an image branch.
+    scene_clusters: (batch, points) int64, which points of a sample hang together; SUPPORT on supporting surfaces.
     scene_exists: (batch, points) bool.
     robot_positions, robot_normals: (batch, steps, robot points, 3) [m]. robot_exists: (batch, steps, robot points).
     gripper_open: (batch, steps, grippers) in [0, 1].
@@ -30,6 +32,7 @@ class ModelInputs:
     scene_colors: Tensor
     scene_normals: Tensor
     scene_features: Tensor | None
+    scene_clusters: Tensor
     scene_exists: Tensor
     robot_positions: Tensor
     robot_normals: Tensor
@@ -44,6 +47,7 @@ class ModelInputs:
             "scene_points": (b, n, 3),
             "scene_colors": (b, n, 3),
             "scene_normals": (b, n, 3),
+            "scene_clusters": (b, n),
             "robot_positions": (b, steps, m, 3),
             "robot_normals": (b, steps, m, 3),
             "robot_exists": (b, steps, m),
@@ -93,15 +97,22 @@ class ModelOutputs:
     displacements: Tensor
 
 
-def pad_rows(rows: Sequence[Tensor], *, dim: int = 0) -> Tensor:
-    """Stack tensors that differ only in size along `dim`, padding with zeros to the largest."""
+def pad_rows(rows: Sequence[Tensor], *, dim: int = 0, fill: int = 0) -> Tensor:
+    """Stack tensors that differ only in size along `dim`, padding with `fill` to the largest."""
     size = max(row.shape[dim] for row in rows)
     padded = []
     for row in rows:
         missing = list(row.shape)
         missing[dim] = size - row.shape[dim]
-        padded.append(torch.cat([row, row.new_zeros(missing)], dim))
+        padded.append(torch.cat([row, row.new_full(missing, fill)], dim))
     return torch.stack(padded)
+
+
+def clusters_of(scene: ScenePoints) -> Tensor:
+    """The scene's clusters, found now where it does not know them."""
+    if scene.clusters is not None:
+        return scene.clusters
+    return point_clusters(scene.points, scene.normals)
 
 
 def collate(
@@ -143,6 +154,7 @@ def collate(
         scene_colors=pad_rows([scene.colors for scene in scenes]),
         scene_normals=pad_rows([scene.normals for scene in scenes]),
         scene_features=pad_rows(features) if features else None,
+        scene_clusters=pad_rows([clusters_of(scene) for scene in scenes], fill=SUPPORT),
         scene_exists=pad_rows(
             [torch.ones(len(scene), dtype=torch.bool, device=device) for scene in scenes]
         ),

@@ -69,6 +69,7 @@ def prepare_released(
         colors=thinned.colors,
         normals=thinned.normals,
         features=thinned.features,
+        clusters=thinned.clusters,
     )
     flow = RobotFlow(
         positions=robot - second,

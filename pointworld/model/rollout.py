@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 
 from pointworld.errors import InputError
 from pointworld.geometry import fit_rigid
-from pointworld.model.inputs import ModelInputs, ModelOutputs
+from pointworld.model.inputs import ModelInputs, ModelOutputs, clusters_of
 from pointworld.model.normalisation import SIMULATED_VARIANCE, VARIANCE_CEILING, VARIANCE_FLOOR
 from pointworld.model.prepare import pad_steps, prepare_released
 from pointworld.types import FlowPrediction, RobotFlow, ScenePoints
@@ -75,7 +75,7 @@ def predict(
     step_dt = spec.step_dt_of(domain)
     _check(model, scene, robot_flow, step_dt)
     row = 0 if domain is None else spec.domain_index(domain)
-    scene = scene.to(model.device, model.dtype)
+    scene = replace(scene, clusters=clusters_of(scene)).to(model.device, model.dtype)
     flow = _flat(robot_flow.to(model.device, model.dtype))
     count = flow.positions.shape[0]
     tokens = len(scene) + spec.num_steps * flow.positions.shape[-2]
@@ -203,6 +203,7 @@ def _stable_chunk(
         scene_colors=scene.colors.expand(count, -1, -1),
         scene_normals=state.normals,
         scene_features=None,
+        scene_clusters=clusters_of(scene).expand(count, -1),
         scene_exists=torch.ones(count, points, dtype=torch.bool, device=device),
         robot_positions=chunk.positions,
         robot_normals=chunk.normals,

@@ -115,6 +115,7 @@ class WorldModel(nn.Module):
             frame.turn(inputs.scene_points),
             inputs.scene_colors,
             frame.turn(inputs.scene_normals),
+            inputs.scene_clusters,
             inputs.scene_exists,
             robot_positions,
             robot_normals,

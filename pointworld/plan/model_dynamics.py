@@ -8,12 +8,12 @@ back to the actions. Points that are left out stay where they are.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from pointworld.errors import InputError
-from pointworld.model.inputs import ModelInputs
+from pointworld.model.inputs import ModelInputs, clusters_of
 from pointworld.model.normalisation import VARIANCE_CEILING, VARIANCE_FLOOR
 from pointworld.model.prepare import pad_steps
 from pointworld.model.rollout import carry_normals
@@ -67,7 +67,8 @@ class ModelDynamics:
         """
         self._check(actions)
         model = self.model
-        scene = state.scene.to(model.device, model.dtype)
+        scene = replace(state.scene, clusters=clusters_of(state.scene))
+        scene = scene.to(model.device, model.dtype)
         flow = actions.robot_flow.to(model.device, model.dtype)
         group = self._group(len(scene), flow.positions.shape[-2])
         training = model.training
@@ -155,10 +156,12 @@ class ModelDynamics:
         """Displacements (samples, steps, points, 3) and their variance (samples, steps, points) over one chunk."""
         count = len(points)
         colors = scene.colors.expand(count, -1, -1)
+        clusters = clusters_of(scene).expand(count, -1)
         tokens = None if images is None else images.expand(count, -1, -1)
         whole = points.shape[1]
         if chosen is not None:
             points, normals, colors = (_take(x, chosen) for x in (points, normals, colors))
+            clusters = clusters.gather(1, chosen)
             tokens = None if tokens is None else _take(tokens, chosen)
         domain = 0 if self.domain is None else self.model.spec.domain_index(self.domain)
         device = points.device
@@ -167,6 +170,7 @@ class ModelDynamics:
             scene_colors=colors,
             scene_normals=normals,
             scene_features=None,
+            scene_clusters=clusters,
             scene_exists=torch.ones(points.shape[:2], dtype=torch.bool, device=device),
             robot_positions=chunk.positions,
             robot_normals=chunk.normals,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from pointworld.errors import InputError
 from pointworld.geometry import (
     depth_normals,
     invert,
+    point_clusters,
     rotate_vectors,
     transform_points,
     unproject,
@@ -102,6 +103,7 @@ def build_scene(
         colors=torch.from_numpy(cloud.colors)[index],
         normals=torch.from_numpy(cloud.normals)[index],
     )
+    scene = replace(scene, clusters=point_clusters(scene.points, scene.normals))
     if encoder is None:
         return scene
     features, view_count = point_features(
@@ -112,13 +114,7 @@ def build_scene(
         sampling=sampling,
         depth_threshold=depth_threshold,
     )
-    return ScenePoints(
-        points=scene.points,
-        colors=scene.colors,
-        normals=scene.normals,
-        features=features,
-        view_count=view_count,
-    )
+    return replace(scene, features=features, view_count=view_count)
 
 
 def _robot_masks(

@@ -87,6 +87,7 @@ def augment(
             points=points,
             colors=sample.colors[index].float() / 255,
             normals=sample.normals[index].float() @ A.T,
+            clusters=sample.clusters[index],
             features=None if sample.features is None else sample.features[index].float(),
         ),
         robot=RobotFlow(
@@ -111,6 +112,7 @@ def whole(sample: CachedSample, *, step_dt: float, max_points: int | None = None
             points=positions[0],
             colors=sample.colors[index].float() / 255,
             normals=sample.normals[index].float(),
+            clusters=sample.clusters[index],
             features=None if sample.features is None else sample.features[index].float(),
         ),
         robot=RobotFlow(

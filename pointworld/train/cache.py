@@ -21,6 +21,7 @@ from pointworld.data import Clip, clip_to_sample, list_clips, read_clip
 from pointworld.encoders import ImageEncoder, load_encoder
 from pointworld.errors import InputError
 from pointworld.files import atomic_path
+from pointworld.geometry import point_clusters
 from pointworld.robot import RobotModel
 
 Tensor = torch.Tensor
@@ -40,6 +41,7 @@ class CachedSample:
     features: (points, channels) float16, or None. body_ids: (points,) int64.
     motions: (steps, bodies, 4, 4) carry a body's points from step 0. moving: (bodies,) bool.
     robot_positions: (steps, surface, 3) float32. robot_normals: the same in float16. gripper_open: (steps, grippers).
+    clusters: (points,) int64, which points hang together (see `pointworld.geometry.point_clusters`).
     reach: (points,) least distance to the robot's surface over the motion [m].
     domain: row of the model's normalisation buffers.
     """
@@ -54,6 +56,7 @@ class CachedSample:
     robot_positions: Tensor
     robot_normals: Tensor
     gripper_open: Tensor
+    clusters: Tensor
     reach: Tensor
     family: str
     key: str
@@ -109,11 +112,11 @@ def _encoder(name: str | None) -> ImageEncoder | None:
     return None if name is None else load_encoder(name)
 
 
-def _cache_file(source: Path, *, folder: Path, encoder: str | None, robot: str) -> Path:
+def _cache_file(source: Path, *, folder: Path, encoder: str | None) -> Path:
     target = folder / f"{source.stem}.safetensors"
     if not target.exists():
         clip = read_clip(source)
-        tensors = cache_clip(clip, _robot(robot), encoder=_encoder(encoder))
+        tensors = cache_clip(clip, _robot(clip.robot), encoder=_encoder(encoder))
         names = {"format": FORMAT, "family": clip.family, "key": clip.key}
         with atomic_path(target) as temporary:
             save_file(tensors, temporary, metadata=names)
@@ -125,7 +128,6 @@ def build_cache(
     folder: str | Path,
     *,
     encoder: str | None = None,
-    robot: str = "fr3",
     workers: int = 1,
     on_progress: Callable[[int], None] | None = None,
 ) -> int:
@@ -145,8 +147,8 @@ def build_cache(
     clips = list_clips(data)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    _check_settings(target, {"encoder": encoder, "robot": robot, "surface": SURFACE_POINTS})
-    work = partial(_cache_file, folder=target, encoder=encoder, robot=robot)
+    _check_settings(target, {"encoder": encoder, "surface": SURFACE_POINTS})
+    work = partial(_cache_file, folder=target, encoder=encoder)
     advance = on_progress or (lambda _: None)
     if workers <= 1:
         for clip in clips:
@@ -192,7 +194,10 @@ def read_cached(path: Path, *, domain: int = 0) -> CachedSample:
     if names.get("format") != FORMAT:
         raise InputError(f"{path}: format is {names.get('format')!r}, expected {FORMAT!r}")
     tensors.setdefault("features", None)
-    return CachedSample(**tensors, family=names["family"], key=names["key"], domain=domain)
+    clusters = point_clusters(tensors["points"], tensors["normals"])
+    return CachedSample(
+        **tensors, clusters=clusters, family=names["family"], key=names["key"], domain=domain
+    )
 
 
 def read_cache(

@@ -16,7 +16,8 @@ class TrainConfig:
 
     minutes: wall-clock budget, over sessions; the learning rate follows it. 0 = use `steps` instead.
     steps: number of optimiser steps when `minutes` is 0.
-    batch_size: samples per step, over all processes. learning_rate, weight_decay, clip_norm: of AdamW and the gradient.
+    batch_size: samples per step, over all processes. optimiser: `adamw` as in the release,
+        or `muon` for the backbone's matrices. learning_rate, weight_decay, clip_norm: of either, and the gradient.
     schedule: after the warm-up a cosine down to 2 %, or constant as in the release.
     warmup: share of the budget with a rising learning rate.
     average: decay of the averaged weights that are evaluated and shipped.
@@ -29,6 +30,7 @@ class TrainConfig:
     minutes: float = 60.0
     steps: int = 5000
     batch_size: int = 8
+    optimiser: Literal["muon", "adamw"] = "muon"
     learning_rate: float = 1e-3
     schedule: Literal["cosine", "constant"] = "cosine"
     weight_decay: float = 0.01

@@ -1,4 +1,4 @@
-"""Train a world model on cached samples: AdamW, averaged weights, exact resumption, one process or several."""
+"""Train a world model on cached samples: averaged weights, exact resumption, one process or several."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pointworld.train.augment import TrainingSample, augment
 from pointworld.train.cache import CachedSample
 from pointworld.train.config import TrainConfig, learning_rate
 from pointworld.train.objective import batch_loss, prepare_heads, validate
+from pointworld.train.optimiser import make_optimiser
 from pointworld.train.parallel import Ranks
 from pointworld.train.state import TrainState, read_state, write_state
 from pointworld.train.statistics import DomainStatistics, apply_statistics, measure
@@ -63,11 +64,7 @@ def train(
     prepare_heads(model)
     if init is not None:
         _start_from(model, init)
-    optimizer = torch.optim.AdamW(
-        model.to(ranks.device).parameters(),
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-    )
+    optimizer = make_optimiser(model.to(ranks.device), config)
     state = read_state(out, model, optimizer, config)
     if state is None:
         if init is None:

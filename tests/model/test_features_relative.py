@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pointworld.geometry import make_transform, quat_wxyz_to_matrix, transform_points
+from pointworld.geometry import SUPPORT, make_transform, quat_wxyz_to_matrix, transform_points
 from pointworld.model.features_relative import (
     CARRY_RANGE,
     CLEARANCE_RANGE,
@@ -41,6 +41,7 @@ def scene_and_robot(
         "points": draw(1, points, 3) * 0.1,
         "colors": torch.rand(1, points, 3, generator=generator, dtype=torch.float64),
         "normals": torch.nn.functional.normalize(draw(1, points, 3), dim=-1),
+        "clusters": torch.arange(points)[None] % 3 - 1,
         "exists": torch.ones(1, points, dtype=torch.bool),
         "robot_positions": transform_points(motion, surface.expand(STEPS, -1, -1))[None],
         "robot_normals": torch.nn.functional.normalize(draw(1, STEPS, robot, 3), dim=-1),
@@ -88,7 +89,8 @@ def test_channels_against_loops(generator: torch.Generator) -> None:
             clearance = (point - robot[t, nearest]) @ normals[nearest]
             clipped = clearance.clamp(-CLEARANCE_RANGE, CLEARANCE_RANGE) / CLEARANCE_RANGE
             assert abs(seen[4] - clipped) < 1e-9
-        least = -CONTACT_RANGE * torch.stack(contacts).max().log()
+        together = largest_of_cluster(case, n, features[:, [45 + 5 * t for t in range(STEPS)]])
+        least = -CONTACT_RANGE * torch.cat([torch.stack(contacts), together]).max().log()
         near = torch.exp(-least / CARRY_RANGE)
         reach = [
             max(
@@ -105,7 +107,50 @@ def test_channels_against_loops(generator: torch.Generator) -> None:
             assert (features[n, 97 + 3 * t : 100 + 3 * t] - expected).abs().max() < 1e-6
             swept = max(reach[t], 0.0) / travel[t] if reach[0] <= SWEEP_WIDTH else 0.0
             assert abs(float(features[n, 130 + t]) - swept) < 1e-9
-        assert torch.equal(features[n, -STEPS:], case["gripper_open"][0, :, 0])
+        assert torch.equal(features[n, 141:152], case["gripper_open"][0, :, 0])
+        assert (features[n, 159:170] - together).abs().max() < 1e-12
+        swept_most = largest_of_cluster(case, n, features[:, 130:141])
+        assert (features[n, 170:181] - swept_most).abs().max() < 1e-12
+
+
+def largest_of_cluster(case: dict[str, Tensor], n: int, values: Tensor) -> Tensor:
+    """Largest of `values` (points, channels) over the cluster of point n; zero on a supporting surface."""
+    clusters = case["clusters"][0]
+    if clusters[n] == SUPPORT:
+        return torch.zeros_like(values[0])
+    return values[clusters == clusters[n]].amax(0)
+
+
+def test_place_in_the_cluster(generator: torch.Generator) -> None:
+    case = scene_and_robot(generator)
+    features = relative_scene_features(**case)[0]
+    for n, cluster in enumerate(case["clusters"][0].tolist()):
+        member, extent, offset = features[n, 152], features[n, 153:156], features[n, 156:159]
+        if cluster == SUPPORT:
+            assert not member and not extent.any() and not offset.any()
+            continue
+        mine = case["points"][0, case["clusters"][0] == cluster]
+        low, high = mine.min(0).values, mine.max(0).values
+        assert member == 1
+        assert (extent - (high - low) / 2 / PLACE_RANGE).abs().max() < 1e-9
+        expected = (case["points"][0, n] - (low + high) / 2) / PLACE_RANGE
+        assert (offset - expected).abs().max() < 1e-9
+
+
+def test_numbers_of_clusters_and_absent_points_mean_nothing(generator: torch.Generator) -> None:
+    case = scene_and_robot(generator)
+    case["exists"][0, 4] = False
+    features = relative_scene_features(**case)
+    other = dict(case, clusters=torch.where(case["clusters"] >= 0, 7 - case["clusters"], SUPPORT))
+    assert torch.equal(features, relative_scene_features(**other))
+    kept = torch.arange(9) != 4
+    alone = {
+        name: value[:, kept]
+        if name in ("points", "colors", "normals", "clusters", "exists")
+        else value
+        for name, value in case.items()
+    }
+    assert torch.equal(features[:, kept], relative_scene_features(**alone))
 
 
 def test_a_sweep_reaches_past_what_lies_ahead_and_not_past_what_it_has_passed() -> None:
@@ -116,6 +161,7 @@ def test_a_sweep_reaches_past_what_lies_ahead_and_not_past_what_it_has_passed() 
         points,
         torch.zeros(1, 3, 3),
         torch.zeros(1, 3, 3),
+        torch.full((1, 3), SUPPORT),
         torch.ones(1, 3, dtype=torch.bool),
         robot,
         torch.tensor([1.0, 0.0, 0.0]).expand_as(robot),
@@ -165,7 +211,8 @@ def test_no_robot_is_zero_not_nan(generator: torch.Generator) -> None:
     case["robot_exists"] = torch.zeros_like(case["robot_exists"])
     features = relative_scene_features(**case)
     assert features.isfinite().all()
-    assert not features[..., 6:-STEPS].any()
+    assert not features[..., 6:141].any()
+    assert not features[..., 159:].any()
 
 
 def test_chosen_robot_points_spread_and_do_not_depend_on_order(generator: torch.Generator) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from pointworld.geometry import point_clusters
 from pointworld.train.cache import CachedSample
 
 Tensor = torch.Tensor
@@ -60,6 +61,7 @@ def push(seed: int, *, features: int = 0) -> CachedSample:
         robot_positions=robot,
         robot_normals=hand_normals.expand(STEPS, -1, -1).half(),
         gripper_open=torch.ones(STEPS, 1),
+        clusters=point_clusters(points, torch.cat([box_normals, up])),
         reach=reach,
         family="push" if hits else "miss",
         key=f"synthetic/{seed}",
