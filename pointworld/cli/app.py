@@ -20,6 +20,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reconstruct": ("reconstruct", "fuse a capture into coloured points and a mesh"),
     "generate": ("generate", "make simulated training clips"),
     "train": ("train", "train a world model"),
+    "pretrain": ("pretrain", "teach an image encoder to see, from pictures alone (LeJEPA)"),
+    "train gnn": ("train_gnn", "train the graph-network baseline"),
     "statistics": ("statistics", "measure the normalisation of training clips, per domain"),
     "evaluate": ("evaluate", "measure a world model against baselines"),
     "splat fit": ("splat_fit", "turn a capture into Gaussians and measure them on held-out frames"),
