@@ -69,8 +69,8 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.sigreg < 1 or self.batch_size < 2 or self.minutes < 0:
             raise InputError(
-                f"sigreg {self.sigreg}, batch_size {self.batch_size}, minutes {self.minutes}: expected sigreg in [0, 1), "
-                "at least 2 images, no negative minutes"
+                f"sigreg {self.sigreg}, batch_size {self.batch_size}, minutes {self.minutes}: expected sigreg in "
+                "[0, 1), at least 2 images, no negative minutes"
             )
         sizes = (self.crops.large_size, self.crops.small_size)
         if any(size % self.network.patch for size in sizes):
