@@ -19,6 +19,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "view": ("view", "look at a prediction: window, screenshot or video"),
     "reconstruct": ("reconstruct", "fuse a capture into coloured points and a mesh"),
     "generate": ("generate", "make simulated training clips"),
+    "shards pack": ("shards_pack", "turn a folder of clips into WebDataset shards"),
+    "shards check": ("shards_check", "compare shards with their checksums"),
     "train": ("train", "train a world model"),
     "pretrain": ("pretrain", "teach an image encoder to see, from pictures alone (LeJEPA)"),
     "train gnn": ("train_gnn", "train the graph-network baseline"),
