@@ -21,7 +21,7 @@ def fr3() -> Robot:
         "Franka Research 3 with Franka Hand",
         [*franka.arm_links("fr3", franka.FR3_MASSES), *franka.hand_links("fr3")],
         [
-            *franka.arm_joints("fr3", franka.FR3_LIMITS, franka.FR3_VELOCITIES),
+            *franka.arm_joints("fr3", franka.FR3_LIMITS, franka.FR3_VELOCITIES, franka.FR3_BRAKING),
             *franka.hand_joints("fr3"),
         ],
         {

@@ -29,7 +29,10 @@ class Link:
 
 @dataclass(frozen=True)
 class Joint:
-    """A joint; limits [rad, m], velocity [rad/s, m/s], effort [N m, N]; mimic: (leader, multiplier, offset)."""
+    """A joint; limits [rad, m], velocity [rad/s, m/s], effort [N m, N]; mimic: (leader, multiplier, offset).
+
+    braking: (velocity offset [rad/s], deceleration [rad/s2]) of velocity limits that shrink near the position limits.
+    """
 
     name: str
     parent: str
@@ -42,6 +45,7 @@ class Joint:
     velocity: float = 0.0
     effort: float = 0.0
     mimic: tuple[str, float, float] | None = None
+    braking: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +135,14 @@ def _write_joint(root: etree._Element, joint: Joint) -> None:
         velocity=_numbers([joint.velocity]),
         effort=_numbers([joint.effort]),
     )
+    if joint.braking is not None:
+        offset, deceleration = joint.braking
+        etree.SubElement(
+            element,
+            "position_based_velocity_limits",
+            velocity_offset=_numbers([offset]),
+            deceleration_limit=_numbers([deceleration]),
+        )
     if joint.mimic is not None:
         leader, multiplier, offset = joint.mimic
         etree.SubElement(

@@ -36,6 +36,16 @@ FR3_LIMITS = (
     (-3.0508, 3.0508),
 )
 FR3_VELOCITIES = (2.62, 2.62, 2.62, 2.62, 5.26, 4.18, 5.26)
+#: Velocity offset [rad/s] and deceleration [rad/s2] of the limits that shrink near the position limits.
+FR3_BRAKING = (
+    (0.652, 6.0),
+    (0.25, 2.585),
+    (0.2005, 3.5),
+    (0.3542, 4.0),
+    (0.5738, 17.0),
+    (0.4885, 5.5),
+    (0.4592, 17.0),
+)
 FR3_MASSES = (2.3966, 2.9275, 2.9355, 2.2449, 2.6156, 2.3271, 1.8170, 0.6271)
 
 PANDA_LIMITS = (
@@ -52,7 +62,10 @@ PANDA_MASSES = (2.8142, 2.3599, 2.3795, 2.6498, 2.6948, 2.9813, 1.1285, 0.4053)
 
 
 def arm_joints(
-    prefix: str, limits: tuple[tuple[float, float], ...], velocities: tuple[float, ...]
+    prefix: str,
+    limits: tuple[tuple[float, float], ...],
+    velocities: tuple[float, ...],
+    braking: tuple[tuple[float, float], ...] | None = None,
 ) -> list[Joint]:
     """Joints 1-7 and the fixed flange joint 8 (0.107 m)."""
     joints = [
@@ -65,6 +78,7 @@ def arm_joints(
             limits=limits[i],
             velocity=velocities[i],
             effort=EFFORTS[i],
+            braking=None if braking is None else braking[i],
         )
         for i in range(7)
     ]

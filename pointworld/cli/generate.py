@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pointworld.cli.common import console, parse, progress, stdout_json, write_run_json
 from pointworld.data import DatasetSpec, TabletopConfig, generate_dataset
+from pointworld.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,7 @@ class GenerateArgs:
     Example: pointworld generate --clips 500 --workers 2 --seed 3 --tabletop.shapes test --out data/test
     Example: pointworld generate --robot ur5e_robotiq --tabletop.families tabletop=0.5 articulated=0.3 tool=0.2
     --out data/mixed
+    Example: pointworld generate --clips 8000 --shard-clips 500 --ray auto --seed 1 --out data/train
     """
 
     out: Path
@@ -25,7 +27,13 @@ class GenerateArgs:
     clips: int = 1000
     """Number of clips. A larger number later extends the same set."""
     workers: int = 2
-    """Processes that simulate at the same time."""
+    """Processes that simulate at the same time; 0: this one."""
+    ray: str | None = None
+    """Simulate on a Ray cluster: "local" starts one of --workers CPUs here, "auto" finds one; or host:port."""
+    shards: int | None = None
+    """Keep the clips in this many WebDataset tar files instead of single files."""
+    shard_clips: int | None = None
+    """The same, by clips per tar file: leave --shards out."""
     seed: int = 0
     """Clip i depends on (seed, i) and the settings, not on the number of workers."""
     robot: str = "fr3"
@@ -52,7 +60,14 @@ def main(argv: list[str]) -> int:
     )
     start = time.perf_counter()
     with progress(args.clips, "clips") as advance:
-        summary = generate_dataset(spec, args.out, workers=args.workers, advance=advance)
+        summary = generate_dataset(
+            spec,
+            args.out,
+            workers=args.workers,
+            ray_address=args.ray,
+            shard_clips=clips_per_shard(args),
+            advance=advance,
+        )
     write_run_json(
         args.out,
         command="generate",
@@ -69,9 +84,30 @@ def main(argv: list[str]) -> int:
             f"{summary['made']} new clips in {args.out} ({summary['clips_per_second']:.1f} a second, "
             f"{summary['bytes_mean'] / 1000:.0f} kB each; {shares})"
         )
+        if "shards" in summary:
+            remade = ", ".join(summary["remade_shards"])
+            console.print(
+                f"{summary['shards']} shards"
+                + (f"; missing or damaged, made again: {remade}" if remade else "")
+            )
         if args.profile:
             _print_profile(summary)
     return 0
+
+
+def clips_per_shard(args: GenerateArgs) -> int | None:
+    """Clips per shard that --shards or --shard-clips ask for; None for single files.
+
+    Raises:
+        InputError: both are given, or not even one shard.
+    """
+    if args.shards is None:
+        return args.shard_clips
+    if args.shard_clips is not None:
+        raise InputError("give --shards or --shard-clips, not both")
+    if args.shards < 1:
+        raise InputError(f"--shards is {args.shards}, expected at least 1")
+    return -(-args.clips // args.shards)
 
 
 def _print_profile(summary: dict[str, Any]) -> None:

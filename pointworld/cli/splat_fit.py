@@ -15,8 +15,11 @@ from PIL import Image
 
 from pointworld.capture import read_capture
 from pointworld.cli.common import console, parse, progress, stdout_json, write_run_json
+from pointworld.cli.splat_features import Featured, add_features
+from pointworld.encoders import load_encoder
 from pointworld.errors import InputError
 from pointworld.files import atomic_path
+from splat.features import ENCODER
 from splat.fit import (
     FitConfig,
     Fitted,
@@ -39,10 +42,11 @@ class SplatFitArgs:
     """Fit Gaussians to the frames of an RGB-D capture, and measure them on frames that were held out.
 
     Writes scene.safetensors (the Gaussians, cameras and their corrections), sheet.png (held-out images and depth beside
-    what the scene shows), run.json.
+    what the scene shows), features.png with --features, run.json.
 
     Example: pointworld splat fit captures/desk --out out/desk
     Example: pointworld splat fit captures/desk --frames 0 4 8 --quick --holdout-every 0 --out out/desk
+    Example: pointworld splat fit captures/desk --features jepa --out out/desk
     """
 
     capture: tyro.conf.Positional[Path]
@@ -61,6 +65,12 @@ class SplatFitArgs:
     """What is nearer to a camera is taken for what carries it, not for scene [m]."""
     quick: bool = False
     """A usable scene in seconds: 20,000 Gaussians, 120 iterations."""
+    features: str | None = None
+    """Give every Gaussian image features: jepa[:FOLDER], xfeat, dinov3:ID_OR_FOLDER, dinov2:..., vjepa2:..."""
+    feature_channels: int = 32
+    """Channels kept of the encoder's; the way back is kept in the file."""
+    feature_iterations: int = 0
+    """Gradient steps that refine the features after they were lifted; 0 = none."""
     threads: int = 0
     """CPU threads; 0 = all."""
     fit: FitConfig = field(default_factory=FitConfig)
@@ -78,6 +88,12 @@ def main(argv: list[str]) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     config = FitConfig(**{**args.fit.__dict__, **QUICK}) if args.quick else args.fit
+    if not 1 <= args.feature_channels <= 128 or args.feature_iterations < 0:
+        raise InputError(
+            f"--feature-channels {args.feature_channels} and --feature-iterations {args.feature_iterations}: expected "
+            "1 to 128, and 0 or more"
+        )
+    encoder = None if args.features is None else load_encoder(args.features)
     capture = read_capture(args.capture, frames=list(args.frames) or None)
     training, held = split_views(
         capture,
@@ -105,7 +121,21 @@ def main(argv: list[str]) -> int:
         **(measure(shown) if held else {}),
     }
     args.out.mkdir(parents=True, exist_ok=True)
-    write_scene(args.out / SCENE, fitted, training + held)
+    featured = None
+    if encoder is not None:
+        featured = add_features(
+            encoder,
+            fitted,
+            training,
+            held,
+            channels=args.feature_channels,
+            iterations=args.feature_iterations,
+            backend=config.backend,
+            picture=args.out / "features.png",
+            seed=config.seed,
+        )
+        report |= featured.report
+    write_scene(args.out / SCENE, fitted, training + held, featured)
     write_sheet(args.out / "sheet.png", shown[:SHEET_ROWS])
     write_run_json(
         args.out,
@@ -121,19 +151,26 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def write_scene(path: Path, fitted: Fitted, views: list[FitView]) -> None:
-    """The scene with its cameras: names, sizes, K and T_colorcam_world (with the focal correction) of every view."""
+def write_scene(
+    path: Path, fitted: Fitted, views: list[FitView], featured: Featured | None = None
+) -> None:
+    """The scene with its cameras: names, sizes, K and T_colorcam_world (with the focal correction) of every view.
+
+    With features, also their decoder and the encoder's name.
+    """
     poses = [fitted.cameras.color_viewmat(view.viewmat, None) for view in views]
     write_native(
-        fitted.scene,
+        fitted.scene if featured is None else featured.scene,
         path,
         tensors={
             "camera_K": torch.stack([v.K for v in views]),
             "camera_viewmats": torch.stack(poses),
+            **({} if featured is None else featured.basis.tensors()),
         },
         metadata={
             "cameras": json.dumps([v.name for v in views]),
             "size": json.dumps([views[0].width, views[0].height]),
+            **({} if featured is None else {ENCODER: str(featured.report["features"])}),
         },
     )
 
@@ -163,6 +200,16 @@ def _describe(report: dict[str, Any], out: Path) -> None:
         console.print(
             f"held-out ({report['held_out']} views): {report['psnr']:.2f} dB, {report['psnr_depth_valid']:.2f} dB "
             f"where depth is valid, SSIM {report['ssim']:.3f}, depth L1 {report['depth_l1_m'] * 100:.2f} cm"
+        )
+    if "features" in report:
+        console.print(
+            f"features of {report['features']}: {report['feature_channels']} channels keep "
+            f"{100 * report['feature_explained']:.0f} % of the variance"
+            + (
+                f", cosine {report['feature_cosine']:.3f} with the encoder in held-out views"
+                if "feature_cosine" in report
+                else ""
+            )
         )
     console.print(f"wrote {out / SCENE} and {out / 'sheet.png'}")
 

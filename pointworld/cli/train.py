@@ -18,6 +18,7 @@ from pointworld.cli.common import (
     stdout_json,
     write_run_json,
 )
+from pointworld.data import require_disjoint
 from pointworld.errors import InputError
 from pointworld.model import ModelSpec, WorldModel, load, save_checkpoint
 from pointworld.ptv3 import PTv3Arch
@@ -90,6 +91,7 @@ def main(argv: list[str]) -> int:
     if args.size not in SIZES:
         raise InputError(f"--size is '{args.size}', expected one of {', '.join(SIZES)}")
     domains = domain_names(args)
+    require_disjoint({"training": args.data, "validation": args.validation})
     if args.threads:
         torch.set_num_threads(args.threads)
     init = None if args.init is None else load(args.init)

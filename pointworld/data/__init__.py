@@ -3,15 +3,15 @@
 from pointworld.data.clip import Clip as Clip
 from pointworld.data.clip import ClipView as ClipView
 from pointworld.data.clip import clip_path as clip_path
-from pointworld.data.clip import iterate_clips as iterate_clips
-from pointworld.data.clip import list_clips as list_clips
-from pointworld.data.clip import read_clip as read_clip
 from pointworld.data.clip import write_clip as write_clip
 from pointworld.data.dataset import DatasetSpec as DatasetSpec
 from pointworld.data.dataset import clip_facts as clip_facts
 from pointworld.data.dataset import dataset_generator as dataset_generator
 from pointworld.data.dataset import generate_dataset as generate_dataset
 from pointworld.data.generate import ClipGenerator as ClipGenerator
+from pointworld.data.library import iterate_clips as iterate_clips
+from pointworld.data.library import list_clips as list_clips
+from pointworld.data.library import read_clip as read_clip
 from pointworld.data.sample import FlowSample as FlowSample
 from pointworld.data.sample import clip_frames as clip_frames
 from pointworld.data.sample import clip_to_capture as clip_to_capture
@@ -24,5 +24,7 @@ from pointworld.data.sample import true_positions as true_positions
 from pointworld.data.sensor import Observation as Observation
 from pointworld.data.sensor import SensorConfig as SensorConfig
 from pointworld.data.sensor import observe as observe
+from pointworld.data.split import require_disjoint as require_disjoint
+from pointworld.data.split import scene_keys as scene_keys
 from pointworld.data.tabletop import TABLETOP_WORKSPACE as TABLETOP_WORKSPACE
 from pointworld.data.tabletop import TabletopConfig as TabletopConfig

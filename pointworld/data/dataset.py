@@ -1,12 +1,11 @@
-"""Whole data sets of clips: made by several processes, resumable, described by a manifest."""
+"""Whole data sets of clips: made by several processes or machines, resumable, described by a manifest."""
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,11 @@ from pointworld.data.families import family_shares
 from pointworld.data.generate import ClipGenerator
 from pointworld.data.robot_tree import robot_tree
 from pointworld.data.sample import moving_bodies
+from pointworld.data.shards import local_folder
 from pointworld.data.simulator import import_mujoco
 from pointworld.data.tabletop import TabletopConfig
+from pointworld.data.target import open_target
 from pointworld.errors import InputError
-from pointworld.files import write_json
 from pointworld.robot import RobotModel
 
 
@@ -44,16 +44,16 @@ class DatasetSpec:
             raise InputError(f"seed is {self.seed}, expected a number that is not negative")
 
 
-_GENERATOR: ClipGenerator | None = None
+_GENERATOR: tuple[DatasetSpec, ClipGenerator] | None = None
 
 
 def _start_worker(spec: DatasetSpec) -> None:
-    """Runs once in each spawned worker, before MuJoCo is imported there."""
+    """Runs once in each process that makes clips, before MuJoCo is imported there."""
     global _GENERATOR
     os.environ.setdefault("MUJOCO_GL", "egl")
     os.environ["LP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
-    _GENERATOR = dataset_generator(spec)
+    _GENERATOR = spec, dataset_generator(spec)
 
 
 def dataset_generator(spec: DatasetSpec) -> ClipGenerator:
@@ -62,19 +62,30 @@ def dataset_generator(spec: DatasetSpec) -> ClipGenerator:
     return ClipGenerator.create(robot_tree(robot), spec.robot, spec.tabletop, spec.renderer)
 
 
-def _make_one(task: tuple[str, int, int]) -> dict[str, Any]:
-    folder, seed, index = task
+def make_clip_file(spec: DatasetSpec, index: int, path: Path) -> dict[str, Any]:
+    """Make clip `index` of a data set as a file, with the generator that this process keeps for it.
+
+    Returns:
+        Facts about the clip: index, family, seconds per stage, bytes, what moves.
+    """
+    if _GENERATOR is None or _GENERATOR[0] != spec:
+        _start_worker(spec)
     assert _GENERATOR is not None
-    before = dict(_GENERATOR.timings)
+    generator = _GENERATOR[1]
+    before = dict(generator.timings)
     start = time.perf_counter()
-    clip = _GENERATOR.make(seed, index)
+    clip = generator.make(spec.seed, index)
     stage = time.perf_counter()
-    path = clip_path(folder, index)
     write_clip(clip, path)
     end = time.perf_counter()
-    laps = {name: value - before.get(name, 0.0) for name, value in _GENERATOR.timings.items()}
+    laps = {name: value - before.get(name, 0.0) for name, value in generator.timings.items()}
     laps |= {"write": end - stage, "total": end - start}
     return {"index": index, "laps": laps, "bytes": path.stat().st_size, **clip_facts(clip)}
+
+
+def _make_one(task: tuple[DatasetSpec, str, int]) -> dict[str, Any]:
+    spec, folder, index = task
+    return make_clip_file(spec, index, clip_path(folder, index))
 
 
 def clip_facts(clip: Clip) -> dict[str, Any]:
@@ -99,76 +110,68 @@ def generate_dataset(
     folder: str | Path,
     *,
     workers: int = 2,
+    ray_address: str | None = None,
+    shard_clips: int | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """Make the clips of `spec` that `folder` lacks, in spawned workers, and write `manifest.json`.
+    """Make the clips of `spec` that `folder` lacks and write `manifest.json`.
+
+    Args:
+        workers: processes on this machine (0: this process); with `ray_address` "local" the CPUs of the local cluster.
+        ray_address: make the clips on this Ray cluster instead: "local" starts one here, "auto" finds a running one.
+        shard_clips: keep the clips in shards of this many; None: as files, or as the folder has them.
+        advance: called with the number of clips that are there at the start, then with 1 for each.
 
     Returns:
         A summary: counts, clips per second, seconds per stage and clip, mean bytes, shares of moving and tipped.
 
     Raises:
         InputError: the folder holds a data set of another specification, or the robot cannot be used.
-        MissingExtraError: the simulator is not installed.
+        MissingExtraError: the simulator or Ray is not installed.
     """
-    root = Path(folder)
-    _check_manifest(root, spec)
+    root = local_folder(folder)
+    target = open_target(root, asdict(spec), shard_clips=shard_clips)
     import_mujoco()
-    robot_tree(
-        RobotModel.load(spec.robot)
-    )  # a robot that will not do is refused here, not in every worker
-    missing = [i for i in range(spec.clips) if not clip_path(root, i).is_file()]
-    write_json(root / "manifest.json", _manifest(spec, complete=not missing))
+    # A robot that will not do is refused here, not in every worker.
+    robot_tree(RobotModel.load(spec.robot))
+    missing = target.start()
     if advance is not None:
         advance(spec.clips - len(missing))
     start = time.perf_counter()
-    facts = _run_workers(spec, root, missing, workers, advance)
+    facts = []
+    for fact in _make(spec, target.clips, missing, workers, ray_address):
+        facts.append(fact)
+        target.made(fact["index"])
+        if advance is not None:
+            advance(1)
     wall = time.perf_counter() - start
-    write_json(root / "manifest.json", _manifest(spec, complete=True))
-    return _summary(spec, facts, wall)
+    target.finish()
+    return _summary(spec, facts, wall) | target.summary()
+
+
+def _make(
+    spec: DatasetSpec, root: Path, missing: list[int], workers: int, ray_address: str | None
+) -> Iterator[dict[str, Any]]:
+    """Make clips into the folder `root`, in any order; yields the facts of each once it is there."""
+    if not missing:
+        return iter(())
+    if ray_address is not None:
+        from pointworld.data.ray_generate import make_on_ray
+
+        return make_on_ray(spec, root, missing, address=ray_address, workers=workers)
+    return _run_workers(spec, root, missing, workers)
 
 
 def _run_workers(
-    spec: DatasetSpec,
-    root: Path,
-    missing: list[int],
-    workers: int,
-    advance: Callable[[int], None] | None,
-) -> list[dict[str, Any]]:
-    if not missing:
-        return []
-    facts = []
-    context = multiprocessing.get_context("spawn")
-    tasks = [(str(root), spec.seed, i) for i in missing]
-    with context.Pool(max(1, min(workers, len(missing))), _start_worker, (spec,)) as pool:
-        for fact in pool.imap_unordered(_make_one, tasks, chunksize=1):
-            facts.append(fact)
-            if advance is not None:
-                advance(1)
-    return facts
-
-
-def _manifest(spec: DatasetSpec, *, complete: bool) -> dict[str, Any]:
-    return {"format": "pointworld-clips-1", "complete": complete, **asdict(spec)}
-
-
-def _check_manifest(root: Path, spec: DatasetSpec) -> None:
-    path = root / "manifest.json"
-    if not path.is_file():
+    spec: DatasetSpec, root: Path, missing: list[int], workers: int
+) -> Iterator[dict[str, Any]]:
+    tasks = [(spec, str(root), i) for i in missing]
+    if workers == 0:
+        yield from map(_make_one, tasks)
         return
-    old = json.loads(path.read_text())
-    new = json.loads(json.dumps(_manifest(spec, complete=False)))
-    # Settings that were added since then had their defaults.
-    defaults = json.loads(json.dumps(asdict(TabletopConfig())))
-    old["tabletop"] = defaults | old.get("tabletop", {})
-    different = [
-        name
-        for name in new
-        if name not in ("complete", "clips", "renderer") and old.get(name) != new[name]
-    ]
-    if different:
-        raise InputError(
-            f"{root} holds a data set made with another {', '.join(different)}. Choose another --out, or remove it."
-        )
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(max(1, min(workers, len(missing))), _start_worker, (spec,)) as pool:
+        yield from pool.imap_unordered(_make_one, tasks, chunksize=1)
 
 
 def _summary(spec: DatasetSpec, facts: list[dict[str, Any]], wall: float) -> dict[str, Any]:

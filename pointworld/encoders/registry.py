@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from pointworld.encoders.lejepa import LeJEPAEncoder, load_lejepa, shipped_folder
 from pointworld.encoders.protocol import ImageEncoder
 from pointworld.encoders.rgb import RGBEncoder
 from pointworld.encoders.vit import FAMILIES, Family, ViTEncoder
@@ -18,7 +19,8 @@ from pointworld.encoders.xfeat import XFeatEncoder
 from pointworld.errors import InputError
 
 PLAIN = ("rgb", "xfeat")
-USAGE = "rgb, xfeat, dinov3:ID_OR_FOLDER, dinov2:ID_OR_FOLDER or vjepa2:ID_OR_FOLDER"
+JEPA = "jepa"
+USAGE = "rgb, xfeat, jepa[:FOLDER], dinov3:ID_OR_FOLDER, dinov2:ID_OR_FOLDER or vjepa2:ID_OR_FOLDER"
 
 
 def load_encoder(
@@ -31,7 +33,8 @@ def load_encoder(
     """Load a frozen image encoder.
 
     Args:
-        spec: "rgb", "xfeat", or "FAMILY:WHERE" with FAMILY one of dinov3, dinov2, vjepa2 and WHERE a local folder
+        spec: "rgb", "xfeat", "jepa" (the LeJEPA network that comes with the package), "jepa:FOLDER" (of
+            `pointworld pretrain`), or "FAMILY:WHERE" with FAMILY one of dinov3, dinov2, vjepa2 and WHERE a local folder
             (config.json and model.safetensors, as `save_pretrained` writes them) or the id of a model on the
             Hugging Face hub, e.g. "dinov3:facebook/dinov3-vits16-pretrain-lvd1689m".
         layers: blocks of a transformer to use (0-based); None for the default of its depth.
@@ -40,6 +43,7 @@ def load_encoder(
     Raises:
         InputError: the name is unknown, the folder is incomplete or of another family, or the model is neither in
             the cache nor reachable.
+        CheckpointError: LeJEPA's weights are damaged.
         MissingExtraError: the package that brings XFeat's weights is not installed.
     """
     family_name, _, where = spec.partition(":")
@@ -47,9 +51,12 @@ def load_encoder(
         if where or layers is not None:
             raise InputError(f"encoder '{spec}': '{family_name}' takes neither a path nor layers")
         return RGBEncoder() if family_name == "rgb" else XFeatEncoder(device=device)
+    if family_name == JEPA:
+        folder = Path(where).expanduser() if where else shipped_folder()
+        return LeJEPAEncoder(load_lejepa(folder), name=spec, layers=layers, device=device)
     family = FAMILIES.get(family_name)
     if family is None:
-        close = difflib.get_close_matches(family_name, [*PLAIN, *FAMILIES], n=1)
+        close = difflib.get_close_matches(family_name, [*PLAIN, JEPA, *FAMILIES], n=1)
         hint = f" Did you mean '{close[0]}'?" if close else ""
         raise InputError(f"unknown image encoder '{spec}'.{hint} Expected {USAGE}.")
     if not where:

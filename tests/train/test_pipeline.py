@@ -24,16 +24,25 @@ pytest.importorskip(
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clips")
-    command = ["generate", "--out", str(folder), "--clips", "4", "--workers", "1", "--seed", "5"]
+    command = ["generate", "--out", str(folder), "--clips", "4", "--workers", "0", "--seed", "5"]
     assert main(command) == 0
     return folder
 
 
 @pytest.fixture(scope="module")
-def run_folder(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def validation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Other scenes, as shards."""
+    folder = tmp_path_factory.mktemp("validation")
+    command = ["generate", "--out", str(folder), "--clips", "2", "--workers", "0", "--seed", "7"]
+    assert main([*command, "--shards", "1"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_folder(clips: Path, validation: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     options = "--train.minutes 0 --train.steps 2 --train.batch-size 2 --threads 1 --workers 1"
-    paths = ["--data", str(clips), "--validation", str(clips), "--out", str(folder)]
+    paths = ["--data", str(clips), "--validation", str(validation), "--out", str(folder)]
     assert main(["train", *paths, "--cache", str(folder / "cache"), *options.split()]) == 0
     return folder
 
@@ -66,11 +75,11 @@ def test_training_leaves_a_usable_checkpoint(run_folder: Path) -> None:
     assert record["command"] == "train" and record["summary"]["clips"] == 4
 
 
-def test_evaluation_prints_one_object(
-    clips: Path, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_evaluation_of_shards_prints_one_object(
+    validation: Path, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--checkpoint", str(run_folder), "--out", str(tmp_path), "--limit", "2", "--json"]
-    assert main(["evaluate", str(clips), *options]) == 0
+    assert main(["evaluate", str(validation), *options]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tmp_path / "evaluation.json").read_text())
     assert printed["clips"] == 2
@@ -99,3 +108,12 @@ def test_the_radius_is_the_best_of_those_tried(clips: Path) -> None:
 def test_no_clips_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(tmp_path), "--checkpoint", str(tmp_path)]) == 2
     assert "error:" in capsys.readouterr().err
+
+
+@pytest.mark.rejects_input
+def test_training_and_validation_must_not_share_scenes(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = ["--data", str(clips), "--validation", str(clips), "--out", str(tmp_path / "run")]
+    assert main(["train", *paths]) == 2
+    assert "share 4 of 4 scenes" in capsys.readouterr().err and not (tmp_path / "run").exists()

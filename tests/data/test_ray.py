@@ -1,0 +1,69 @@
+"""Clips made on a real local Ray cluster: the same bytes, also when a worker is killed in mid-run."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from pointworld.data import DatasetSpec, TabletopConfig, generate_dataset, list_clips
+from pointworld.errors import InputError
+
+pytest.importorskip("ray", reason="Ray is an extra: pip install 'pointworld-open[distributed]'")
+pytest.importorskip(
+    "mujoco", reason="the simulator is an extra: pip install 'pointworld-open[sim]'"
+)
+
+from pointworld.data.ray_generate import make_on_ray, ray_cluster
+
+
+def spec(clips: int) -> DatasetSpec:
+    small = TabletopConfig(height=36, width=64, max_cameras=2)
+    return DatasetSpec(clips=clips, seed=21, renderer="rays", tabletop=small)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in list_clips(folder)}
+
+
+def running(pid: int) -> bool:
+    """Whether the process lives (a zombie does not)."""
+    try:
+        return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
+def test_a_cluster_makes_the_same_clips(tmp_path: Path) -> None:
+    generate_dataset(spec(2), tmp_path / "here", workers=0)
+    summary = generate_dataset(spec(2), tmp_path / "ray", workers=1, ray_address="local")
+    assert summary["made"] == 2
+    assert contents(tmp_path / "ray") == contents(tmp_path / "here")
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_or_doubled_when_a_worker_is_killed(tmp_path: Path) -> None:
+    wanted, folder = spec(10), tmp_path / "ray"
+    facts, killed = [], None
+    for fact in make_on_ray(wanted, folder, list(range(10)), address="local", workers=2):
+        facts.append(fact)
+        if killed is None:
+            # Four clips are under way, so this worker is making one.
+            killed = int(fact["worker"])
+            os.kill(killed, signal.SIGKILL)
+    assert killed is not None and not running(killed)
+    assert sorted(fact["index"] for fact in facts) == list(range(10))
+    workers = {fact["worker"] for fact in facts}
+    assert len(workers) >= 2 and facts[-1]["worker"] != killed
+    assert not any(running(pid) for pid in workers), "the cluster was left running"
+    generate_dataset(wanted, tmp_path / "here", workers=0)
+    assert contents(folder) == contents(tmp_path / "here")
+    assert generate_dataset(wanted, folder, workers=0)["made"] == 0
+
+
+@pytest.mark.rejects_input
+def test_no_cluster_is_said_so() -> None:
+    with pytest.raises(InputError, match="no Ray cluster answers"), ray_cluster("auto", 1):
+        pass
