@@ -36,10 +36,9 @@ def orthogonalise(matrix: Tensor) -> Tensor:
 
 
 class MuonAdamW(torch.optim.AdamW):
-    """AdamW in which groups with `muon` set take orthogonalised momentum steps instead (torch's Muon takes 2-D
-    parameters only, and is a second optimiser to step, save and schedule).
+    """AdamW in which groups with `muon` set take orthogonalised momentum steps instead.
 
-    Convolution weights count as matrices (outputs, taps x inputs).
+    torch.optim.Muon would be a second optimiser to step, save and schedule, and rounds to bfloat16.
     """
 
     @torch.no_grad()
@@ -59,20 +58,21 @@ class MuonAdamW(torch.optim.AdamW):
     def _step_matrix(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[weight]
         if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(weight)
+            # AdamW looks for `step` in every state that it loads.
+            state.update(step=torch.zeros(()), momentum=torch.zeros_like(weight))
+        state["step"] += 1
         momentum = state["momentum"].lerp_(gradient, 1 - _MOMENTUM)
-        matrix = gradient.lerp(momentum, _MOMENTUM).flatten(1)
-        update = orthogonalise(matrix).view_as(weight)
+        update = orthogonalise(gradient.lerp(momentum, _MOMENTUM))
         weight.mul_(1 - group["lr"] * group["weight_decay"])
-        weight.add_(update, alpha=-group["lr"] * _UPDATE_SIZE * max(matrix.shape) ** 0.5)
+        weight.add_(update, alpha=-group["lr"] * _UPDATE_SIZE * max(weight.shape) ** 0.5)
 
 
 def make_optimiser(model: WorldModel, config: TrainConfig) -> MuonAdamW:
-    """The optimiser that `config` asks for; Muon takes the matrices inside the backbone."""
+    """The optimiser that `config` asks for; Muon takes the matrices inside the backbone (convolutions gain nothing)."""
     backbone = {id(p) for p in model.dynamics_predictor.predictor_model.parameters()}
     matrices, others = [], []
     for weight in model.parameters():
-        wide = weight.ndim > 1 and min(weight.flatten(1).shape) >= _LEAST_WIDTH
+        wide = weight.ndim == 2 and min(weight.shape) >= _LEAST_WIDTH
         inner = config.optimiser == "muon" and wide and id(weight) in backbone
         (matrices if inner else others).append(weight)
     groups = [{"params": others, "muon": False}, {"params": matrices, "muon": True}]

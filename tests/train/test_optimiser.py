@@ -35,7 +35,7 @@ def test_every_weight_belongs_to_one_group_and_heads_to_adamw() -> None:
     inner = [named[id(p)] for p in groups[1]["params"]]
     assert sum(len(group["params"]) for group in groups) == len(named)
     assert inner and all("predictor_model" in name for name in inner)
-    assert any("cpe" in name for name in inner) and not any("norm" in name for name in inner)
+    assert any("qkv" in name for name in inner) and not any("norm" in name for name in inner)
     assert len(make_optimiser(model, TrainConfig(optimiser="adamw")).param_groups) == 1
 
 
