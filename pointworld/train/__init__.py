@@ -11,9 +11,8 @@ from pointworld.train.cache import read_cache as read_cache
 from pointworld.train.config import TrainConfig as TrainConfig
 from pointworld.train.curve import plot_curve as plot_curve
 from pointworld.train.curve import read_curve as read_curve
-from pointworld.train.evaluator import PREDICTORS as PREDICTORS
+from pointworld.train.evaluation_clip import read_evaluation_clip as read_evaluation_clip
 from pointworld.train.evaluator import evaluate as evaluate
-from pointworld.train.evaluator import read_evaluation_clip as read_evaluation_clip
 from pointworld.train.evaluator import tune_radius as tune_radius
 from pointworld.train.losses import LossConfig as LossConfig
 from pointworld.train.losses import flow_loss as flow_loss
@@ -23,6 +22,7 @@ from pointworld.train.metrics import calibration as calibration
 from pointworld.train.metrics import flow_errors as flow_errors
 from pointworld.train.parallel import Ranks as Ranks
 from pointworld.train.parallel import joined_ranks as joined_ranks
+from pointworld.train.predictors import PREDICTORS as PREDICTORS
 from pointworld.train.statistics import DomainStatistics as DomainStatistics
 from pointworld.train.statistics import apply_statistics as apply_statistics
 from pointworld.train.statistics import measure as measure

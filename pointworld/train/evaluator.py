@@ -3,84 +3,57 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from pointworld.data import Clip, FlowSample, clip_to_sample, list_clips, read_clip
+from pointworld.data import list_clips, read_clip
+from pointworld.data.families import REGISTRY
 from pointworld.encoders import ImageEncoder
 from pointworld.errors import InputError
-from pointworld.geometry import transform_points, unproject
-from pointworld.model import WorldModel
 from pointworld.robot import RobotModel
-from pointworld.train.baselines import RADII, HandMotion, no_motion, object_carry, rigid_carry
-from pointworld.train.cache import SURFACE_POINTS, SURFACE_SEED
-from pointworld.train.metrics import Summary, calibration, flow_errors, moved_mask, summarise
+from pointworld.train.baselines import RADII, rigid_carry
+from pointworld.train.evaluation_clip import EvaluationClip, read_evaluation_clip
+from pointworld.train.metrics import (
+    calibration,
+    flow_errors,
+    histogram_quantile,
+    moved_mask,
+    rest_histogram,
+    summarise,
+)
+from pointworld.train.predictors import PREDICTORS, Forecast, Predictor
+from pointworld.train.released_metrics import released_metrics
+from pointworld.train.spread import SpreadMap, fit_spread
 
 Tensor = torch.Tensor
 
-#: Surface points of the gripper for the baselines: about 4 mm apart.
-DENSE_SURFACE = 4000
-PREDICTORS = ("model", "no_motion", "rigid_carry", "object_carry")
+#: Groups of families in which free rigid objects move.
+RIGID_GROUPS = ("tabletop", "clutter", "tool")
+#: Columns of the release's table that a clip without an expert's filter has.
+_RELEASED = ("l2", "l2_moved", "l2_static", "l2_conf", "l2_moved_conf", "l2_static_conf")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class EvaluationClip:
-    """A sample with what the baselines need beside it."""
+class ClipScores:
+    """One evaluated clip: per predictor its metrics, and the errors of points on bodies that never move, counted."""
 
-    sample: FlowSample
-    hand: HandMotion
-    objects: tuple[int, ...]
-    dense_points: Tensor
-    dense_bodies: Tensor
-
-    @property
-    def never_moves(self) -> Tensor:
-        """(points,) bool: the point's body does not move during the clip."""
-        return ~self.sample.on_moving_body
+    family: str
+    metrics: dict[str, dict[str, float]]
+    at_rest: dict[str, Tensor]
 
 
-def read_evaluation_clip(
-    clip: Clip, robot: RobotModel, *, encoder: ImageEncoder | None = None
-) -> EvaluationClip:
-    """Build the sample by the path of inference: the robot is masked by ray casting its description."""
-    sample = clip_to_sample(
-        clip,
-        robot,
-        encoder=encoder,
-        surface=robot.sample_surface(SURFACE_POINTS, links="gripper", seed=SURFACE_SEED),
-        mask="robot",
-    )
-    dense = robot.flow(
-        robot.sample_surface(DENSE_SURFACE, links="gripper", seed=SURFACE_SEED + 1),
-        sample.joint_positions,
-        step_dt=clip.step_dt,
-    ).to(dtype=torch.float32)
-    if dense.gripper_pose is None:
-        raise InputError(
-            f"the robot '{robot.name}' has no tool link; the baselines need its motion"
-        )
-    points, bodies = pixel_points(clip)
-    return EvaluationClip(
-        sample=sample,
-        hand=HandMotion(surface=dense.positions, normals=dense.normals, pose=dense.gripper_pose),
-        objects=clip.bodies_of_kind("object"),
-        dense_points=torch.from_numpy(points).float(),
-        dense_bodies=torch.from_numpy(bodies),
-    )
-
-
-def pixel_points(clip: Clip) -> tuple[np.ndarray, np.ndarray]:
-    """Every depth pixel of all views: (pixels, 3) points [m] and (pixels,) body ids."""
-    points, bodies = [], []
-    for view in clip.views:
-        seen = (view.depth > 0) & (view.segmentation > 0)
-        points.append(transform_points(view.T_world_cam, unproject(view.depth, view.K)[seen]))
-        bodies.append(view.segmentation[seen].astype(np.int64) - 1)
-    return np.concatenate(points), np.concatenate(bodies)
+def read_clips(
+    data: str | Path, *, encoder: ImageEncoder | None = None, limit: int | None = None
+) -> Iterator[EvaluationClip]:
+    """The clips of a data set as evaluation sees them, each with the description of its own robot."""
+    robots = cache(RobotModel.load)
+    for path in list_clips(data)[:limit]:
+        clip = read_clip(path)
+        yield read_evaluation_clip(clip, robots(clip.robot), encoder=encoder)
 
 
 def tune_radius(clips: Sequence[EvaluationClip], radii: Sequence[float] = RADII) -> float:
@@ -90,98 +63,146 @@ def tune_radius(clips: Sequence[EvaluationClip], radii: Sequence[float] = RADII)
         scores = []
         for clip in clips:
             predicted = rigid_carry(clip.sample.scene.points, clip.hand, radius=radius)
-            scores.append(flow_errors(predicted, clip.sample.displacements, clip.never_moves))
+            true = clip.sample.displacements
+            scores.append(flow_errors(predicted, true, clip.never_moves, held=clip.held))
         mean = summarise(s["l2_moved"] for s in scores).mean
         return math.inf if mean is None else mean
 
     return min(radii, key=error)
 
 
+def tune_spread(predictor: Predictor, clips: Sequence[EvaluationClip]) -> SpreadMap:
+    """The correction of a predictor's spread, fitted to its errors on validation clips.
+
+    Raises:
+        InputError: the predictor states no spread.
+    """
+    rows = []
+    for clip in clips:
+        forecast = predictor(clip)
+        if forecast is None or forecast.sigma is None:
+            raise InputError("this predictor states no spread, so there is nothing to correct")
+        true, chosen = clip.sample.displacements, ~clip.held
+        if forecast.looked_at is not None:
+            chosen &= forecast.looked_at
+        rows.append(
+            (
+                forecast.sigma[1:, chosen].flatten(),
+                (forecast.displacements - true)[1:, chosen].flatten(0, 1),
+                moved_mask(true)[1:, chosen].flatten(),
+            )
+        )
+    return fit_spread(rows)
+
+
 @torch.no_grad()
-def evaluate_clip(
-    model: WorldModel | None, clip: EvaluationClip, *, radius: float
-) -> dict[str, dict[str, float]]:
-    """Per predictor the metrics of one clip [m]."""
-    sample = clip.sample
-    points, true = sample.scene.points, sample.displacements
-    predictions = {
-        "no_motion": no_motion(points, len(true)),
-        "rigid_carry": rigid_carry(points, clip.hand, radius=radius),
-        "object_carry": object_carry(
-            points,
-            sample.body_ids,
-            clip.objects,
-            clip.hand,
-            dense_points=clip.dense_points,
-            dense_bodies=clip.dense_bodies,
-        ),
-    }
-    spread: dict[str, float] = {}
-    if model is not None:
-        flow = model.predict(sample.scene, sample.robot)
-        predictions = {"model": flow.displacements, **predictions}
-        scale = model.norm_stats_per_step_var[0].mean(-1).clamp_min(1e-6).sqrt()
-        sigma = (flow.log_var[..., 0] / 2).exp() * scale[:, None]
-        spread = calibration((flow.displacements - true)[1:], sigma[1:], moved_mask(true)[1:])
-    results = {
-        name: flow_errors(predicted, true, clip.never_moves)
-        for name, predicted in predictions.items()
-    }
-    if model is not None:
-        results["model"] |= spread
-    return results
+def evaluate_clip(predictors: Mapping[str, Predictor], clip: EvaluationClip) -> ClipScores:
+    """Metrics of one clip [m] for every predictor that has something to say about it."""
+    true, held = clip.sample.displacements, clip.held
+    metrics: dict[str, dict[str, float]] = {}
+    at_rest: dict[str, Tensor] = {}
+    for name, predictor in predictors.items():
+        forecast = predictor(clip)
+        if forecast is None:
+            continue
+        predicted = forecast.displacements
+        metrics[name] = flow_errors(
+            predicted, true, clip.never_moves, held=held, rested=clip.came_to_rest
+        ) | _spread_metrics(forecast, clip)
+        at_rest[name] = rest_histogram(predicted, true, clip.never_moves & ~held)
+    return ClipScores(family=clip.sample.family, metrics=metrics, at_rest=at_rest)
+
+
+def _spread_metrics(forecast: Forecast, clip: EvaluationClip) -> dict[str, float]:
+    """Calibration without held tools, and the release's columns in both modes, of predictors that state a spread."""
+    scores: dict[str, float] = {}
+    sample, free = clip.sample, ~clip.held
+    true = sample.displacements
+    if forecast.sigma is not None:
+        near = forecast.looked_at
+        scores |= calibration(
+            (forecast.displacements - true)[1:, free],
+            forecast.sigma[1:, free],
+            moved_mask(true)[1:, free],
+            None if near is None else near[free],
+        )
+    if forecast.log_var is not None:
+        for mode in ("compat", "exact"):
+            columns = released_metrics(
+                sample.positions[:1] + forecast.displacements,
+                sample.positions,
+                supervised=sample.supervised,
+                log_var=forecast.log_var,
+                mode=mode,
+            )
+            scores |= {f"released/{mode}/{name}": columns[f"{name}/mean"] for name in _RELEASED}
+    return scores
 
 
 def evaluate(
     data: str | Path,
-    model: WorldModel | None,
-    robot: RobotModel,
+    predictors: Mapping[str, Predictor],
     *,
-    radius: float,
     encoder: ImageEncoder | None = None,
     limit: int | None = None,
     on_clip: Callable[[int], None] | None = None,
 ) -> dict[str, object]:
     """Evaluate on every clip below `data`.
 
+    Args:
+        predictors: by name, of PREDICTORS; `no_motion` must be among them.
+
     Returns:
-        A JSON-ready table: `overall` and `families`, each per predictor per metric mean, standard error and count, and
-        `ratios` of the mover error to no motion.
+        A JSON-ready table: `clips`, `overall`, `rigid` (the families of free rigid objects) and `families`; see
+        `tabulate`.
     """
-    rows: list[tuple[str, dict[str, dict[str, float]]]] = []
-    for path in list_clips(data)[:limit]:
-        clip = read_clip(path)
-        scored = evaluate_clip(
-            model, read_evaluation_clip(clip, robot, encoder=encoder), radius=radius
-        )
-        rows.append((clip.family, scored))
+    scores = []
+    for clip in read_clips(data, encoder=encoder, limit=limit):
+        scores.append(evaluate_clip(predictors, clip))
         if on_clip is not None:
             on_clip(1)
-    families = sorted({family for family, _ in rows})
+    families = sorted({score.family for score in scores})
     return {
-        "clips": len(rows),
-        "rigid_carry_radius_m": radius,
-        "overall": tabulate([row for _, row in rows]),
+        "clips": len(scores),
+        "overall": tabulate(scores),
+        "rigid": tabulate([score for score in scores if is_rigid(score.family)]),
         "families": {
-            name: tabulate([row for family, row in rows if family == name]) for name in families
+            name: tabulate([score for score in scores if score.family == name]) for name in families
         },
     }
 
 
-def tabulate(rows: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, object]:
-    """Means over clips per predictor, and mover errors relative to no motion."""
-    predictors = [name for name in PREDICTORS if rows and name in rows[0]]
-    metrics = {
-        name: {
-            metric: asdict(summarise(row[name][metric] for row in rows)) for metric in rows[0][name]
+def is_rigid(family: str) -> bool:
+    """Whether what moves in clips of this family are free rigid objects."""
+    known = REGISTRY.get(family)
+    return known is not None and known.group in RIGID_GROUPS
+
+
+def tabulate(scores: Sequence[ClipScores]) -> dict[str, object]:
+    """Means over clips per predictor.
+
+    Returns:
+        `metrics`: per predictor and metric mean, standard error and count. `ratios_to_no_motion`: mean mover error over
+        that of no motion on the same clips. `never_moving_p99`: 99th percentile [m] of the error over all steps and
+        points on bodies that never move.
+    """
+    names = [name for name in PREDICTORS if any(name in score.metrics for score in scores)]
+    metrics, ratios, percentiles = {}, {}, {}
+    for name in names:
+        known = [score for score in scores if name in score.metrics]
+        columns = dict.fromkeys(metric for score in known for metric in score.metrics[name])
+        metrics[name] = {
+            metric: asdict(summarise(s.metrics[name].get(metric, math.nan) for s in known))
+            for metric in columns
         }
-        for name in predictors
+        own = metrics[name]["l2_moved"]["mean"]
+        still = summarise(s.metrics["no_motion"]["l2_moved"] for s in known).mean
+        ratios[name] = None if own is None or not still else own / still
+        counts = torch.stack([score.at_rest[name] for score in known]).sum(0)
+        value = histogram_quantile(counts, 0.99)
+        percentiles[name] = None if math.isnan(value) else value
+    return {
+        "metrics": metrics,
+        "ratios_to_no_motion": ratios,
+        "never_moving_p99": percentiles,
     }
-    reference = Summary(**metrics["no_motion"]["l2_moved"]).mean if rows else None
-    ratios = {
-        name: None
-        if not reference or metrics[name]["l2_moved"]["mean"] is None
-        else metrics[name]["l2_moved"]["mean"] / reference
-        for name in predictors
-    }
-    return {"metrics": metrics, "ratios_to_no_motion": ratios}

@@ -14,6 +14,12 @@ Tensor = torch.Tensor
 
 #: A static point predicted to move farther than this counts as a false motion [m].
 FALSE_MOTION = 0.01
+#: A body has come to rest when none of its points moves farther than REST in any of the last REST_STEPS steps [m].
+REST, REST_STEPS = 1e-3, 3
+#: Bins of the error of points on bodies that never move, for percentiles over many clips [m]; beyond: the last bin.
+REST_BIN, REST_BINS = 1e-4, 1000
+#: Limits in standard deviations, by the per cent of Gaussian errors within them, and that share.
+WITHIN = {68: (1.0, 0.682689), 95: (1.959964, 0.95)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,27 +52,74 @@ def moved_mask(displacements: Tensor) -> Tensor:
     return step.norm(dim=-1) > MOVING_STEP
 
 
-def flow_errors(predicted: Tensor, true: Tensor, never_moves: Tensor) -> dict[str, float]:
+def came_to_rest(displacements: Tensor, body_ids: Tensor) -> Tensor:
+    """(points,) bool: the point's body has moved and lies still over the last steps.
+
+    Args:
+        displacements: (steps, points, 3) true motion [m]. body_ids: (points,).
+    """
+    step = torch.diff(displacements, dim=0).norm(dim=-1)
+    _, group = torch.unique(body_ids, return_inverse=True)
+    largest = torch.zeros(2, int(group.max()) + 1 if len(group) else 0, dtype=step.dtype)
+    for row, values in enumerate((step.amax(0), step[-REST_STEPS:].amax(0))):
+        largest[row].scatter_reduce_(0, group, values, "amax")
+    return ((largest[0] > MOVING_STEP) & (largest[1] < REST))[group]
+
+
+def flow_errors(
+    predicted: Tensor,
+    true: Tensor,
+    never_moves: Tensor,
+    *,
+    held: Tensor | None = None,
+    rested: Tensor | None = None,
+) -> dict[str, float]:
     """Errors of one clip [m], pooled over steps 1.. and points; NaN where nothing falls into a class.
 
     Args:
         predicted, true: (steps, points, 3) displacements [m].
         never_moves: (points,) bool: the point's body stays where it is during the whole clip.
+        held: (points,) bool: on a tool that is fixed to the hand, whose motion is known; counted in `l2_held` alone.
+        rested: (points,) bool: from `came_to_rest`.
+
+    Returns:
+        See "Evaluation" in docs/training.md. `l2_moved@3` is `l2_moved` of step 3 alone.
     """
+    nothing = torch.zeros_like(never_moves)
+    held = nothing if held is None else held
+    rested = nothing if rested is None else rested & ~held
     error = (predicted - true).norm(dim=-1)[1:]
-    moved = moved_mask(true)[1:]
-    reach = predicted.norm(dim=-1)[:, never_moves]
-    at_rest = error[:, never_moves]
-    return {
-        "l2": _mean(error),
+    moved = moved_mask(true)[1:] & ~held
+    still = never_moves & ~held
+    false = (predicted[:, still].norm(dim=-1).amax(0) > FALSE_MOTION).float()
+    scores = {
+        "l2": _mean(error[:, ~held]),
         "l2_moved": _mean(error[moved]),
-        "l2_static": _mean(error[~moved]),
+        "l2_static": _mean(error[~moved & ~held]),
         "l2_moved_last": _mean(error[-1][moved.any(0)]),
-        "l2_never_moving": _mean(at_rest),
-        "false_motion_share": _mean((reach.amax(0) > FALSE_MOTION).float())
-        if never_moves.any()
-        else math.nan,
+        "l2_never_moving": _mean(error[:, still]),
+        "false_motion_share": _mean(false),
+        "l2_came_to_rest": _mean(error[-REST_STEPS:, rested]),
+        "l2_held": _mean(error[:, held]),
     }
+    steps = {f"l2_moved@{t + 1}": _mean(row[moved[t]]) for t, row in enumerate(error)}
+    return scores | steps
+
+
+def rest_histogram(predicted: Tensor, true: Tensor, never_moves: Tensor) -> Tensor:
+    """(REST_BINS,) float64 counts of the errors (steps 1.., points on bodies that never move)."""
+    error = (predicted - true).norm(dim=-1)[1:, never_moves].flatten()
+    index = (error / REST_BIN).long().clamp_max(REST_BINS - 1)
+    return torch.bincount(index, minlength=REST_BINS).double()
+
+
+def histogram_quantile(counts: Tensor, share: float) -> float:
+    """Upper edge [m] of the bin below which `share` of the counts lie; NaN without any."""
+    total = float(counts.sum())
+    if total == 0:
+        return math.nan
+    reached = counts.cumsum(0) >= share * total
+    return REST_BIN * (int(reached.long().argmax()) + 1)
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> float:
@@ -85,26 +138,28 @@ def _ranks(values: Tensor) -> Tensor:
     return (last - (counts.double() - 1) / 2)[inverse]
 
 
-def calibration(error: Tensor, sigma: Tensor, moved: Tensor) -> dict[str, float]:
+def calibration(
+    error: Tensor, sigma: Tensor, moved: Tensor, looked_at: Tensor | None = None
+) -> dict[str, float]:
     """How well the predicted spread describes the error of one clip.
 
     Args:
         error: (steps, points, 3) predicted - true [m]. sigma: (steps, points) per-axis standard deviation [m].
         moved: (steps, points) bool. Step 0 must be left out of all three.
+        looked_at: (points,) bool: points that the network looks at; None = all.
 
     Returns:
-        Spearman between sigma and error length among moved points, and the share of per-axis errors within one and
-        two sigma of all points (68 % and 95 % for a Gaussian).
+        Spearman between sigma and error length among moved points, and the share of per-axis errors within 1 and 1.96
+        sigma of all points (68 % and 95 % for a Gaussian), of those looked at (`_near`) and of movers (`_moved`).
     """
     length = error.norm(dim=-1)
     ratio = error.abs() / sigma[..., None].clamp_min(1e-9)
-    return {
-        "spearman_moved": rank_correlation(sigma[moved], length[moved]),
-        "coverage_68": _mean((ratio < 1.0).float()),
-        "coverage_95": _mean((ratio < 1.959964).float()),
-        "coverage_68_moved": _mean((ratio[moved] < 1.0).float()),
-        "coverage_95_moved": _mean((ratio[moved] < 1.959964).float()),
-    }
+    near = torch.ones_like(moved) if looked_at is None else looked_at.expand_as(moved)
+    scores = {"spearman_moved": rank_correlation(sigma[moved], length[moved])}
+    for name, chosen in (("", torch.ones_like(moved)), ("_near", near), ("_moved", moved)):
+        for percent, (limit, _) in WITHIN.items():
+            scores[f"coverage_{percent}{name}"] = _mean((ratio[chosen] < limit).float())
+    return scores
 
 
 def table(rows: Iterable[Mapping[str, float]]) -> dict[str, Summary]:

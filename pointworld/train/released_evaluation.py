@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 
 import torch
 
-from pointworld.data.released import LowConfidence, ReleasedSample
+from pointworld.data.released import (
+    LowConfidence,
+    RawClip,
+    ReleasedSample,
+    SplitManifest,
+    iterate_h5,
+    iterate_shards,
+    shard_paths,
+)
+from pointworld.data.released.wds import MIN_SHARD_BYTES, local_path
 from pointworld.errors import InputError
 from pointworld.model import WorldModel, collate
 from pointworld.train.released_metrics import (
@@ -69,11 +80,29 @@ def score_sample(
     Args:
         low: the expert's voxels of this clip, for the filtered metrics; None leaves them out.
     """
+    displacements, log_var = _forecast(model, sample)
+    return score_forecast(sample, displacements, log_var, low=low, mode=mode)
+
+
+def _forecast(model: WorldModel, sample: ReleasedSample) -> tuple[Tensor, Tensor]:
+    """As `predict_sample`, with the release's constant variance in simulated domains."""
     displacements, log_var = predict_sample(model, sample)
-    true, supervised = sample.flow.positions, sample.flow.supervised
     if sample.domain in model.spec.simulated_domains:
         simulated = torch.ones(1, dtype=torch.bool)
         log_var = simulated_log_var(log_var[None], simulated, sample.valid[None])[0]
+    return displacements, log_var
+
+
+def score_forecast(
+    sample: ReleasedSample,
+    displacements: Tensor,
+    log_var: Tensor | None,
+    *,
+    low: LowConfidence | None = None,
+    mode: Mode = "compat",
+) -> ClipScore:
+    """The release's metrics of predicted displacements (steps, points, 3) [m]; without log_var none of confidence."""
+    true = sample.flow.positions
     kept = None
     if low is not None:
         points = sample.base_points().float()
@@ -84,7 +113,7 @@ def score_sample(
         metrics=released_metrics(
             true[:1] + displacements,
             true,
-            supervised=supervised,
+            supervised=sample.flow.supervised,
             log_var=log_var,
             kept=kept,
             mode=mode,
@@ -108,19 +137,80 @@ def evaluate_released(
     Raises:
         InputError: there is no sample.
     """
-    scores = [
-        score_sample(
-            model,
-            sample,
-            low=low(sample.flow.key) if low is not None and sample.domain == "droid" else None,
-            mode=mode,
-        )
-        for sample in samples
-    ]
-    if not scores:
+    return compare_released(model, samples, low=low, modes=(mode,))["model"][mode]
+
+
+def compare_released(
+    model: WorldModel,
+    samples: Iterable[ReleasedSample],
+    *,
+    low: Callable[[str], LowConfidence] | None = None,
+    modes: Sequence[Mode] = ("compat", "exact"),
+    split: str = "test",
+) -> dict[str, dict[str, dict[str, float]]]:
+    """The table of `evaluate_released` of the model and of no motion, in every mode: by row, then mode.
+
+    Raises:
+        InputError: there is no sample.
+    """
+    found: dict[tuple[str, Mode], list[ClipScore]] = {}
+    for sample in samples:
+        voxels = low(sample.flow.key) if low is not None and sample.domain == "droid" else None
+        displacements, log_var = _forecast(model, sample)
+        rows = {
+            "model": (displacements, log_var),
+            "no_motion": (torch.zeros_like(displacements), None),
+        }
+        for mode in modes:
+            for row, forecast in rows.items():
+                score = score_forecast(sample, *forecast, low=voxels, mode=mode)
+                found.setdefault((row, mode), []).append(score)
+    if not found:
         raise InputError("there is no clip to evaluate")
-    return report(
-        [score.metrics for score in scores],
-        [score.domain for score in scores],
-        [score.counts for score in scores if score.counts],
-    )
+    tables: dict[str, dict[str, dict[str, float]]] = {}
+    for (row, mode), members in found.items():
+        tables.setdefault(row, {})[mode] = report(
+            [score.metrics for score in members],
+            [score.domain for score in members],
+            [score.counts for score in members if score.counts],
+            split=split,
+        )
+    return tables
+
+
+def released_clips(
+    folder: str | Path,
+    *,
+    split: str = "test",
+    manifest: SplitManifest | None = None,
+    min_shard_bytes: int = MIN_SHARD_BYTES,
+) -> Iterator[RawClip]:
+    """Clips of a folder of released data: shards `<folder>/<split>/*.tar`, or else every H5 file below it.
+
+    Args:
+        manifest: keep its clips of `split` only; H5 files have no split of their own.
+
+    Raises:
+        InputError: neither shards nor H5 files there, or files that are not of the released layout.
+    """
+    root = local_path(folder)
+    if (root / split).is_dir() and any((root / split).glob("*.tar")):
+        clips = iterate_shards(shard_paths(root, split, min_bytes=min_shard_bytes))
+    else:
+        clips = chain.from_iterable(iterate_h5(path) for path in _h5_files(root))
+    for clip in clips:
+        if manifest is None or manifest.split_of(clip.key) == split:
+            yield clip
+
+
+def _h5_files(root: Path) -> list[Path]:
+    """Files with clips: not the depth videos, camera poses and confidence lists that lie beside them."""
+    if root.is_file():
+        return [root]
+    beside = ("_depth", "_extrinsics", "expert_confidence")
+    found = [p for p in sorted(root.rglob("*.h5")) if not any(word in p.stem for word in beside)]
+    if not found:
+        raise InputError(
+            f"{root} holds no released data: neither shards <folder>/<split>/*.tar nor H5 files"
+        )
+    return found

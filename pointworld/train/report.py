@@ -1,201 +1,232 @@
-"""Tables and a picture of what `pointworld evaluate` measured, from its JSON alone."""
+"""Tables of what `pointworld evaluate` measured, from its JSON alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pointworld.files import atomic_path
+from pointworld.train.targets import Result, targets
 
-Result = Mapping[str, Any]
-
-#: Aims for the first checkpoint: mover error over no motion, error [m] and false motion of bodies that never move.
-MOVER_AIM, REST_AIM, FALSE_MOTION_AIM = 0.40, 0.0015, 0.03
-BASELINES = {
+LABELS = {
     "no_motion": "no motion",
     "rigid_carry": "rigid carry, tuned radius",
     "object_carry": "whole-object carry, true segmentation",
+    "gnn": "graph network, same data",
+    "wrong_physics": "simulator, nominal friction and mass",
 }
+_COLUMNS = ("l2", "l2_moved", "l2_static", "l2_conf", "l2_moved_conf", "l2_static_conf")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Aim:
-    """One aim, what was measured, and whether it is met."""
-
-    name: str
-    wanted: str
-    measured: str
-    met: bool
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
-def _metric(group: Result, predictor: str, metric: str) -> Mapping[str, Any]:
-    return group["metrics"][predictor][metric]
-
-
-def _mean(group: Result, predictor: str, metric: str) -> float | None:
-    return _metric(group, predictor, metric)["mean"]
-
-
-def _cell(summary: Mapping[str, Any], scale: float = 1e3, digits: int = 1) -> str:
-    if summary["mean"] is None:
+def _cell(group: Result, name: str, metric: str, scale: float = 1e3, digits: int = 1) -> str:
+    summary = group["metrics"].get(name, {}).get(metric)
+    if summary is None or summary["mean"] is None:
         return "–"
     mean, error = summary["mean"] * scale, summary["standard_error"] * scale
     return f"{mean:.{digits}f} ± {error:.{digits}f}"
 
 
-def _ratio(group: Result, predictor: str) -> str:
-    value = group["ratios_to_no_motion"][predictor]
-    return "–" if value is None else f"{value:.3f}"
+def _number(value: float | None, scale: float = 1.0, digits: int = 3) -> str:
+    return "–" if value is None else f"{value * scale:.{digits}f}"
 
 
-def aims(result: Result) -> list[Aim]:
-    """The aims for the first checkpoint against one evaluation; an undefined measurement is a miss."""
-    overall = result["overall"]
-    ratios = overall["ratios_to_no_motion"]
-    model = ratios["model"]
-    rest = _mean(overall, "model", "l2_never_moving")
-    false_motion = _mean(overall, "model", "false_motion_share")
-    found = [
-        Aim(
-            name="mover error / no motion",
-            wanted=f"at most {MOVER_AIM:.2f}",
-            measured=_ratio(overall, "model"),
-            met=model is not None and model <= MOVER_AIM,
-        )
-    ]
-    for name, wanted in (("rigid_carry", "below"), ("object_carry", "no worse than")):
-        other = ratios[name]
-        met = model is not None and other is not None
-        found.append(
-            Aim(
-                name=f"against {BASELINES[name]}",
-                wanted=f"{wanted} {_ratio(overall, name)}",
-                measured=_ratio(overall, "model"),
-                met=met and (model < other if name == "rigid_carry" else model <= other),
-            )
-        )
-    for name, value, aim, scale, unit in (
-        ("bodies that never move, mean error", rest, REST_AIM, 1e3, "mm"),
-        ("their points predicted to move > 1 cm", false_motion, FALSE_MOTION_AIM, 1e2, "%"),
-    ):
-        found.append(
-            Aim(
-                name=name,
-                wanted=f"at most {aim * scale:g} {unit}",
-                measured="–" if value is None else f"{value * scale:.2f} {unit}",
-                met=value is not None and value <= aim,
-            )
-        )
-    return found
+def _ratio(group: Result, name: str) -> str:
+    return _number(group["ratios_to_no_motion"].get(name))
 
 
-def aims_table(result: Result) -> str:
-    """Markdown: every aim, its measurement, met or missed."""
+def _mean(group: Result, name: str, metric: str) -> float | None:
+    summary = group["metrics"].get(name, {}).get(metric)
+    return None if summary is None else summary["mean"]
+
+
+def rows_of(results: Mapping[str, Result]) -> list[tuple[str, Result, str]]:
+    """Label, evaluation and predictor of every row: the baselines (first evaluation that has each), then the models."""
+    rows: list[tuple[str, Result, str]] = []
+    for name, label in LABELS.items():
+        owner = next((r for r in results.values() if name in r["overall"]["metrics"]), None)
+        if owner is not None:
+            rows.append((label, owner, name))
+    return rows + [(f"**{label}**", result, "model") for label, result in results.items()]
+
+
+def targets_table(results: Mapping[str, Result]) -> str:
+    """Markdown: every target against the first evaluation."""
     rows = [
-        f"| {a.name} | {a.wanted} | {a.measured} | {'met' if a.met else '**missed**'} |"
-        for a in aims(result)
+        (t.name, t.wanted, t.measured, "met" if t.met else "**missed**")
+        for t in targets(next(iter(results.values())))
     ]
-    return "\n".join(["| aim | wanted | measured | |", "|---|---|---|---|", *rows])
+    return _markdown(("target", "wanted", "measured", ""), rows)
 
 
 def main_table(results: Mapping[str, Result]) -> str:
-    """Markdown: baselines (of the first result) and every named model, mean ± standard error over clips."""
-    first = next(iter(results.values()))
-    rows = [(label, first["overall"], name) for name, label in BASELINES.items()]
-    rows += [(f"**{label}**", result["overall"], "model") for label, result in results.items()]
-    lines = [
-        "| predictor | mover error [mm] | / no motion | movers at the last step [mm] | all points [mm] "
-        "| never-moving bodies [mm] | of these > 1 cm [%] |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for label, group, name in rows:
-        cells = [
-            label,
-            _cell(_metric(group, name, "l2_moved")),
-            _ratio(group, name),
-            _cell(_metric(group, name, "l2_moved_last")),
-            _cell(_metric(group, name, "l2"), digits=2),
-            _cell(_metric(group, name, "l2_never_moving"), digits=2),
-            _cell(_metric(group, name, "false_motion_share"), scale=1e2, digits=2),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    """Markdown: baselines and models, mean ± standard error over clips."""
+    header = (
+        "predictor",
+        "mover error [mm]",
+        "/ no motion",
+        "movers at the last step [mm]",
+        "all points [mm]",
+        "never-moving bodies [mm]",
+        "99th percentile [mm]",
+        "of these > 1 cm [%]",
+    )
+    rows = []
+    for label, result, name in rows_of(results):
+        group = result["overall"]
+        rows.append(
+            (
+                label,
+                _cell(group, name, "l2_moved"),
+                _ratio(group, name),
+                _cell(group, name, "l2_moved_last"),
+                _cell(group, name, "l2", digits=2),
+                _cell(group, name, "l2_never_moving", digits=2),
+                _number(group["never_moving_p99"].get(name), 1e3, 1),
+                _cell(group, name, "false_motion_share", scale=1e2, digits=2),
+            )
+        )
+    return _markdown(header, rows)
 
 
 def family_table(results: Mapping[str, Result]) -> str:
-    """Markdown: mover error over no motion per family of motion."""
+    """Markdown: mover error over no motion per family of motion, and over the families of rigid objects."""
     first = next(iter(results.values()))
-    names = ["clips with movers", "no motion [mm]", "rigid carry", "object carry", *results]
-    lines = ["| family | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for family, group in first["families"].items():
-        movers = _metric(group, "no_motion", "l2_moved")
-        cells = [family, str(movers["count"]), _cell(movers)]
-        cells += [_ratio(group, name) for name in ("rigid_carry", "object_carry")]
-        cells += [_ratio(result["families"][family], "model") for result in results.values()]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    others = [row for row in rows_of(results) if row[2] != "no_motion"]
+    header = ("family", "clips with movers", "no motion [mm]", *(label for label, _, _ in others))
+
+    def row(title: str, pick: Callable[[Result], Result | None]) -> list[str]:
+        group = pick(first)
+        movers = {} if group is None else group["metrics"].get("no_motion", {}).get("l2_moved", {})
+        still = "–" if group is None else _cell(group, "no_motion", "l2_moved")
+        cells = [title, str(movers.get("count", 0)), still]
+        for _, result, name in others:
+            found = pick(result)
+            cells.append("–" if found is None else _ratio(found, name))
+        return cells
+
+    rows = [
+        row(family, lambda result, family=family: result["families"].get(family))  # type: ignore[misc]
+        for family in first["families"]
+    ]
+    rows.append(row("families of rigid objects", lambda result: result["rigid"]))
+    rows.append(row("**all**", lambda result: result["overall"]))
+    return _markdown(header, rows)
+
+
+def step_numbers(group: Result) -> list[int]:
+    """The steps of an evaluation."""
+    names = group["metrics"].get("no_motion", {})
+    return sorted(int(name.split("@")[1]) for name in names if name.startswith("l2_moved@"))
+
+
+def step_table(results: Mapping[str, Result]) -> str:
+    """Markdown: error of the points that move in a step, over that of no motion, step by step."""
+    first = next(iter(results.values()))["overall"]
+    others = [row for row in rows_of(results) if row[2] != "no_motion"]
+    rows = []
+    for step in step_numbers(first):
+        metric = f"l2_moved@{step}"
+        cells = [str(step), _cell(first, "no_motion", metric)]
+        for _, result, name in others:
+            cells.append(_number(step_ratio(result["overall"], name, step)))
+        rows.append(cells)
+    header = ("step", "no motion [mm]", *(label for label, _, _ in others))
+    return _markdown(header, rows)
+
+
+def step_ratio(group: Result, name: str, step: int) -> float | None:
+    """Error of the points that move in `step` over that of no motion; None where nothing moves."""
+    own, still = (_mean(group, n, f"l2_moved@{step}") for n in (name, "no_motion"))
+    return None if own is None or not still else own / still
+
+
+def rest_table(results: Mapping[str, Result]) -> str:
+    """Markdown: bodies that have moved and lie still at the end, and tools fixed to the hand, reported apart."""
+    rows = []
+    for label, result, name in rows_of(results):
+        group = result["overall"]
+        own, still = (_mean(group, n, "l2_came_to_rest") for n in (name, "no_motion"))
+        ratio = None if own is None or not still else own / still
+        rows.append(
+            (
+                label,
+                _cell(group, name, "l2_came_to_rest"),
+                _number(ratio),
+                _cell(group, name, "l2_held"),
+            )
+        )
+    header = ("predictor", "came to rest [mm]", "/ no motion", "tools held in the hand [mm]")
+    return _markdown(header, rows)
 
 
 def spread_table(results: Mapping[str, Result]) -> str:
     """Markdown: how well the predicted spread describes the error."""
-    columns = {
-        "spearman_moved": "rank correlation among movers",
-        "coverage_68": "within 1 σ, all",
-        "coverage_68_moved": "within 1 σ, movers",
-        "coverage_95": "within 1.96 σ, all",
-        "coverage_95_moved": "within 1.96 σ, movers",
-    }
-    lines = ["| model | " + " | ".join(columns.values()) + " |", "|---" * 6 + "|"]
-    for label, result in results.items():
-        cells = [_cell(_metric(result["overall"], "model", m), 1.0, 2) for m in columns]
-        lines.append("| " + " | ".join([label, *cells]) + " |")
-    return "\n".join(lines)
+    columns = {"spearman_moved": "rank correlation among movers"}
+    for suffix, who in (("_near", "points looked at"), ("_moved", "movers"), ("", "all points")):
+        columns |= {f"coverage_{p}{suffix}": f"{p} % interval, {who}" for p in (68, 95)}
+    rows = [
+        (label, *(_cell(result["overall"], name, metric, 1.0, 2) for metric in columns))
+        for label, result, name in rows_of(results)
+        if "spearman_moved" in result["overall"]["metrics"].get(name, {})
+    ]
+    return _markdown(("model", *columns.values()), rows)
+
+
+def released_table(results: Mapping[str, Result]) -> str:
+    """Markdown: the columns of the release's own table, in both of its modes [mm]."""
+    rows = [
+        (
+            label,
+            mode,
+            *(
+                _cell(result["overall"], "model", f"released/{mode}/{name}", digits=2)
+                for name in _COLUMNS
+            ),
+        )
+        for label, result in results.items()
+        for mode in ("compat", "exact")
+    ]
+    return _markdown(("model", "mode", *_COLUMNS), rows)
+
+
+def _about(results: Mapping[str, Result]) -> str:
+    first: Any = next(iter(results.values()))
+    return f"{first['clips']} clips; the rigid-carry radius is {first['rigid_carry_radius_m'] * 1e3:g} mm."
+
+
+#: What a page can ask for by name.
+TABLES: Mapping[str, Callable[[Mapping[str, Result]], str]] = {
+    "about": _about,
+    "summary": main_table,
+    "targets": targets_table,
+    "families": family_table,
+    "steps": step_table,
+    "rest": rest_table,
+    "spread": spread_table,
+    "released": released_table,
+}
+_TITLES = {
+    "targets": "Against the targets",
+    "families": "Mover error over no motion, by kind of motion",
+    "steps": "Mover error over no motion, step by step",
+    "rest": "Bodies that come to rest, and held tools",
+    "spread": "Predicted spread",
+    "released": "The release's columns",
+}
 
 
 def report(results: Mapping[str, Result]) -> str:
     """All tables as markdown.
 
     Args:
-        results: label to what `pointworld evaluate --json` printed; the shipped model first.
+        results: label to the JSON of `pointworld evaluate`; the shipped model first.
     """
-    first = next(iter(results.values()))
-    return "\n\n".join(
-        [
-            f"{first['clips']} clips; the rigid-carry radius is {first['rigid_carry_radius_m'] * 1e3:g} mm.",
-            main_table(results),
-            "### Against the aims\n\n" + aims_table(first),
-            "### Mover error over no motion, by kind of motion\n\n" + family_table(results),
-            "### Predicted spread\n\n" + spread_table(results),
-        ]
-    )
-
-
-def plot_families(results: Mapping[str, Result], path: Path) -> None:
-    """Bars of mover error over no motion, overall and per family."""
-    from matplotlib.figure import Figure
-
-    first = next(iter(results.values()))
-    groups: Sequence[str] = ["overall", *first["families"]]
-
-    def pick(result: Result, group: str) -> Result:
-        return result["overall"] if group == "overall" else result["families"][group]
-
-    series = [(BASELINES[n], first, n) for n in ("rigid_carry", "object_carry")]
-    series += [(label, result, "model") for label, result in results.items()]
-    shown = [g for g in groups if pick(first, g)["ratios_to_no_motion"]["no_motion"] is not None]
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    width = 0.8 / len(series)
-    for index, (label, result, name) in enumerate(series):
-        heights = [pick(result, g)["ratios_to_no_motion"][name] or 0.0 for g in shown]
-        places = [x + (index - (len(series) - 1) / 2) * width for x in range(len(shown))]
-        axes.bar(places, heights, width, label=label)
-    axes.axhline(1.0, color="0.4", linewidth=0.8)
-    axes.axhline(MOVER_AIM, color="0.4", linewidth=0.8, linestyle=":")
-    axes.set_xticks(range(len(shown)), shown)
-    axes.set_ylabel("mover error / no motion")
-    axes.legend(frameon=False, fontsize=8)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+    parts = []
+    for name, table in TABLES.items():
+        title = _TITLES.get(name)
+        parts.append((f"### {title}\n\n" if title else "") + table(results))
+    return "\n\n".join(parts)

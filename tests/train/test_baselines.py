@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from pointworld.geometry import make_transform
 from pointworld.train import HandMotion, no_motion, object_carry, rigid_carry
-from pointworld.train.evaluator import tabulate
 from tests.train.synthetic import _box_surface
 
 STEPS = 11
@@ -68,12 +66,3 @@ def test_the_whole_touched_object_moves_and_no_other() -> None:
     gap_before, gap_after = near[1] - near[0], (near + moved[10, :2])[1] - (near + moved[10, :2])[0]
     assert abs(gap_before.norm() - gap_after.norm()) < 1e-5
     assert not moved[:, 2].any()
-
-
-def test_ratios_divide_means_over_clips() -> None:
-    def row(model: float, still: float) -> dict[str, dict[str, float]]:
-        return {"model": {"l2_moved": model}, "no_motion": {"l2_moved": still}}
-
-    table = tabulate([row(0.01, 0.1), row(0.02, 0.02)])
-    assert table["ratios_to_no_motion"]["model"] == pytest.approx(0.25)
-    assert table["metrics"]["model"]["l2_moved"]["count"] == 2

@@ -10,7 +10,14 @@ import scipy.stats
 import torch
 
 from pointworld.train import calibration, flow_errors
-from pointworld.train.metrics import moved_mask, rank_correlation, summarise
+from pointworld.train.metrics import (
+    came_to_rest,
+    histogram_quantile,
+    moved_mask,
+    rank_correlation,
+    rest_histogram,
+    summarise,
+)
 
 
 def case() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -47,6 +54,46 @@ def test_clips_without_movers_have_no_mover_error() -> None:
     scores = flow_errors(true, true, torch.ones(3, dtype=torch.bool))
     assert math.isnan(scores["l2_moved"])
     assert scores["l2"] == 0
+
+
+def test_errors_step_by_step_and_of_bodies_that_came_to_rest() -> None:
+    predicted, true, never = case()
+    rested = came_to_rest(true, torch.tensor([3, 5, 7, 7]))
+    assert rested.tolist() == [False, True, False, False]
+    predicted[8:, 1, 1] = 0.015
+    scores = flow_errors(predicted, true, never, rested=rested)
+    assert scores["l2_moved@3"] == pytest.approx(0.03)
+    assert scores["l2_moved@6"] == pytest.approx((0.06 + 0.02) / 2)
+    assert scores["l2_came_to_rest"] == pytest.approx(0.005)
+    jitter = true.clone()
+    jitter[:, 1] += 5e-4 * torch.rand(11, 3, generator=torch.Generator().manual_seed(0))
+    assert came_to_rest(jitter, torch.tensor([3, 5, 7, 7]))[1]
+    creeping = true.clone()
+    creeping[9:, 1, 0] = 0.002
+    assert not came_to_rest(creeping, torch.tensor([3, 5, 7, 7]))[1]
+    # One point of a body that still moves keeps the whole body from being at rest.
+    assert not came_to_rest(true, torch.tensor([5, 5, 7, 7])).any()
+
+
+def test_held_tools_are_reported_apart() -> None:
+    predicted, true, never = case()
+    held = torch.tensor([True, False, False, True])
+    scores = flow_errors(predicted, true, never, held=held)
+    assert scores["l2_moved"] == pytest.approx(0.02)
+    assert scores["l2_held"] == pytest.approx((sum(0.01 * t for t in range(1, 11))) / 20)
+    assert scores["l2"] == pytest.approx(5 * 0.02 / 20)
+    assert math.isnan(flow_errors(predicted, true, never)["l2_held"])
+
+
+def test_percentile_over_clips_from_counts() -> None:
+    true = torch.zeros(11, 100, 3)
+    predicted = true.clone()
+    predicted[:, :, 0] = torch.arange(100) * 1e-3
+    counts = rest_histogram(predicted, true, torch.ones(100, dtype=torch.bool))
+    assert counts.sum() == 1000
+    assert histogram_quantile(counts, 0.99) == pytest.approx(0.098, abs=2e-4)
+    assert histogram_quantile(counts, 0.5) == pytest.approx(0.049, abs=2e-4)
+    assert math.isnan(histogram_quantile(torch.zeros_like(counts), 0.5))
 
 
 def test_moved_is_per_step() -> None:

@@ -64,6 +64,7 @@ class Articulated:
     """
 
     name: str
+    variant: str
     T_world_fixture: np.ndarray
     fixed: tuple[Part, ...]
     moving: tuple[Part, ...]
@@ -81,7 +82,7 @@ class Articulated:
 
     @property
     def shapes(self) -> Mapping[str, str]:
-        return {f"object_{self.name}": self.name}
+        return {f"object_{self.name}": f"{self.name}_{self.variant}"}
 
     def add(self, spec: Any, tree: RobotTree) -> None:
         """The fixture is part of the world; the moving body stands at the joint's start, which is joint value 0."""

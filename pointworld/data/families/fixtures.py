@@ -11,6 +11,13 @@ import numpy as np
 
 from pointworld.data.families.articulated import Articulated, Joint, articulated_motion
 from pointworld.data.families.base import Family, box_part, draw_table_height, scatter
+from pointworld.data.families.variants import (
+    VARIANTS,
+    door_panel,
+    draw_variant,
+    drawer_handle,
+    lid_parts,
+)
 from pointworld.data.motions import tool_rotation
 from pointworld.data.shapes import Part, rotation_about
 from pointworld.data.tabletop import Rng, SceneSpec, TabletopConfig, draw_surface, furnish
@@ -85,6 +92,7 @@ def _drawer(rng: Rng, config: TabletopConfig) -> SceneSpec | None:
         box_part((0, 0, top + _WALL), (hx + _WALL, hy + 2 * _WALL, _WALL)),
         box_part((0, 0, _WALL + base / 2), (hx, hy, _WALL + base / 2)),
     ]
+    variant = draw_variant(rng, "drawer", config.shapes)
     reach, bar = rng.uniform(0.036, 0.048), rng.uniform(0.003, 0.006)
     spread, grip_z = rng.uniform(0.6, 0.85) * hy, z + rng.uniform(0.7, 0.95) * hz
     side, low = hy - 0.004, z - hz
@@ -97,18 +105,18 @@ def _drawer(rng: Rng, config: TabletopConfig) -> SceneSpec | None:
             box_part((0, s * (side - 0.003), z - 0.3 * hz), (hx - 0.012, 0.003, 0.6 * hz))
             for s in (-1, 1)
         ),
-        box_part((front - reach, 0, grip_z), (bar, spread, bar)),
-        *(
-            box_part((front - reach / 2, s * spread, grip_z), (reach / 2, bar, bar))
-            for s in (-1, 1)
-        ),
+        *drawer_handle(variant, front, reach, bar, spread, grip_z),
     ]
     opening, upper = rng.random() < 0.5, 1.6 * hx
     start = float(rng.uniform(0.0, 0.3) * upper if opening else rng.uniform(0.35, 1.0) * upper)
     face = front - start - _WALL
+    width = 0.0
     if opening:
         point = (face - (reach - bar) / 2 + 0.002, float(rng.uniform(-0.3, 0.3)) * spread, grip_z)
         gap, tilt, yaw = 0.0, float(rng.uniform(0.0, 0.3)), 0.0
+        if variant == "knob":
+            # The fingers straddle the stem.
+            point, width = (point[0], 0.0, grip_z), 0.022
     else:
         handle = reach + bar
         point = (face - handle - _STAND_OFF, float(rng.uniform(-0.5, 0.5)) * hy, grip_z)
@@ -120,6 +128,7 @@ def _drawer(rng: Rng, config: TabletopConfig) -> SceneSpec | None:
         height,
         hx + hy + upper,
         name="drawer",
+        variant=variant,
         T_world_fixture=_placement(rng, height, (0.58, 0.7), 0.6),
         fixed=tuple(fixed),
         moving=tuple(moving),
@@ -137,7 +146,7 @@ def _drawer(rng: Rng, config: TabletopConfig) -> SceneSpec | None:
         arm=1.0,
         gap=gap,
         follow=False,
-        width=(0.0, 0.0),
+        width=(width, width),
     )
 
 
@@ -151,16 +160,9 @@ def _door(rng: Rng, config: TabletopConfig) -> SceneSpec | None:
     ]
     side = 1.0 if rng.random() < 0.5 else -1.0
     front, middle = -hx - _WALL, top / 2 + _WALL
-    moving = [
-        box_part((front, 0, middle), (_WALL, hy + 2 * _WALL, top / 2 - 0.004)),
-        box_part((front - 0.02, -side * 0.8 * hy, middle), (0.004, 0.004, 0.25 * top)),
-        *(
-            box_part(
-                (front - 0.012, -side * 0.8 * hy, middle + s * 0.25 * top), (0.01, 0.004, 0.004)
-            )
-            for s in (-1, 1)
-        ),
-    ]
+    variant = draw_variant(rng, "door", config.shapes)
+    half = (_WALL, hy + 2 * _WALL, top / 2 - 0.004)
+    moving = door_panel(variant, front, middle, half, -side * 0.8 * hy)
     opening = rng.random() < 0.5
     start = float(rng.uniform(0.5, 1.1) if opening else rng.uniform(0.5, 1.7))
     # Turning by +angle about `axis` swings the free edge out of the box, towards -x.
@@ -188,6 +190,7 @@ def _door(rng: Rng, config: TabletopConfig) -> SceneSpec | None:
         height,
         3 * hy,
         name="door",
+        variant=variant,
         T_world_fixture=_placement(rng, height, (0.6, 0.72), 0.8),
         fixed=tuple(fixed),
         moving=tuple(moving),
@@ -205,13 +208,10 @@ def _lid(rng: Rng, config: TabletopConfig) -> SceneSpec | None:
     """A box or book whose cover turns about its rear top edge: pressed shut from outside or lifted from below."""
     height = draw_table_height(rng)
     hx, hy = rng.uniform(0.06, 0.11), rng.uniform(0.06, 0.13)
-    book = rng.random() < 0.4
-    top = float(rng.uniform(0.015, 0.035) if book else rng.uniform(0.05, 0.12))
-    fixed = [box_part((0, 0, top / 2), (hx, hy, top / 2))]
-    if not book:
-        fixed = [*_open_box(hx, hy, top), box_part((-hx, 0, top / 2), (_WALL, hy, top / 2))]
+    variant = draw_variant(rng, "lid", config.shapes)
+    top = float(rng.uniform(0.015, 0.035) if variant == "book" else rng.uniform(0.05, 0.12))
     thick = float(rng.uniform(0.002, 0.005))
-    moving = [box_part((0, 0, top + thick), (hx + 2 * _WALL, hy + 2 * _WALL, thick))]
+    fixed, moving = lid_parts(variant, (float(hx), float(hy)), _WALL, top, thick)
     opening = rng.random() < 0.45
     start = float(rng.uniform(0.6, 1.2) if opening else rng.uniform(0.4, 1.3))
     joint = _joint(
@@ -225,7 +225,8 @@ def _lid(rng: Rng, config: TabletopConfig) -> SceneSpec | None:
     )
     radius = float(rng.uniform(0.8, 1.0)) * 2 * hx
     off = -_STAND_OFF if opening else 2 * thick + _STAND_OFF
-    at_zero = np.array([joint.anchor[0] - radius, rng.uniform(-0.5, 0.5) * hy, top + off, 1.0])
+    beside = rng.uniform(-0.5, 0.5) * hy * (0.2 if variant == "round" else 1.0)
+    at_zero = np.array([joint.anchor[0] - radius, beside, top + off, 1.0])
     x, y, z = (joint.transform(start) @ at_zero)[:3]
     # From below the fingers point away from the robot, from outside towards it.
     tilt = float(rng.uniform(0.9, 1.3) if opening else rng.uniform(0.2, 0.7))
@@ -236,6 +237,7 @@ def _lid(rng: Rng, config: TabletopConfig) -> SceneSpec | None:
         height,
         hx + hy + 0.03,
         name="lid",
+        variant=variant,
         T_world_fixture=_placement(rng, height, (0.48, 0.64), 0.5),
         fixed=tuple(fixed),
         moving=tuple(moving),
@@ -253,8 +255,11 @@ def _knob(rng: Rng, config: TabletopConfig) -> SceneSpec | None:
     """An upright axle with a grip that the fingers close on and turn, or with a long lever that they push."""
     height = draw_table_height(rng)
     half, top = rng.uniform(0.03, 0.08), rng.uniform(0.02, 0.07)
+    variant = draw_variant(rng, "knob", config.shapes)
     fixed = [box_part((0, 0, top / 2), (half, float(rng.uniform(0.03, 0.08)), top / 2))]
-    lever = rng.random() < 0.45
+    if variant not in VARIANTS["knob"][0]:
+        fixed = [Part(kind="cylinder", size=(float(half), top / 2), position=(0.0, 0.0, top / 2))]
+    lever = variant in ("lever", "crank")
     tall = float(rng.uniform(0.012, 0.022))
     grip = float(rng.uniform(0.004, 0.008))
     middle = top + 0.012 + tall
@@ -265,7 +270,7 @@ def _knob(rng: Rng, config: TabletopConfig) -> SceneSpec | None:
     )
     length = float(rng.uniform(0.07, 0.13) if lever else rng.uniform(0.02, 0.032))
     shift = length if lever else 0.0
-    moving = [disc, box_part((shift, 0, middle), (length, grip, tall))]
+    moving = [disc, *_knob_grip(variant, shift, middle, (length, grip, tall))]
     sign = 1.0 if rng.random() < 0.5 else -1.0
     joint = _joint(
         rng,
@@ -292,6 +297,7 @@ def _knob(rng: Rng, config: TabletopConfig) -> SceneSpec | None:
         height,
         0.1 + length,
         name="knob",
+        variant=variant,
         T_world_fixture=_placement(rng, height, (0.4, 0.65), np.pi / 3),
         fixed=tuple(fixed),
         moving=tuple(moving),
@@ -303,6 +309,22 @@ def _knob(rng: Rng, config: TabletopConfig) -> SceneSpec | None:
         follow=not lever or bool(rng.random() < 0.5),
         width=width,
     )
+
+
+def _knob_grip(
+    variant: str, shift: float, z: float, half: tuple[float, float, float]
+) -> list[Part]:
+    """What is turned: a bar, or (wing) one with round ends, or (crank) one with an upright peg at its end."""
+    length, grip, tall = half
+    if variant != "wing":
+        bar = box_part((shift, 0, z), half)
+        peg = Part(kind="capsule", size=(1.5 * grip, tall), position=(2 * length, 0.0, z + tall))
+        return [bar, peg] if variant == "crank" else [bar]
+    ends = [
+        Part(kind="capsule", size=(1.2 * grip, tall), position=(s * length, 0.0, z))
+        for s in (-1, 1)
+    ]
+    return [box_part((0, 0, z), (length, 0.8 * grip, 0.8 * tall)), *ends]
 
 
 ARTICULATED: tuple[Family, ...] = tuple(

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from pointworld.data.families.base import SETTLED_SPEED, Family, box_part, draw_table_height
+from pointworld.data.families.variants import draw_variant, polygon_wall
 from pointworld.data.motions import Motion, grasping, pushing, wandering
-from pointworld.data.shapes import Shape, make_shape, rotation_about
+from pointworld.data.shapes import Part, Shape, make_shape, rotation_about
 from pointworld.data.tabletop import (
     SHAPE_SETS,
     ObjectSpec,
@@ -106,35 +107,37 @@ def _clutter_motion(rng: Rng, scene: SceneSpec, duration: float) -> Motion | Non
     return draw(rng, scene, duration)
 
 
-def make_tray(rng: Rng) -> tuple[Shape, tuple[float, float, float], float]:
-    """An open box standing on its base: shape, half extents (outer) and wall thickness [m]."""
+def make_tray(rng: Rng, variant: str) -> tuple[Shape, tuple[float, float, float], float]:
+    """An open box, or (dish) an open octagon, standing on its base.
+
+    Returns:
+        Shape, half extents of a box inside its outer wall and wall thickness [m].
+    """
     x, y, z = rng.uniform(0.06, 0.12), rng.uniform(0.05, 0.09), rng.uniform(0.012, 0.035)
-    wall = rng.uniform(0.003, 0.006)
-    parts = [
-        box_part((0, 0, -z + wall), (x, y, wall)),
-        *(box_part((s * (x - wall), 0, 0), (wall, y, z)) for s in (-1, 1)),
-        *(box_part((0, s * (y - wall), 0), (x, wall, z)) for s in (-1, 1)),
-    ]
-    shape = Shape(name="tray", parts=tuple(parts), rests=(np.eye(3),))
+    wall = float(rng.uniform(0.003, 0.006))
+    if variant == "dish":
+        radius = float(0.8 * x + 0.4 * y)
+        base = Part(kind="cylinder", size=(radius, wall), position=(0.0, 0.0, float(-z + wall)))
+        parts = [base, *polygon_wall(8, radius - wall, wall, 0.0, float(z))]
+        x = y = 0.7 * radius
+    else:
+        parts = [
+            box_part((0, 0, -z + wall), (x, y, wall)),
+            *(box_part((s * (x - wall), 0, 0), (wall, y, z)) for s in (-1, 1)),
+            *(box_part((0, s * (y - wall), 0), (x, wall, z)) for s in (-1, 1)),
+        ]
+    shape = Shape(name=variant, parts=tuple(parts), rests=(np.eye(3),))
     return shape, (x, y, z), wall
 
 
-def small_object(rng: Rng, size: tuple[float, float] = (0.010, 0.02)) -> ObjectSpec:
-    """A block, ball, can or bean of the given range of half sizes [m], at the origin."""
+def small_object(rng: Rng, shapes: str, size: tuple[float, float] = (0.010, 0.02)) -> ObjectSpec:
+    """A small thing of the given range of half sizes [m], at the origin; `shapes`: train, test or all."""
     r, h = rng.uniform(*size), rng.uniform(*size)
-    kind = str(rng.choice(["box", "sphere", "cylinder", "capsule"]))
-    extents: dict[str, tuple[float, ...]] = {
-        "box": (r, h, float(rng.uniform(*size))),
-        "sphere": (r,),
-        "cylinder": (r, h),
-        "capsule": (0.7 * r, h),
-    }
-    part = replace(make_shape("box", rng).parts[0], kind=kind, size=extents[kind])
-    rest = rotation_about(0, np.pi / 2) if kind == "capsule" else np.eye(3)
-    shape = Shape(name=kind, parts=(part,), rests=(rest,), rolls=kind != "box")
+    kind = draw_variant(rng, "small", shapes)
+    shape = _small_shape(rng, kind, float(r), float(h), float(rng.uniform(*size)))
     return ObjectSpec(
         shape=shape,
-        rotation=rotation_about(2, rng.uniform(-np.pi, np.pi)) @ rest,
+        rotation=rotation_about(2, rng.uniform(-np.pi, np.pi)) @ shape.rests[0],
         position=np.zeros(3),
         density=float(np.exp(rng.uniform(np.log(200), np.log(1500)))),
         friction=float(rng.uniform(0.2, 0.8)),
@@ -142,10 +145,30 @@ def small_object(rng: Rng, size: tuple[float, float] = (0.010, 0.02)) -> ObjectS
     )
 
 
+def _small_shape(rng: Rng, kind: str, r: float, h: float, other: float) -> Shape:
+    """A block, ball, can, bean, or a shrunken object of a held-out class; r, h, other: half sizes [m]."""
+    if kind in ("frustum", "prism6"):
+        big = make_shape(kind, rng)
+        vertices = big.parts[0].vertices
+        assert vertices is not None
+        scale = np.array([r, r, h]) / np.abs(vertices).max(0)
+        part = Part(kind="mesh", vertices=vertices * scale)
+        return Shape(name=kind, parts=(part,), rests=(np.eye(3),), rolls=kind == "frustum")
+    extents: dict[str, tuple[float, ...]] = {
+        "box": (r, h, other),
+        "sphere": (r,),
+        "cylinder": (r, h),
+        "capsule": (0.7 * r, h),
+    }
+    rest = rotation_about(0, np.pi / 2) if kind == "capsule" else np.eye(3)
+    part = Part(kind=kind, size=extents[kind])
+    return Shape(name=kind, parts=(part,), rests=(rest,), rolls=kind != "box")
+
+
 def _tray_scene(rng: Rng, config: TabletopConfig) -> SceneSpec | None:
     """A tray that stands on the table with one to four small things in it."""
     table_height = draw_table_height(rng)
-    shape, (x, y, z), wall = make_tray(rng)
+    shape, (x, y, z), wall = make_tray(rng, draw_variant(rng, "tray", config.shapes))
     yaw = rotation_about(2, rng.uniform(-np.pi, np.pi))
     position = np.array([rng.uniform(0.42, 0.66), rng.uniform(-0.2, 0.2), table_height + z + 0.001])
     tray = ObjectSpec(
@@ -159,7 +182,7 @@ def _tray_scene(rng: Rng, config: TabletopConfig) -> SceneSpec | None:
     contents: list[ObjectSpec] = []
     spots: list[np.ndarray] = []
     for _ in range(int(rng.integers(1, 5))):
-        item = small_object(rng)
+        item = small_object(rng, config.shapes)
         room = np.array([x, y]) - 2 * wall - 0.022
         spot = rng.uniform(-room, room)
         if any(np.hypot(*(spot - other)) < 0.046 for other in spots):

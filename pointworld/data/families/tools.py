@@ -14,6 +14,7 @@ import numpy as np
 
 from pointworld.data.families.base import Family, box_part, draw_table_height
 from pointworld.data.families.rigid import small_object
+from pointworld.data.families.variants import draw_variant
 from pointworld.data.motions import (
     LEAD,
     Motion,
@@ -51,6 +52,7 @@ class HeldTool:
     """
 
     name: str
+    variant: str
     parts: tuple[Part, ...]
     length: float
     half_width: float
@@ -63,7 +65,7 @@ class HeldTool:
 
     @property
     def shapes(self) -> Mapping[str, str]:
-        return {f"object_{self.name}": self.name}
+        return {f"object_{self.name}": f"{self.name}_{self.variant}"}
 
     def add(self, spec: Any, tree: RobotTree) -> None:
         """A body fixed to the robot's tool link; it touches objects, neither robot nor table."""
@@ -91,61 +93,80 @@ class HeldTool:
         """Nothing is left to do."""
 
 
-def _broom(rng: Rng) -> dict[str, Any]:
-    """A stick with a wide, thin head."""
+def _broom(rng: Rng, variant: str) -> dict[str, Any]:
+    """A stick with a wide, thin head: a block, a board with thinner bristles, or a rake with teeth."""
     length, half = rng.uniform(0.09, 0.17), rng.uniform(0.045, 0.1)
     radius, depth, tall = (
         rng.uniform(0.005, 0.009),
         rng.uniform(0.008, 0.015),
         rng.uniform(0.015, 0.03),
     )
+    head = [box_part((0, 0, -length + tall), (depth, half, tall))]
+    if variant == "brush":
+        head = [
+            box_part((0, 0, -length + 1.6 * tall), (depth, half, 0.4 * tall)),
+            box_part((0, 0, -length + 0.6 * tall), (0.5 * depth, 0.95 * half, 0.6 * tall)),
+        ]
+    if variant == "rake":
+        teeth = np.linspace(-0.95, 0.95, int(half / 0.008)) * half
+        head = [
+            box_part((0, 0, -length + 1.75 * tall), (0.5 * depth, half, 0.25 * tall)),
+            *(box_part((0, y, -length + 0.75 * tall), (0.002, 0.002, 0.75 * tall)) for y in teeth),
+        ]
     return {
-        "parts": (
-            _stick(length - tall, radius),
-            box_part((0, 0, -length + tall), (depth, half, tall)),
-        ),
+        "parts": (_stick(length - tall, radius), *head),
         "length": length,
         "half_width": half,
         "grip": 2 * radius,
     }
 
 
-def _duster(rng: Rng) -> dict[str, Any]:
-    """A stick with a soft-looking bushy head: crossed capsules."""
+def _duster(rng: Rng, variant: str) -> dict[str, Any]:
+    """A stick with a soft-looking bushy head: a roll, or a row of round puffs."""
     length, radius = rng.uniform(0.09, 0.15), rng.uniform(0.005, 0.009)
     puff, half = rng.uniform(0.014, 0.024), rng.uniform(0.02, 0.06)
     across = rotation_about(0, np.pi / 2)
+    low = float(-length + puff)
+    head = [
+        Part(kind="capsule", size=(puff, half), position=(0.0, 0.0, low), rotation=across),
+        Part(kind="sphere", size=(1.3 * puff,), position=(0.0, 0.0, low + 0.9 * puff)),
+    ]
+    if variant == "puffs":
+        head = [
+            Part(kind="sphere", size=(puff,), position=(0.0, float(y), low))
+            for y in np.linspace(-half, half, 2 + int(half / puff))
+        ]
     return {
-        "parts": (
-            _stick(length - puff, radius),
-            Part(
-                kind="capsule",
-                size=(puff, half),
-                position=(0.0, 0.0, -length + puff),
-                rotation=across,
-            ),
-            Part(kind="sphere", size=(1.3 * puff,), position=(0.0, 0.0, -length + 1.9 * puff)),
-        ),
+        "parts": (_stick(length - puff, radius), *head),
         "length": length,
         "half_width": half + puff,
         "grip": 2 * radius,
     }
 
 
-def _spatula(rng: Rng) -> dict[str, Any]:
-    """A handle with a leaning blade."""
+def _spatula(rng: Rng, variant: str) -> dict[str, Any]:
+    """A handle with a leaning blade, whole or (fork) split into tines."""
     length, half = rng.uniform(0.09, 0.15), rng.uniform(0.03, 0.06)
     radius, tall, lean = rng.uniform(0.005, 0.008), rng.uniform(0.025, 0.04), rng.uniform(0.1, 0.5)
     R = rotation_about(1, lean)
     drop = tall * np.cos(lean) + 0.0015 * np.sin(lean)
-    blade = Part(
-        kind="box",
-        size=(0.0015, half, tall),
-        position=(0.0, 0.0, float(-length + drop)),
-        rotation=R,
-    )
+    middles, wide = (0.0,), half
+    if variant == "fork":
+        middles, wide = (-0.85 * half, -0.28 * half, 0.28 * half, 0.85 * half), 0.15 * half
+    blade = [
+        Part(
+            kind="box",
+            size=(0.0015, wide, tall),
+            position=(0.0, float(y), float(-length + drop)),
+            rotation=R,
+        )
+        for y in middles
+    ]
+    if variant == "fork":
+        back = (float(tall * np.sin(lean)), 0.0, float(-length + drop + tall * np.cos(lean)))
+        blade.append(box_part(back, (0.003, half, 0.004)))
     return {
-        "parts": (_stick(length - tall, radius), blade),
+        "parts": (_stick(length - tall, radius), *blade),
         "length": length,
         "half_width": half,
         "grip": 2 * radius,
@@ -161,17 +182,18 @@ def _stick(length: float, radius: float) -> Part:
 _TOOLS = {"broom": _broom, "duster": _duster, "spatula": _spatula}
 
 
-def _tool_scene(name: str, rng: Rng) -> SceneSpec | None:
+def _tool_scene(name: str, rng: Rng, shapes: str) -> SceneSpec | None:
     """Two to seven small things in front of the tool, sometimes beside its track."""
     table_height = draw_table_height(rng)
-    facts = _TOOLS[name](rng)
+    variant = draw_variant(rng, name, shapes)
+    facts = _TOOLS[name](rng, variant)
     heading = float(rng.uniform(-np.pi, np.pi))
     start = np.array([rng.uniform(0.38, 0.65), rng.uniform(-0.22, 0.22)])
     along = np.array([np.cos(heading), np.sin(heading)])
     across = np.array([-along[1], along[0]])
     items: list[ObjectSpec] = []
     for _ in range(int(rng.integers(2, 8))):
-        item = small_object(rng, (0.008, 0.02))
+        item = small_object(rng, shapes, (0.008, 0.02))
         for _ in range(10):
             side = rng.uniform(-1.2, 1.2) * facts["half_width"]
             spot = start + rng.uniform(0.07, 0.2) * along + side * across
@@ -182,6 +204,7 @@ def _tool_scene(name: str, rng: Rng) -> SceneSpec | None:
                 break
     tool = HeldTool(
         name=name,
+        variant=variant,
         heading=heading,
         start=start,
         friction=float(rng.uniform(0.3, 0.8)),
@@ -215,7 +238,7 @@ def _sweep(rng: Rng, scene: SceneSpec, duration: float) -> Motion | None:
 
 def _family(name: str) -> Family:
     def scene(rng: Rng, config: TabletopConfig) -> SceneSpec | None:
-        return _tool_scene(name, rng)
+        return _tool_scene(name, rng, config.shapes)
 
     return Family(name=name, group="tool", draw_scene=scene, draw_motion=_sweep)
 

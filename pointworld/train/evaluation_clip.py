@@ -1,0 +1,99 @@
+"""A clip as evaluation sees it: the sample of inference, and what the baselines know beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pointworld.data import Clip, FlowSample, clip_to_sample
+from pointworld.encoders import ImageEncoder
+from pointworld.errors import InputError
+from pointworld.geometry import transform_points, unproject
+from pointworld.robot import RobotModel
+from pointworld.train.baselines import HandMotion
+from pointworld.train.cache import SURFACE_POINTS, SURFACE_SEED
+from pointworld.train.metrics import came_to_rest
+
+Tensor = torch.Tensor
+
+#: Surface points of the gripper for the baselines: about 4 mm apart.
+DENSE_SURFACE = 4000
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EvaluationClip:
+    """A sample with what the baselines need beside it.
+
+    dense_points, dense_bodies: every depth pixel, (pixels, 3) [m] and (pixels,). objects: bodies that can move.
+    held_bodies: those fixed to the hand.
+    """
+
+    clip: Clip
+    sample: FlowSample
+    hand: HandMotion
+    objects: tuple[int, ...]
+    held_bodies: tuple[int, ...]
+    dense_points: Tensor
+    dense_bodies: Tensor
+
+    @property
+    def never_moves(self) -> Tensor:
+        """(points,) bool: the point's body does not move during the clip."""
+        return ~self.sample.on_moving_body
+
+    @property
+    def held(self) -> Tensor:
+        """(points,) bool: the point is on a tool that is fixed to the hand."""
+        return torch.isin(
+            self.sample.body_ids, torch.tensor(self.held_bodies, dtype=self.sample.body_ids.dtype)
+        )
+
+    @property
+    def came_to_rest(self) -> Tensor:
+        """(points,) bool: the point's body has moved and lies still at the end."""
+        return came_to_rest(self.sample.displacements, self.sample.body_ids)
+
+
+def read_evaluation_clip(
+    clip: Clip, robot: RobotModel, *, encoder: ImageEncoder | None = None
+) -> EvaluationClip:
+    """Build the sample by the path of inference: the robot is masked by ray casting its description."""
+    sample = clip_to_sample(
+        clip,
+        robot,
+        encoder=encoder,
+        surface=robot.sample_surface(SURFACE_POINTS, links="gripper", seed=SURFACE_SEED),
+        mask="robot",
+    )
+    dense = robot.flow(
+        robot.sample_surface(DENSE_SURFACE, links="gripper", seed=SURFACE_SEED + 1),
+        sample.joint_positions,
+        step_dt=clip.step_dt,
+    ).to(dtype=torch.float32)
+    if dense.gripper_pose is None:
+        raise InputError(
+            f"the robot '{robot.name}' has no tool link; the baselines need its motion"
+        )
+    points, bodies = pixel_points(clip)
+    held = set(clip.info.get("held", ()))
+    return EvaluationClip(
+        clip=clip,
+        sample=sample,
+        hand=HandMotion(surface=dense.positions, normals=dense.normals, pose=dense.gripper_pose),
+        objects=clip.bodies_of_kind("object"),
+        held_bodies=tuple(i for i, name in enumerate(clip.body_names) if name in held),
+        dense_points=torch.from_numpy(points).float(),
+        dense_bodies=torch.from_numpy(bodies),
+    )
+
+
+def pixel_points(clip: Clip) -> tuple[np.ndarray, np.ndarray]:
+    """Every depth pixel of all views: (pixels, 3) points [m] and (pixels,) body ids."""
+    points, bodies = [], []
+    for view in clip.views:
+        seen = (view.depth > 0) & (view.segmentation > 0)
+        points.append(transform_points(view.T_world_cam, unproject(view.depth, view.K)[seen]))
+        bodies.append(view.segmentation[seen].astype(np.int64) - 1)
+    return np.concatenate(points), np.concatenate(bodies)

@@ -1,0 +1,383 @@
+"""Which Gaussians belong together: from a click, a box, or a feature vector to one object.
+
+Seeds are the Gaussians that a pixel or box shows (by transposed rendering), or those most alike a vector. What they
+stand on is found as a plane and taken away; similarity then spreads over a graph of near neighbours, along edges
+between Gaussians that are close and alike, and the object is the connected part of the graph that holds the seeds. Last,
+Gaussians in the plane under the object join it where they look like it and not like what lies round it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy.sparse import coo_matrix, csr_matrix, diags
+from scipy.sparse.csgraph import connected_components
+from scipy.sparse.linalg import cg
+from scipy.spatial import cKDTree
+
+from pointworld.errors import InputError
+from pointworld.geometry import fit_plane_ransac
+from splat.features import gather
+from splat.raster import Rasterizer
+from splat.sh import C0
+from splat.types import GaussianScene
+
+Tensor = torch.Tensor
+Array = np.ndarray
+
+#: Gaussians of the plane are under an object up to this many spacings from its outline; what lies farther away, up to
+#: RING [m], shows what the plane looks like.
+FOOT, RING = 1.5, 0.12
+#: Features count as much as this difference in colour when they differ by their spread.
+FEATURE_WEIGHT = 0.15
+#: Share of a difference in brightness that counts as a difference in colour.
+BRIGHTNESS = 0.4
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryConfig:
+    """How an object is found.
+
+    reach: nothing farther from the seeds than this is looked at [m]. opacity: Gaussians fainter than this are no nodes
+    of the graph; they join what they lie in. neighbours: of every node. spacing: edges are at most this many times as
+    long as a usual one. color, feature: differences at which an edge's weight has fallen to 1/e (colour 0-1, features
+    relative to their spread). spread: how far similarity diffuses, 0-1. threshold: of the diffused similarity,
+    relative to the seeds'. plane: use the plane that things stand on. band: least distance from it that counts [m].
+    """
+
+    reach: float = 0.35
+    opacity: float = 0.15
+    neighbours: int = 12
+    spacing: float = 2.5
+    color: float = 0.25
+    feature: float = 1.0
+    spread: float = 0.98
+    threshold: float = 0.02
+    plane: bool = True
+    band: float = 0.006
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (self.reach > 0 and self.neighbours >= 2 and 0 < self.spread < 1):
+            raise InputError(f"{self}: expected reach > 0, 2 or more neighbours, 0 < spread < 1")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plane:
+    """What things stand on: normal . p = offset [m], normal towards the things; band: half its thickness [m]."""
+
+    normal: Array
+    offset: float
+    band: float
+
+    def height(self, points: Array) -> Array:
+        """Distance above the plane [m]."""
+        height: Array = points @ self.normal - self.offset
+        return height
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Selection:
+    """The Gaussians of one object.
+
+    mask: (N,) bool. similarity: (N,) 0-1, diffused from the seeds. seeds: (N,) weights, 0 where no seed.
+    plane: what it stands on, or None.
+    """
+
+    mask: Tensor
+    similarity: Tensor
+    seeds: Tensor
+    plane: Plane | None
+
+
+def seeds_from_pixels(
+    scene: GaussianScene, mask: Tensor, viewmat: Tensor, K: Tensor, rasterizer: Rasterizer
+) -> Tensor:
+    """(N,) how much every Gaussian contributes to the marked pixels (height, width), relative to the largest.
+
+    Raises:
+        InputError: nothing is there.
+    """
+    weights = gather(scene.detach(), mask.float()[..., None], viewmat, K, rasterizer)[:, 0]
+    peak = float(weights.max()) if len(weights) else 0.0
+    if peak <= 0.05:
+        raise InputError(
+            "no Gaussian is seen at that place; choose another pixel, or another camera"
+        )
+    return torch.where(weights > 0.1 * peak, weights / peak, torch.zeros_like(weights))
+
+
+def seeds_from_box(
+    scene: GaussianScene, box: tuple[int, int, int, int], size: tuple[int, int],
+    viewmat: Tensor, K: Tensor, rasterizer: Rasterizer,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Seeds of a box (left, top, right, bottom) [px], the last two not included, in an image of size (width, height).
+
+    Returns:
+        (N,) seeds: contribution to the box of those seen in it, and (N,) bool, those seen mainly outside it.
+
+    Raises:
+        InputError: the box is empty or outside, or nothing is in it.
+    """
+    left, top, right, bottom = box
+    if not (0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]):
+        raise InputError(
+            f"the box {box} is empty or leaves the image of {size[0]} x {size[1]} pixels"
+        )
+    layers = torch.zeros(size[1], size[0], 2)
+    layers[..., 1] = 1
+    layers[top:bottom, left:right, 0] = 1
+    inside, seen = gather(scene.detach(), layers, viewmat, K, rasterizer).unbind(1)
+    peak = float(inside.max()) if len(inside) else 0.0
+    if peak <= 0.05:
+        raise InputError("no Gaussian is seen in that box")
+    share = inside / seen.clamp_min(1e-9)
+    outside = (seen > 0.05) & (share < 0.5)
+    return torch.where(
+        (share > 0.8) & (inside > 0.05), (inside / peak).clamp_max(1), 0 * inside
+    ), outside
+
+
+def vector_similarity(scene: GaussianScene, vector: Tensor) -> Tensor:
+    """(N,) cosine between every Gaussian's features and a vector in the same basis.
+
+    Raises:
+        InputError: the scene has no features, or of another length.
+    """
+    if scene.features is None or vector.shape != scene.features.shape[1:]:
+        have = None if scene.features is None else scene.features.shape[1]
+        raise InputError(
+            f"the vector has {tuple(vector.shape)} entries, the scene's features {have}"
+        )
+    return torch.nn.functional.cosine_similarity(scene.features, vector[None], dim=1)
+
+
+def seed_from_similarity(
+    scene: GaussianScene, similarity: Tensor, *, neighbours: int = 32
+) -> Tensor:
+    """(N,) seeds: the place whose neighbourhood is most similar, and its neighbours as far as they are."""
+    solid = torch.nonzero(scene.opacities > 0.15)[:, 0]
+    if len(solid) == 0:
+        raise InputError("the scene has no opaque Gaussians")
+    points = scene.means[solid].double().cpu().numpy()
+    count = min(neighbours, len(solid))
+    _, near = cKDTree(points).query(points, k=count)
+    values = similarity[solid]
+    near_index = torch.from_numpy(near.reshape(len(solid), count))
+    smooth = values[near_index].mean(1)
+    best = int(smooth.argmax())
+    seeds = torch.zeros_like(similarity)
+    chosen = near_index[best]
+    seeds[solid[chosen]] = (values[chosen] / values[chosen].max().clamp_min(1e-6)).clamp(0, 1)
+    return seeds
+
+
+def select_object(
+    scene: GaussianScene,
+    seeds: Tensor,
+    config: QueryConfig | None = None,
+    *,
+    eye: Tensor | None = None,
+    excluded: Tensor | None = None,
+) -> Selection:
+    """The object that the seeds belong to.
+
+    Args:
+        seeds: (N,) weights.
+        eye: (3,) a place above the support, such as the camera; the plane's normal points to it.
+        excluded: (N,) bool, Gaussians that cannot belong to it.
+
+    Raises:
+        InputError: the seeds are none, or too faint to be nodes.
+    """
+    config = config or QueryConfig()
+    means = scene.means.detach().double().cpu().numpy()
+    weights = seeds.double().cpu().numpy()
+    if not (weights > 0).any():
+        raise InputError("the query has no seeds")
+    centre = _middle(means, weights)
+    near = np.linalg.norm(means - centre, axis=1) <= config.reach
+    opacity = scene.opacities.detach().cpu().numpy()
+    nodes = near & (opacity >= config.opacity)
+    if excluded is not None:
+        nodes &= ~excluded.cpu().numpy()
+    plane = find_plane(means[nodes], centre, config, eye) if config.plane else None
+    if plane is not None:
+        nodes &= plane.height(means) > plane.band
+    index = np.flatnonzero(nodes)
+    started = weights[index]
+    if not (started > 0).any():
+        raise InputError(
+            "the place belongs to the surface that things stand on; click on an object, or switch the plane off"
+        )
+    graph = build_graph(scene, index, config)
+    similarity = _diffuse(graph, started, config.spread)
+    members = _component(graph, started, similarity > config.threshold)
+    mask = np.zeros(len(means), bool)
+    mask[index[members]] = True
+    _attach(mask, means, near & ~nodes, plane, index[members])
+    if plane is not None:
+        barred = np.zeros(len(means), bool) if excluded is None else excluded.cpu().numpy()
+        _add_foot(mask, scene, means, near & ~barred, plane)
+    whole = np.zeros(len(means))
+    whole[index] = similarity
+    return Selection(
+        mask=torch.from_numpy(mask),
+        similarity=torch.from_numpy(whole).float(),
+        seeds=seeds,
+        plane=plane,
+    )
+
+
+def _middle(points: Array, weights: Array) -> Array:
+    """Weighted median of points (N, 3) along each axis: one stray seed does not move it."""
+    used = weights > 0
+    found = []
+    for axis in range(3):
+        order = np.argsort(points[used, axis])
+        total = np.cumsum(weights[used][order])
+        found.append(points[used, axis][order][np.searchsorted(total, total[-1] / 2)])
+    return np.array(found)
+
+
+def find_plane(
+    points: Array, centre: Array, config: QueryConfig, eye: Tensor | None
+) -> Plane | None:
+    """The largest plane round a place, its normal towards `eye`; None when the place lies in it or it holds little."""
+    if len(points) < 50:
+        return None
+    normal, offset, inliers = fit_plane_ransac(points, seed=config.seed, threshold=0.008)
+    if inliers.mean() < 0.15:
+        return None
+    towards = centre if eye is None else eye.double().cpu().numpy()
+    if normal @ towards < offset:
+        normal, offset = -normal, -offset
+    # Noise on the far side of the plane, where nothing stands, says how thick it is.
+    height = points @ normal - offset
+    below = -height[(height < 0) & (height > -0.04)]
+    thickness = 1.5 * 1.4826 * float(np.median(below)) if len(below) > 20 else 0.0
+    band = min(max(config.band, thickness), 0.03)
+    if centre @ normal - offset < band:
+        return None
+    return Plane(normal=normal, offset=offset, band=band)
+
+
+def build_graph(scene: GaussianScene, index: Array, config: QueryConfig) -> csr_matrix:
+    """Symmetric weights (n, n) between the nodes `index`: near each other, of like colour and features."""
+    chosen = torch.from_numpy(index)
+    points = scene.means[chosen].detach().double().cpu().numpy()
+    count = min(config.neighbours + 1, len(points))
+    distance, other = cKDTree(points).query(points, k=count)
+    distance, other = distance.reshape(len(points), count), other.reshape(len(points), count)
+    usual = max(float(np.median(distance[:, min(4, count - 1)])), 1e-6)
+    rows = np.repeat(np.arange(len(points)), count)
+    columns, length = other.ravel(), distance.ravel()
+    kept = (rows != columns) & (length <= config.spacing * usual)
+    rows, columns, length = rows[kept], columns[kept], length[kept]
+    colors = _shade_less(scene)[index]
+    exponent = (length / (config.spacing * usual)) ** 2
+    exponent = exponent + ((colors[rows] - colors[columns]) ** 2).sum(1) / config.color**2
+    if scene.features is not None and config.feature > 0:
+        features = scene.features[chosen].detach().cpu().numpy()
+        scale = float(features.var(0).sum()) * config.feature**2 + 1e-12
+        exponent = exponent + ((features[rows] - features[columns]) ** 2).sum(1) / scale
+    weights = coo_matrix((np.exp(-exponent), (rows, columns)), shape=(len(points), len(points)))
+    weights = weights.tocsr()
+    return weights.maximum(weights.T)
+
+
+def _diffuse(graph: csr_matrix, seeds: Array, spread: float) -> Array:
+    """Similarity that flows from the seeds along the graph, relative to its largest value at a seed."""
+    degree = np.asarray(graph.sum(1)).ravel()
+    root = diags(1 / np.sqrt(np.maximum(degree, 1e-9)))
+    step = root @ graph @ root
+    system = diags(np.ones(len(seeds))) - spread * step
+    flowed, _ = cg(system, (1 - spread) * seeds, rtol=1e-5, maxiter=500)
+    # Per degree: a node's value does not depend on how many neighbours it has.
+    flowed = flowed / np.sqrt(np.maximum(degree, 1e-9))
+    top = flowed[seeds > 0].max()
+    return np.clip(flowed / max(top, 1e-30), 0, 1)
+
+
+def _component(graph: csr_matrix, seeds: Array, allowed: Array) -> Array:
+    """Nodes of the connected part, among those allowed, that holds most of the seeds."""
+    allowed = allowed | (seeds > 0)
+    index = np.flatnonzero(allowed)
+    part = graph[index][:, index]
+    part.data = (part.data > 1e-3).astype(float)
+    part.eliminate_zeros()
+    _, label = connected_components(part, directed=False)
+    best = np.bincount(label, weights=seeds[index]).argmax()
+    found = np.zeros(len(seeds), bool)
+    found[index[label == best]] = True
+    return found
+
+
+def _attach(mask: Array, means: Array, rest: Array, plane: Plane | None, members: Array) -> None:
+    """Let faint Gaussians join the object that they lie in; `mask` is changed."""
+    index = np.flatnonzero(rest)
+    if plane is not None:
+        index = index[plane.height(means[index]) > plane.band]
+    if len(index) == 0 or len(members) < 5:
+        return
+    tree = cKDTree(means[members])
+    usual = float(np.median(tree.query(means[members], k=5)[0][:, -1]))
+    distance, _ = tree.query(means[index])
+    mask[index[distance <= 1.5 * usual]] = True
+
+
+def _add_foot(mask: Array, scene: GaussianScene, means: Array, near: Array, plane: Plane) -> None:
+    """Let Gaussians of the plane under the object join it where they look like it; `mask` is changed."""
+    inside = np.flatnonzero(mask)
+    band = np.flatnonzero(near & ~mask & (np.abs(plane.height(means)) <= plane.band))
+    if len(inside) < 5 or len(band) == 0:
+        return
+    flat = means - plane.height(means)[:, None] * plane.normal
+    tree = cKDTree(flat[inside])
+    usual = float(np.median(cKDTree(means[inside]).query(means[inside], k=5)[0][:, -1]))
+    distance, _ = tree.query(flat[band])
+    under = band[distance <= FOOT * usual]
+    round_it = band[(distance > 2 * FOOT * usual) & (distance <= RING)]
+    if len(under) == 0 or len(round_it) < 5:
+        return
+    looks = appearance(scene)
+    alike = _nearest_looks(looks[under], looks[inside])
+    strange = _nearest_looks(looks[under], looks[round_it])
+    mask[under[alike < strange]] = True
+
+
+def _nearest_looks(values: Array, examples: Array) -> Array:
+    """Distance in appearance to the fourth nearest example: one stray example does not count."""
+    count = min(4, len(examples))
+    distance, _ = cKDTree(examples).query(values, k=count)
+    result: Array = distance.reshape(len(values), count)[:, -1]
+    return result
+
+
+def appearance(scene: GaussianScene) -> Array:
+    """(N, D) what a Gaussian looks like: its colour, and its features scaled to count about as much."""
+    colors = _shade_less(scene)
+    if scene.features is None:
+        return colors
+    features = scene.features.detach().cpu().numpy()
+    scale = FEATURE_WEIGHT / np.sqrt(float(features.var(0).sum()) + 1e-12)
+    return np.concatenate([colors, features * scale], 1)
+
+
+def _shade_less(scene: GaussianScene) -> Array:
+    """(N, 3) colours in which brightness counts for less than hue: sides of one object differ in light."""
+    colors = (0.5 + C0 * scene.sh[:, 0]).detach().double().clamp(0, 1).cpu().numpy()
+    mean = colors.mean(1, keepdims=True)
+    result: Array = colors - (1 - BRIGHTNESS) * mean
+    return result
+
+
+def assign_object(scene: GaussianScene, selection: Selection) -> tuple[GaussianScene, int]:
+    """The scene with a new id on the selected Gaussians, and that id; -1 = no object."""
+    ids = scene.ids if scene.ids is not None else torch.full((len(scene),), -1, dtype=torch.int64)
+    number = int(ids.max()) + 1 if len(ids) else 0
+    ids = ids.clone()
+    ids[selection.mask] = max(number, 0)
+    return replace(scene, ids=ids), max(number, 0)

@@ -1,0 +1,52 @@
+"""The correction of the predicted spread."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pointworld.errors import InputError
+from pointworld.train.metrics import calibration, rank_correlation
+from pointworld.train.spread import SpreadMap, fit_spread
+
+
+def draw(seed: int, still: float, moving: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Stated spread, error and who moves, when it is stated too large by `still` and too small by `moving`."""
+    generator = torch.Generator().manual_seed(seed)
+    moved = torch.rand(20_000, generator=generator) < 0.2
+    low, high = 1e-4, 2e-2
+    real = torch.where(moved, high, low) * torch.rand(20_000, generator=generator).exp()
+    error = torch.randn(20_000, 3, generator=generator) * real[:, None]
+    return real * torch.where(moved, 1 / moving, still), error, moved
+
+
+def test_coverage_becomes_nominal_on_other_clips() -> None:
+    fitted = fit_spread([draw(0, 3.0, 2.0), draw(1, 3.0, 2.0)])
+    sigma, error, moved = draw(2, 3.0, 2.0)
+    before = calibration(error[None], sigma[None], moved[None])
+    after = calibration(error[None], fitted(sigma)[None], moved[None])
+    assert before["coverage_68"] > 0.8 and before["coverage_68_moved"] < 0.45
+    for name, nominal in {"coverage_68": 0.683, "coverage_95": 0.95}.items():
+        for who in ("", "_moved"):
+            assert after[f"{name}{who}"] == pytest.approx(nominal, abs=0.03)
+    assert rank_correlation(sigma, fitted(sigma)) > 0.999
+
+
+def test_between_knots_it_is_interpolated_and_beyond_them_constant() -> None:
+    ramp = SpreadMap(sigma=(1e-3, 1e-1), factor=(1.0, 4.0))
+    given = torch.tensor([1e-5, 1e-3, 1e-2, 1e-1, 1.0])
+    assert torch.allclose(ramp(given) / given, torch.tensor([1.0, 1.0, 2.0, 4.0, 4.0]))
+    assert SpreadMap.from_json(ramp.to_json()) == ramp
+    assert torch.equal(SpreadMap(sigma=(1.0,), factor=(0.5,))(given), given * 0.5)
+
+
+@pytest.mark.rejects_input
+def test_maps_that_are_none_are_refused() -> None:
+    with pytest.raises(InputError, match="not decreasing"):
+        SpreadMap(sigma=(1e-3, 1e-2), factor=(1.0, 0.01))
+    with pytest.raises(InputError, match="as many of both"):
+        SpreadMap(sigma=(1e-3,), factor=())
+    with pytest.raises(InputError, match="sigma_m and factor"):
+        SpreadMap.from_json({"sigma_m": [1.0]})
+    with pytest.raises(InputError, match="no predictions"):
+        fit_spread([])
