@@ -82,7 +82,7 @@ def read_evaluation_clip(
         clip=clip,
         sample=sample,
         hand=HandMotion(surface=dense.positions, normals=dense.normals, pose=dense.gripper_pose),
-        objects=clip.bodies_of_kind("object"),
+        objects=(*clip.bodies_of_kind("object"), *clip.bodies_of_kind("soft")),
         held_bodies=tuple(i for i, name in enumerate(clip.body_names) if name in held),
         dense_points=torch.from_numpy(points).float(),
         dense_bodies=torch.from_numpy(bodies),

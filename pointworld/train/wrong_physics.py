@@ -120,6 +120,8 @@ def prepare_replay(generator: ClipGenerator, clip: Clip) -> Replay | None:
         MissingExtraError: the simulator is not installed.
     """
     drawn = generator.draw(clip.seed, clip.index)
+    if not drawn.scene.objects or any(prop.deformable for prop in drawn.scene.props):
+        return None
     names = [str(drawn.model.body(b).name) for b in range(drawn.model.nbody)]
     rows = [names.index(name) for name in clip.body_names if name in names]
     again = drawn.episode.body_poses[:, rows]
@@ -128,8 +130,6 @@ def prepare_replay(generator: ClipGenerator, clip: Clip) -> Replay | None:
             f"clip {clip.key}: drawn again, its scene is another one; the data set was made with other settings or by "
             "another version. Generate it again to compare with the simulator."
         )
-    if not drawn.scene.objects or any(prop.deformable for prop in drawn.scene.props):
-        return None
     path = joint_path(generator.arm, drawn.motion, drawn.scene.table_height)
     assert path is not None  # it was followed when the scene was drawn
     return Replay(generator=generator, clip=clip, drawn=drawn, path=path)
