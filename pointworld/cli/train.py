@@ -19,6 +19,7 @@ from pointworld.cli.common import (
     write_run_json,
 )
 from pointworld.data import require_disjoint
+from pointworld.data.families import GROUPS, REGISTRY, group_of
 from pointworld.errors import InputError
 from pointworld.model import ModelSpec, WorldModel, load, save_checkpoint
 from pointworld.ptv3 import PTv3Arch
@@ -55,6 +56,10 @@ class TrainArgs:
     """Folders of validation clips, in the order of --data."""
     out: Path
     """Run folder: model.safetensors + model.json (usable by name of the folder), curve.csv, curve.png, run.json."""
+    without: tuple[str, ...] = ()
+    """Families or groups of clips to leave out, for example articulated."""
+    max_clips: int = 0
+    """Train on this many clips only, drawn by the seed; 0 = all."""
     init: str | None = None
     """Checkpoint (name or folder) to start from; its architecture, encoder and normalisation are kept."""
     domains: tuple[str, ...] = ()
@@ -125,6 +130,7 @@ def _train(
         read_samples(args, folders, domains, encoder, ranks)
         for folders in (args.data, args.validation)
     )
+    samples = chosen_samples(samples, args)
     cached = time.perf_counter()
     names = tuple(dict.fromkeys(domains))
     spec = init.spec if init is not None else model_spec(args, names, samples[0])
@@ -147,6 +153,24 @@ def _train(
     if ranks.leads:
         timings = {"cache": cached - start, "train": time.perf_counter() - cached}
         _finish(args, model, len(samples), timings)
+
+
+def chosen_samples(samples: list[CachedSample], args: TrainArgs) -> list[CachedSample]:
+    """The samples that `--without` and `--max-clips` leave.
+
+    Raises:
+        InputError: an unknown family, or nothing is left.
+    """
+    known = {*GROUPS, *REGISTRY}
+    if unknown := sorted(set(args.without) - known):
+        raise InputError(f"--without names {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    left = [s for s in samples if not {s.family, group_of(s.family)} & set(args.without)]
+    if 0 < args.max_clips < len(left):
+        order = torch.randperm(len(left), generator=torch.Generator().manual_seed(args.train.seed))
+        left = [left[i] for i in sorted(order[: args.max_clips].tolist())]
+    if not left:
+        raise InputError(f"--without {' '.join(args.without)} leaves no clip to train on")
+    return left
 
 
 def model_spec(args: TrainArgs, domains: tuple[str, ...], sample: CachedSample) -> ModelSpec:

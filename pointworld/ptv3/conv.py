@@ -31,47 +31,59 @@ def _pair_products(
 
 
 class _SubmanifoldConv(torch.autograd.Function):
-    """y = x W_center + b + sum over taps; sums run in a fixed order, so the thread count changes nothing."""
+    """y = x W_center + b + sum over taps; sums run in a fixed order, so the thread count changes nothing.
+
+    Matrix products are computed in `dtype`; parameters, input, output and gradients keep the input's.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, table: NeighborTable
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        table: NeighborTable,
+        dtype: torch.dtype,
     ) -> torch.Tensor:
-        taps = weight.reshape(weight.shape[0], TAPS, weight.shape[-1]).permute(1, 2, 0)
-        values = x if table.groups is None else _voxel_mean(x, table.groups)
-        out = torch.addmm(bias, x, taps[CENTER])
+        taps = weight.to(dtype).reshape(weight.shape[0], TAPS, weight.shape[-1]).permute(1, 2, 0)
+        own = x.to(dtype)
+        values = own if table.groups is None else _voxel_mean(x, table.groups).to(dtype)
+        out = torch.addmm(bias.to(dtype), own, taps[CENTER]).to(x.dtype)
         if len(table.source):
             products = _pair_products(values, table, taps)
             summed = embedding_bag(table.by_target, products, table.target_starts, mode="sum")
             out += summed if table.groups is None else summed.index_select(0, table.groups.voxel_of)
-        ctx.save_for_backward(x, weight, values)
-        ctx.table = table
+        ctx.save_for_backward(own, weight, values)
+        ctx.table, ctx.dtype = table, dtype
         return out
 
     @staticmethod
     def backward(
         ctx: Any, grad: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None, None]:
         x, weight, values = ctx.saved_tensors
         table: NeighborTable = ctx.table
+        dtype: torch.dtype = ctx.dtype
         grad = grad.contiguous()
-        sums = grad if table.groups is None else _voxel_sum(grad, table.groups)
-        taps = weight.reshape(weight.shape[0], TAPS, weight.shape[-1]).transpose(0, 1)
+        own = grad.to(dtype)
+        sums = own if table.groups is None else _voxel_sum(grad, table.groups).to(dtype)
+        taps = weight.to(dtype).reshape(weight.shape[0], TAPS, weight.shape[-1]).transpose(0, 1)
         per_tap = torch.zeros_like(taps, memory_format=torch.contiguous_format)
-        torch.mm(grad.t(), x, out=per_tap[CENTER])
+        torch.mm(own.t(), x, out=per_tap[CENTER])
         products = sums.new_empty(len(table.source), x.shape[1])
         for tap, begin, end in table.taps:
             received = sums.index_select(0, table.target[begin:end])
             read = values.index_select(0, table.source[begin:end])
             torch.mm(received, taps[tap], out=products[begin:end])
             torch.mm(received.t(), read, out=per_tap[tap])
-        grad_x = grad @ taps[CENTER]
+        grad_x = (own @ taps[CENTER]).to(grad.dtype)
         if len(table.source):
             spread = embedding_bag(table.by_source, products, table.source_starts, mode="sum")
             if table.groups is not None:
                 spread = (spread / table.groups.counts).index_select(0, table.groups.voxel_of)
             grad_x += spread
-        return grad_x, per_tap.transpose(0, 1).reshape(weight.shape), grad.sum(0), None
+        of_weight = per_tap.transpose(0, 1).reshape(weight.shape).to(weight.dtype)
+        return grad_x, of_weight, grad.sum(0), None, None
 
 
 class SubmanifoldConv3d(nn.Module):
@@ -87,9 +99,12 @@ class SubmanifoldConv3d(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_channels))
 
     def forward(self, x: torch.Tensor, table: NeighborTable) -> torch.Tensor:
-        """(tokens, in) -> (tokens, out), in the parameters' precision even under autocast (as the reference does)."""
-        with torch.autocast(x.device.type, enabled=False):
+        """(tokens, in) -> (tokens, out) in the parameters' precision; under autocast the products take its type."""
+        kind = x.device.type
+        own = self.weight.dtype
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else own
+        with torch.autocast(kind, enabled=False):
             result: torch.Tensor = _SubmanifoldConv.apply(
-                x.to(self.weight.dtype), self.weight, self.bias, table
+                x.to(own), self.weight, self.bias, table, dtype
             )
         return result

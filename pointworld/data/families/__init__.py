@@ -23,6 +23,11 @@ REGISTRY: Mapping[str, Family] = MappingProxyType(
 GROUPS: tuple[str, ...] = (*dict.fromkeys(f.group for f in REGISTRY.values()), "all")
 
 
+def group_of(family: str) -> str:
+    """The group of a family; "" for one that is not registered (a user's own clips)."""
+    return REGISTRY[family].group if family in REGISTRY else ""
+
+
 def family_shares(config: TabletopConfig) -> dict[str, float]:
     """Relative frequency of every family that `config` draws, in the order of the registry.
 
