@@ -26,7 +26,8 @@ FORMAT = "pointworld-clip-1"
 #: Metres per unit of the stored depth; the largest depth is 6.5 m.
 DEPTH_UNIT = 1e-4
 _JPEG_QUALITY = 92
-_KINDS = ("static", "robot", "object")
+_SOFT = ("soft_vertices", "soft_faces", "soft_bodies")
+_KINDS = ("static", "robot", "object", "soft")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,8 +50,10 @@ class ClipView:
 class Clip:
     """A simulated motion and its first images; the world frame is the robot base.
 
-    body_names, body_kinds ("static", "robot" or "object"): one per body.
-    body_poses: (steps, bodies, 7) position xyz [m] and quat_wxyz.
+    body_names, body_kinds ("static", "robot", "object" or "soft"): one per body; soft bodies come last.
+    body_poses: (steps, rigid bodies, 7) position xyz [m] and quat_wxyz.
+    soft_vertices: (steps, vertices, 3) float32 [m] of all soft bodies. soft_faces: (faces, 3) rows of them, their
+    surface triangles; soft_bodies: (faces,) index of each triangle's body in body_names.
     joint_names, joint_positions: (steps, joints) as they really were [rad or m].
     gripper_width: (steps,) [m]. family: kind of motion. seed, index: what it was drawn from.
     info: JSON-serialisable facts (shape classes, masses, frictions, table height, ...).
@@ -69,11 +72,15 @@ class Clip:
     seed: int
     index: int
     info: Mapping[str, Any] = field(default_factory=dict)
+    soft_vertices: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3), np.float32))
+    soft_faces: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.int32))
+    soft_bodies: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
 
     def __post_init__(self) -> None:
         steps, bodies = self.num_steps, len(self.body_names)
+        soft = self.bodies_of_kind("soft")
         expected = {
-            "body_poses": (self.body_poses.shape, (steps, bodies, 7)),
+            "body_poses": (self.body_poses.shape, (steps, bodies - len(soft), 7)),
             "joint_positions": (self.joint_positions.shape, (steps, len(self.joint_names))),
             "gripper_width": (self.gripper_width.shape, (steps,)),
             "body_kinds": ((len(self.body_kinds),), (bodies,)),
@@ -84,10 +91,27 @@ class Clip:
         for name in ("body_poses", "joint_positions", "gripper_width"):
             if not np.isfinite(getattr(self, name)).all():
                 raise InputError(f"clip {self.index}: {name} contains NaN or infinity")
+        self._check_soft(soft)
         unknown = set(self.body_kinds) - set(_KINDS)
         if unknown or not self.views:
             raise InputError(
                 f"clip {self.index}: unknown body kinds {sorted(unknown)}, or no views"
+            )
+
+    def _check_soft(self, soft: tuple[int, ...]) -> None:
+        faces, owners, vertices = self.soft_faces, self.soft_bodies, self.soft_vertices
+        consistent = (
+            soft == tuple(range(len(self.body_names) - len(soft), len(self.body_names)))
+            and faces.shape == (len(owners), 3)
+            and vertices.ndim == 3
+            and (len(vertices) == self.num_steps or not soft)
+            and set(np.unique(owners).tolist()) == set(soft)
+            and (not len(faces) or 0 <= faces.min() <= faces.max() < vertices.shape[1])
+        )
+        if not consistent or not np.isfinite(vertices).all():
+            raise InputError(
+                f"clip {self.index}: soft bodies {soft}, faces {faces.shape} of bodies {owners.shape} and vertices "
+                f"{vertices.shape} over {self.num_steps} steps do not fit together, or are not finite"
             )
 
     @property
@@ -99,19 +123,41 @@ class Clip:
         return f"{self.seed}/{self.index:06d}"
 
     def body_transforms(self) -> np.ndarray:
-        """T_base_body (steps, bodies, 4, 4) [m]."""
+        """T_base_body (steps, rigid bodies, 4, 4) [m]."""
         return make_transform(
             quat_wxyz_to_matrix(self.body_poses[..., 3:]), self.body_poses[..., :3]
         )
 
     def body_motions(self) -> np.ndarray:
-        """(steps, bodies, 4, 4) that carry a point of each body from where it was at step 0."""
+        """(steps, motions, 4, 4) that carry a point from where it was at step 0.
+
+        Motion i belongs to rigid body i; those of the triangles of soft bodies follow, in the order of `soft_faces`,
+        after one identity per soft body. They are affine: a point keeps its barycentric coordinates and its distance
+        from the triangle.
+        """
         T = self.body_transforms()
-        first = np.linalg.inv(T[0])
-        return T @ first
+        rigid = T @ np.linalg.inv(T[0])
+        if not len(self.soft_faces):
+            return rigid
+        soft = len(self.body_names) - rigid.shape[1]
+        still = np.broadcast_to(np.eye(4), (self.num_steps, soft, 4, 4))
+        frames = triangle_frames(self.soft_vertices.astype(np.float64)[:, self.soft_faces])
+        return np.concatenate([rigid, still, frames @ np.linalg.inv(frames[0])], axis=1)
 
     def bodies_of_kind(self, kind: str) -> tuple[int, ...]:
         return tuple(i for i, k in enumerate(self.body_kinds) if k == kind)
+
+
+def triangle_frames(triangles: np.ndarray) -> np.ndarray:
+    """Affine frames (..., 4, 4) of triangles (..., 3, 3) [m]: two edges, the unit normal, the first corner."""
+    first = triangles[..., 1, :] - triangles[..., 0, :]
+    second = triangles[..., 2, :] - triangles[..., 0, :]
+    normal = np.cross(first, second)
+    normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-12)
+    frames = np.zeros((*triangles.shape[:-2], 4, 4))
+    frames[..., :3, :] = np.stack([first, second, normal, triangles[..., 0, :]], -1)
+    frames[..., 3, 3] = 1.0
+    return frames
 
 
 def _png(image: np.ndarray) -> np.ndarray:
@@ -156,6 +202,8 @@ def write_clip(clip: Clip, path: str | Path) -> None:
         "joint_positions": clip.joint_positions,
         "gripper_width": clip.gripper_width,
     }
+    if len(clip.soft_faces):
+        arrays |= {name: getattr(clip, name) for name in _SOFT}
     for i, view in enumerate(clip.views):
         units = np.clip(np.round(view.depth / DEPTH_UNIT), 0, 65535).astype(np.uint16)
         arrays |= {
@@ -207,6 +255,8 @@ def read_clip(path: str | Path) -> Clip:
             seed=int(header["seed"]),
             index=int(header["index"]),
             info=header["info"],
+            # Clips without soft bodies, old ones included, have none of these entries.
+            **{name: arrays[name] for name in _SOFT if name in arrays},
         )
     except KeyError as error:
         raise InputError(f"{source}: entry {error} is missing. Generate the clip again.") from error

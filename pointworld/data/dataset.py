@@ -95,7 +95,9 @@ def clip_facts(clip: Clip) -> dict[str, Any]:
     held = {clip.body_names.index(name) for name in clip.info.get("held", ())}
     moved = set(moving_bodies(clip, threshold=0.01))
     upright = clip.body_transforms()[:, objects, 2, 2]
-    round_ones = np.array([name in ("sphere", "capsule", "rope") for name in clip.info["shapes"]])
+    round_ones = np.array(
+        [name in ("sphere", "capsule", "rope") for name in clip.info["shapes"]], dtype=bool
+    )
     tipped = (upright[0] > 0.95) & (upright.min(0) < np.cos(np.radians(30))) & ~round_ones
     return {
         "family": clip.family,

@@ -18,13 +18,20 @@ from pointworld.data.simulator import (
 )
 from pointworld.data.tabletop import TabletopConfig
 
+#: Vertices of soft bodies that are faster than this have burst; at time 0 they may already be pushed [m/s].
+_MAX_VERTEX_SPEED, _MAX_VERTEX_START = 3.0, 0.6
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Episode:
-    """What happened: qpos (steps, nq), body_poses (steps, bodies, 7), joint_positions (steps, joints), contact."""
+    """What happened: qpos (steps, nq), body_poses (steps, bodies, 7), joint_positions (steps, joints), contact.
+
+    vertices: (steps, vertices, 3) of all flexes [m].
+    """
 
     qpos: np.ndarray
     body_poses: np.ndarray
+    vertices: np.ndarray
     joint_positions: np.ndarray
     index: ModelIndex
     touched: bool
@@ -53,11 +60,12 @@ def simulate(
     set_joints(data, index, path[0])
     data.ctrl[:] = path[0]
     mujoco.mj_forward(model, data)
-    robot_geoms = np.isin(model.geom_bodyid, (*index.robot, *index.held))
+    # One more for the geom -1 of a contact with a flex.
+    robot_geoms = np.append(np.isin(model.geom_bodyid, (*index.robot, *index.held)), False)
     if _touching(data, robot_geoms):
         return None
     mujoco.mj_step(model, data, nstep=round(settle_time / config.timestep))
-    records: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    records: list[tuple[np.ndarray, ...]] = []
     touched = False
     for step, control in enumerate(controls):
         if step == lead_steps and not _at_rest(model, data, index, settled_speed):
@@ -69,13 +77,28 @@ def simulate(
         data.ctrl[:] = control
         mujoco.mj_step(model, data)
     records.append(_record(data, index))
-    qpos, joints, poses = (np.stack(values) for values in zip(*records, strict=True))
+    qpos, joints, poses, vertices = (np.stack(values) for values in zip(*records, strict=True))
+    if _burst(vertices, config.step_dt):
+        return None
     outside = poses[:, list(index.objects), :3]
     if not np.isfinite(qpos).all() or np.abs(outside).max(initial=0.0) > 1.6:
         return None
     return Episode(
-        qpos=qpos, joint_positions=joints, body_poses=poses, index=index, touched=touched
+        qpos=qpos,
+        joint_positions=joints,
+        body_poses=poses,
+        vertices=vertices,
+        index=index,
+        touched=touched,
     )
+
+
+def _burst(vertices: np.ndarray, step_dt: float) -> bool:
+    """Whether a vertex (steps, vertices, 3) is lost or faster than _MAX_VERTEX_SPEED."""
+    if not np.isfinite(vertices).all():
+        return True
+    speed = np.linalg.norm(np.diff(vertices, axis=0), axis=-1) / step_dt
+    return bool(speed.max(initial=0.0) > _MAX_VERTEX_SPEED)
 
 
 def _controls(tree: RobotTree, path: np.ndarray, config: TabletopConfig, steps: int) -> np.ndarray:
@@ -92,10 +115,14 @@ def _controls(tree: RobotTree, path: np.ndarray, config: TabletopConfig, steps: 
     )
 
 
-def _record(data: Any, index: ModelIndex) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    import_mujoco().mj_kinematics(data.model, data)
+def _record(data: Any, index: ModelIndex) -> tuple[np.ndarray, ...]:
+    mujoco = import_mujoco()
+    mujoco.mj_kinematics(data.model, data)
+    if index.flexes:
+        mujoco.mj_comPos(data.model, data)
+        mujoco.mj_flex(data.model, data)
     poses = np.concatenate([data.xpos, data.xquat], -1)
-    return data.qpos.copy(), data.qpos[index.arm].copy(), poses
+    return data.qpos.copy(), data.qpos[index.arm].copy(), poses, data.flexvert_xpos.copy()
 
 
 def _touching(data: Any, robot_geoms: np.ndarray) -> bool:
@@ -116,5 +143,9 @@ def _at_rest(model: Any, data: Any, index: ModelIndex, limit: float) -> bool:
         else:
             speed = 0.2 * np.linalg.norm(velocity)
         if speed > limit:
+            return False
+    for body in index.vertex_bodies:
+        dof, count = int(model.body_dofadr[body]), int(model.body_dofnum[body])
+        if float(np.linalg.norm(data.qvel[dof : dof + count])) > _MAX_VERTEX_START:
             return False
     return True

@@ -18,7 +18,7 @@ from pointworld.data.motions import Motion, joint_path
 from pointworld.data.render import RenderedView, SceneRenderer, make_renderer
 from pointworld.data.robot_tree import RobotTree
 from pointworld.data.scene_model import move_cameras, scene_model
-from pointworld.data.simulator import import_mujoco
+from pointworld.data.simulator import ModelIndex, flex_faces, flex_names, import_mujoco
 from pointworld.data.tabletop import CameraSpec, SceneSpec, TabletopConfig, draw_cameras
 from pointworld.errors import PointWorldError
 
@@ -83,7 +83,7 @@ class ClipGenerator:
         data.qpos[:] = drawn.episode.qpos[step]
         mujoco.mj_forward(drawn.model, data)
         views = self.renderer.render(drawn.model, data, drawn.cameras)
-        return _clip_views(drawn.model, drawn.cameras, views)
+        return _clip_views(drawn.model, drawn.episode.index, drawn.cameras, views)
 
     def draw(self, seed: int, index: int) -> Drawn:
         """Draw, simulate and render clip `index` of the data set `seed`; `make` packs the result."""
@@ -160,7 +160,7 @@ class ClipGenerator:
         mujoco = import_mujoco()
         data = mujoco.MjData(model)
         data.qpos[:] = episode.qpos[0]
-        target = int(model.body(_target_name(scene)).id) + 1
+        target = _target_id(model, _target_name(scene))
         for attempt in range(_CAMERA_TRIES):
             if attempt > 0:
                 config = replace(self.config, min_cameras=len(cameras), max_cameras=len(cameras))
@@ -178,14 +178,19 @@ class ClipGenerator:
     def _pack(self, drawn: Drawn, seed: int, index: int) -> Clip:
         model, episode = drawn.model, drawn.episode
         robot, objects = set(episode.index.robot), set(episode.index.objects)
-        bodies = range(1, model.nbody)
+        bodies = episode.index.carried_bodies(model.nbody)
+        names = tuple(str(model.body(b).name) for b in bodies)
+        soft = flex_names(model)
+        faces = [flex_faces(model, k) for k in range(model.nflex)]
+        none = np.zeros((0, 3), np.int32)
         return Clip(
-            views=_clip_views(model, drawn.cameras, drawn.views),
-            body_names=tuple(model.body(b).name for b in bodies),
+            views=_clip_views(model, episode.index, drawn.cameras, drawn.views),
+            body_names=names + soft,
             body_kinds=tuple(
                 "robot" if b in robot else "object" if b in objects else "static" for b in bodies
-            ),
-            body_poses=episode.body_poses[:, 1:],
+            )
+            + ("soft",) * len(soft),
+            body_poses=episode.body_poses[:, bodies],
             joint_names=self.tree.joint_names,
             joint_positions=episode.joint_positions,
             gripper_width=self.tree.finger_width(episode.joint_positions[:, -1]),
@@ -195,11 +200,24 @@ class ClipGenerator:
             seed=seed,
             index=index,
             info=_info(drawn),
+            soft_vertices=episode.vertices.astype(np.float32),
+            soft_faces=np.concatenate([none, *faces]).astype(np.int32),
+            soft_bodies=np.repeat(
+                np.arange(len(names), len(names) + len(soft)), [len(f) for f in faces]
+            ).astype(np.int32),
         )
 
 
 def _target_name(scene: SceneSpec) -> str:
     return scene.target_name or f"object{scene.target}"
+
+
+def _target_id(model: Any, name: str) -> int:
+    """What the renderers' segmentation shows of a body or flex."""
+    flexes = flex_names(model)
+    if name in flexes:
+        return int(model.nbody) + 1 + flexes.index(name)
+    return int(model.body(name).id) + 1
 
 
 def _info(drawn: Drawn) -> dict[str, Any]:
@@ -211,6 +229,7 @@ def _info(drawn: Drawn) -> dict[str, Any]:
         shapes |= prop.shapes
     objects = [(b, str(model.body(b).name)) for b in drawn.episode.index.objects]
     held = [str(model.body(b).name) for b in drawn.episode.index.held]
+    soft = [shapes[name] for name in flex_names(model)]
     return {
         "shapes": [shapes[name] for _, name in objects],
         "masses": [float(model.body_mass[b]) for b, _ in objects],
@@ -222,15 +241,18 @@ def _info(drawn: Drawn) -> dict[str, Any]:
         "target": _target_name(scene),
         "touched": drawn.episode.touched,
         **({"held": held} if held else {}),
+        **({"soft": soft} if soft else {}),
     }
 
 
 def _clip_views(
-    model: Any, cameras: tuple[CameraSpec, ...], views: Sequence[RenderedView]
+    model: Any, index: ModelIndex, cameras: tuple[CameraSpec, ...], views: Sequence[RenderedView]
 ) -> tuple[ClipView, ...]:
-    """Rendered views with segmentation as index into the clip's bodies + 1 (all bodies but the world)."""
-    remap = np.zeros(model.nbody + 1, np.uint8)
-    remap[2:] = np.arange(1, model.nbody)
+    """Rendered views with segmentation as index into the clip's bodies + 1: rigid ones, then flexes."""
+    shown = index.carried_bodies(model.nbody)
+    shown += [model.nbody + k for k in range(model.nflex)]
+    remap = np.zeros(model.nbody + model.nflex + 1, np.uint8)
+    remap[np.array(shown) + 1] = np.arange(1, len(shown) + 1)
     return tuple(
         ClipView(
             rgb=view.rgb,

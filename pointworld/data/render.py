@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pointworld.data.simulator import COLLISION_GROUP, import_mujoco
+from pointworld.data.simulator import COLLISION_GROUP, flex_faces, import_mujoco
 from pointworld.data.tabletop import CameraSpec
 from pointworld.errors import InputError, MissingExtraError
 from pointworld.geometry import pixel_grid
@@ -23,7 +23,10 @@ _EMPTY_COLOR = (30, 34, 40)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RenderedView:
-    """rgb (h, w, 3) uint8; depth (h, w) float32 [m], 0 = empty; segmentation (h, w) uint8 = body id + 1, 0 = empty."""
+    """rgb (h, w, 3) uint8; depth (h, w) float32 [m], 0 = empty; segmentation (h, w) uint16, 0 = empty.
+
+    Segmentation is body id + 1; flexes follow the bodies.
+    """
 
     rgb: np.ndarray
     depth: np.ndarray
@@ -102,10 +105,12 @@ class GLRenderer:
         mujoco.mjr_readPixels(codes, None, self._rect, context)
         for flag in (mujoco.mjtRndFlag.mjRND_SEGMENT, mujoco.mjtRndFlag.mjRND_IDCOLOR):
             scene.flags[flag] = 0
-        body_of_code = np.zeros(scene.ngeom + 1, np.uint8)
+        body_of_code = np.zeros(scene.ngeom + 1, np.uint16)
         for geom in scene.geoms[: scene.ngeom]:
             if geom.segid >= 0 and geom.objtype == mujoco.mjtObj.mjOBJ_GEOM:
                 body_of_code[geom.segid + 1] = model.geom_bodyid[geom.objid] + 1
+            elif geom.segid >= 0 and geom.objtype == mujoco.mjtObj.mjOBJ_FLEX:
+                body_of_code[geom.segid + 1] = model.nbody + geom.objid + 1
         code = codes.astype(np.int64) @ np.array([1, 256, 65536])
         segmentation = body_of_code[np.where(code <= scene.ngeom, code, 0)]
         near, far = (
@@ -169,7 +174,7 @@ class RayRenderer:
                     rgb=(255 * np.clip(rgb, 0, 1)).astype(np.uint8).reshape(*shape, 3),
                     depth=depth.astype(np.float32).reshape(shape),
                     segmentation=np.where(found, bodies[safe] + 1, 0)
-                    .astype(np.uint8)
+                    .astype(np.uint16)
                     .reshape(shape),
                 )
             )
@@ -219,6 +224,11 @@ def world_triangles(model: Any, data: Any) -> tuple[np.ndarray, np.ndarray, np.n
         pieces.append(posed[faces])
         bodies.append(np.full(len(faces), model.geom_bodyid[geom]))
         colors.append(np.broadcast_to(geom_color(model, geom), (len(faces), 3)))
+    for flex in range(model.nflex):
+        rows = flex_faces(model, flex)
+        pieces.append(data.flexvert_xpos[rows])
+        bodies.append(np.full(len(rows), model.nbody + flex))
+        colors.append(np.broadcast_to(model.flex_rgba[flex, :3], (len(rows), 3)))
     return np.concatenate(pieces), np.concatenate(bodies), np.concatenate(colors)
 
 

@@ -39,7 +39,9 @@ class FlowSample:
     scene: points at time 0. robot: surface flow of the recorded motion.
     positions: (steps, points, 3) true positions [m]; positions[0] = scene.points.
     supervised: (steps, points) bool, True where the truth is known.
-    body_ids: (points,) int64 index into Clip.body_names. moving_bodies: those that move more than 1 mm.
+    body_ids: (points,) int64 index into Clip.body_names. motion_ids: (points,) int64 index into
+    Clip.body_motions(), which differs on soft bodies; None: the same as body_ids.
+    moving_bodies: those that move more than 1 mm.
     joint_positions: (steps, joints) as executed. family, key: from the clip.
     """
 
@@ -52,6 +54,7 @@ class FlowSample:
     joint_positions: torch.Tensor
     family: str
     key: str
+    motion_ids: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         steps, points = self.robot.num_steps, len(self.scene)
@@ -145,7 +148,57 @@ def clip_to_joint_path(clip: Clip) -> JointPath:
 
 def view_motions(clip: Clip, view_index: int) -> np.ndarray:
     """(h, w) int64 index into `Clip.body_motions()` of what each pixel shows; -1 where nothing is seen."""
-    return clip.views[view_index].segmentation.astype(np.int64) - 1
+    view = clip.views[view_index]
+    bodies = view.segmentation.astype(np.int64) - 1
+    soft = np.isin(bodies, clip.bodies_of_kind("soft"))
+    if soft.any():
+        points = transform_points(view.T_world_cam, unproject(view.depth, view.K)[soft])
+        bodies[soft] = motion_ids(clip, points, bodies[soft])
+    return bodies
+
+
+def motion_ids(clip: Clip, points: np.ndarray, body_ids: np.ndarray) -> np.ndarray:
+    """Index into `Clip.body_motions()` (points,): that of the body, on a soft body that of the nearest triangle.
+
+    Args:
+        points: (points, 3) at step 0 [m]. body_ids: (points,) index into body_names, or already into the motions.
+    """
+    ids = np.array(body_ids, dtype=np.int64)
+    for body in clip.bodies_of_kind("soft"):
+        mine = np.flatnonzero(ids == body)
+        if len(mine):
+            faces = np.flatnonzero(clip.soft_bodies == body)
+            corners = clip.soft_vertices[0].astype(np.float64)[clip.soft_faces[faces]]
+            ids[mine] = len(clip.body_names) + faces[nearest_triangles(points[mine], corners)]
+    return ids
+
+
+def nearest_triangles(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """Row of the nearest of triangles (faces, 3, 3) for each of points (points, 3): (points,) int64 [m]."""
+    best, rows = np.full(len(points), np.inf), np.zeros(len(points), np.int64)
+    for k, (a, b, c) in enumerate(triangles):
+        distance = _distance_to_triangle(points, a, b, c)
+        closer = distance < best
+        best, rows = np.where(closer, distance, best), np.where(closer, k, rows)
+    return rows
+
+
+def _distance_to_triangle(
+    points: np.ndarray, a: np.ndarray, b: np.ndarray, c: np.ndarray
+) -> np.ndarray:
+    """Squared distances (points,) to the triangle a, b, c."""
+    normal = np.cross(b - a, c - a)
+    normal = normal / max(float(np.linalg.norm(normal)), 1e-12)
+    height = (points - a) @ normal
+    inside = np.ones(len(points), bool)
+    beside = np.full(len(points), np.inf)
+    for start, end in ((a, b), (b, c), (c, a)):
+        edge = end - start
+        offset = points - start
+        inside &= np.cross(edge, offset) @ normal >= 0
+        t = np.clip(offset @ edge / max(float(edge @ edge), 1e-18), 0.0, 1.0)
+        beside = np.minimum(beside, ((offset - t[:, None] * edge) ** 2).sum(-1))
+    return np.where(inside, height**2, beside)
 
 
 def point_pixels(clip: Clip, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -184,13 +237,13 @@ def point_bodies(clip: Clip, points: np.ndarray) -> np.ndarray:
         InputError: a point is no pixel of this clip.
     """
     views, pixels = point_pixels(clip, points)
-    bodies = np.stack([view_motions(clip, k).reshape(-1) for k in range(len(clip.views))])
+    bodies = np.stack([view.segmentation.reshape(-1) for view in clip.views]).astype(np.int64) - 1
     return np.asarray(bodies[views, pixels])
 
 
 def true_positions(clip: Clip, points: np.ndarray, body_ids: np.ndarray) -> np.ndarray:
-    """(steps, points, 3) positions [m] of points fixed to their bodies."""
-    motion = clip.body_motions()[:, body_ids]
+    """(steps, points, 3) positions [m] of points (points, 3), at step 0, of bodies or motions `body_ids`."""
+    motion = clip.body_motions()[:, motion_ids(clip, points, body_ids)]
     return np.einsum("tnij,nj->tni", motion[..., :3, :3], points) + motion[..., :3, 3]
 
 
@@ -207,6 +260,10 @@ def moving_bodies(clip: Clip, *, threshold: float = MOVING_THRESHOLD) -> tuple[i
             - probes
         )
         if np.linalg.norm(moved, axis=-1).max() > threshold:
+            moving.append(body)
+    for body in clip.bodies_of_kind("soft"):
+        vertices = clip.soft_vertices[:, np.unique(clip.soft_faces[clip.soft_bodies == body])]
+        if np.linalg.norm(vertices - vertices[0], axis=-1).max() > threshold:
             moving.append(body)
     return tuple(moving)
 
@@ -262,7 +319,7 @@ def clip_to_sample(
         robot_margin=ROBOT_MARGIN,
     )
     points = scene.points.numpy().astype(np.float64)
-    bodies, truth = _truth(clip, seen, kept, points)
+    bodies, motions, truth = _truth(clip, seen, kept, points)
     joints = torch.from_numpy(clip.joint_positions)
     chosen = (
         robot.sample_surface(surface, links="gripper", seed=seed)
@@ -277,6 +334,7 @@ def clip_to_sample(
         positions=positions,
         supervised=torch.ones(positions.shape[:2], dtype=torch.bool),
         body_ids=torch.from_numpy(bodies),
+        motion_ids=torch.from_numpy(motions),
         moving_bodies=moving_bodies(clip),
         joint_positions=joints,
         family=clip.family,
@@ -286,11 +344,12 @@ def clip_to_sample(
 
 def _truth(
     clip: Clip, seen: Clip, kept: tuple[int, ...], points: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Body ids (points,) and true positions (steps, points, 3) [m] of points measured on `seen`, a view of `clip`."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Body and motion ids (points,), true positions (steps, points, 3) [m] of points of `seen`, a view of `clip`."""
     if seen is clip:
         bodies = point_bodies(clip, points)
-        return bodies, true_positions(clip, points, bodies)
+        motions = motion_ids(clip, points, bodies)
+        return bodies, motions, true_positions(clip, points, motions)
     views, pixels = point_pixels(seen, points)
     clean = np.stack(
         [
@@ -298,7 +357,8 @@ def _truth(
             for v in (clip.views[k] for k in kept)
         ]
     )[views, pixels]
-    motions = np.stack([view_motions(clip, k).reshape(-1) for k in kept])
-    bodies = motions[views, pixels]
-    moved = true_positions(clip, clean, bodies)
-    return bodies, points + (moved - moved[:1])
+    shown = np.stack([clip.views[k].segmentation.reshape(-1) for k in kept]).astype(np.int64) - 1
+    bodies = np.asarray(shown[views, pixels])
+    motions = motion_ids(clip, clean, bodies)
+    moved = true_positions(clip, clean, motions)
+    return bodies, motions, points + (moved - moved[:1])

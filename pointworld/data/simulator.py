@@ -190,7 +190,9 @@ def index_model(model: Any, tree: RobotTree) -> ModelIndex:
     links = {tree.root, *(j.child for j in tree.joints)}
     robot = tuple(i for i, name in enumerate(names) if name in links)
     nodes = {*map(int, model.flex_vertbodyid), *map(int, model.flex_nodebodyid)} - {0}
-    objects = tuple(i for i, name in enumerate(names) if name.startswith("object"))
+    objects = tuple(
+        i for i, name in enumerate(names) if name.startswith("object") and i not in nodes
+    )
     return ModelIndex(
         arm=np.array([address[j.name] for j in driven]),
         dofs=np.array([int(model.joint(j.name).dofadr[0]) for j in driven]),
@@ -204,6 +206,24 @@ def index_model(model: Any, tree: RobotTree) -> ModelIndex:
         ),
         vertex_bodies=frozenset(nodes),
     )
+
+
+def flex_names(model: Any) -> tuple[str, ...]:
+    """Names of all flexes of a compiled model."""
+    mujoco = import_mujoco()
+    kind = mujoco.mjtObj.mjOBJ_FLEX
+    return tuple(str(mujoco.mj_id2name(model, kind, k)) for k in range(model.nflex))
+
+
+def flex_faces(model: Any, flex: int) -> np.ndarray:
+    """Surface triangles (faces, 3) of a flex as rows of `flexvert_xpos`: a cloth's elements, a body's shell."""
+    if int(model.flex_dim[flex]) == 2:
+        start, count = int(model.flex_elemdataadr[flex]), int(model.flex_elemnum[flex])
+        rows = model.flex_elem[start : start + 3 * count]
+    else:
+        start, count = int(model.flex_shelldataadr[flex]), int(model.flex_shellnum[flex])
+        rows = model.flex_shell[start : start + 3 * count]
+    return np.asarray(rows).reshape(-1, 3) + int(model.flex_vertadr[flex])
 
 
 def set_joints(data: Any, index: ModelIndex, q: np.ndarray) -> None:

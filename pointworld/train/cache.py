@@ -38,8 +38,9 @@ class CachedSample:
     """One clip as tensors, in the robot base frame; index 0 = now.
 
     points: (points, 3) float32 [m]. colors: (points, 3) uint8. normals: (points, 3) float16.
-    features: (points, channels) float16, or None. body_ids: (points,) int64.
-    motions: (steps, bodies, 4, 4) carry a body's points from step 0. moving: (bodies,) bool.
+    features: (points, channels) float16, or None. body_ids: (points,) int64, row of motions.
+    motions: (steps, bodies, 4, 4) carry a body's points from step 0; the triangles of soft bodies are bodies here.
+    moving: (bodies,) bool.
     robot_positions: (steps, surface, 3) float32. robot_normals: the same in float16. gripper_open: (steps, grippers).
     clusters: (points,) int64, which points hang together (see `pointworld.geometry.point_clusters`).
     reach: (points,) least distance to the robot's surface over the motion [m].
@@ -83,6 +84,8 @@ def cache_clip(clip: Clip, robot: RobotModel, *, encoder: ImageEncoder | None) -
     motions = torch.from_numpy(clip.body_motions()).float()
     moving = torch.zeros(motions.shape[1], dtype=torch.bool)
     moving[list(sample.moving_bodies)] = True
+    soft = torch.from_numpy(clip.soft_bodies).long()
+    moving[motions.shape[1] - len(soft) :] = moving[soft]
     reach = torch.stack(
         [torch.cdist(sample.scene.points, r).min(-1).values for r in sample.robot.positions]
     )
@@ -90,7 +93,7 @@ def cache_clip(clip: Clip, robot: RobotModel, *, encoder: ImageEncoder | None) -
         "points": sample.scene.points.float(),
         "colors": (sample.scene.colors * 255).round().to(torch.uint8),
         "normals": sample.scene.normals.half(),
-        "body_ids": sample.body_ids.to(torch.int64),
+        "body_ids": (sample.body_ids if sample.motion_ids is None else sample.motion_ids).long(),
         "motions": motions,
         "moving": moving,
         "robot_positions": sample.robot.positions.float(),

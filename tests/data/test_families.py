@@ -48,7 +48,7 @@ def _error(clip: Clip, generator: ClipGenerator, step: int) -> tuple[np.ndarray,
         visible = ok & (z < depth + 0.006)
         errors.append(np.abs(z - depth)[visible])
         displaced = np.linalg.norm(carried - points, axis=-1) > 0.01
-        moves = np.isin(body, clip.bodies_of_kind("object"))
+        moves = np.isin(body, clip.bodies_of_kind("object") + clip.bodies_of_kind("soft"))
         moved += int((visible & displaced & moves).sum())
     return np.concatenate(errors), moved
 

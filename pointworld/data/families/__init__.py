@@ -10,6 +10,7 @@ from pointworld.data.families.base import Family as Family
 from pointworld.data.families.fixtures import ARTICULATED
 from pointworld.data.families.rigid import RIGID
 from pointworld.data.families.rope import ROPE
+from pointworld.data.families.soft import SOFT
 from pointworld.data.families.tools import TOOLS
 from pointworld.data.tabletop import FAMILIES as TABLETOP
 from pointworld.data.tabletop import TabletopConfig
@@ -17,7 +18,7 @@ from pointworld.errors import InputError
 
 #: Every family by name.
 REGISTRY: Mapping[str, Family] = MappingProxyType(
-    {family.name: family for family in (*RIGID, *ARTICULATED, *TOOLS, ROPE)}
+    {family.name: family for family in (*RIGID, *ARTICULATED, *TOOLS, ROPE, *SOFT[1:])}
 )
 #: Names of groups, `all` included.
 GROUPS: tuple[str, ...] = (*dict.fromkeys(f.group for f in REGISTRY.values()), "all")

@@ -150,9 +150,9 @@ def _spatula(rng: Rng, variant: str) -> dict[str, Any]:
     radius, tall, lean = rng.uniform(0.005, 0.008), rng.uniform(0.025, 0.04), rng.uniform(0.1, 0.5)
     R = rotation_about(1, lean)
     drop = tall * np.cos(lean) + 0.0015 * np.sin(lean)
-    middles, wide = (0.0,), half
+    middles, wide = [0.0], half
     if variant == "fork":
-        middles, wide = (-0.85 * half, -0.28 * half, 0.28 * half, 0.85 * half), 0.15 * half
+        middles, wide = [k * half for k in (-0.85, -0.28, 0.28, 0.85)], 0.15 * half
     blade = [
         Part(
             kind="box",

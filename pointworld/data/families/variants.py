@@ -21,6 +21,8 @@ VARIANTS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = MappingProxyTy
         "broom": (("block", "brush"), ("rake",)),
         "duster": (("roll",), ("puffs",)),
         "spatula": (("blade",), ("fork",)),
+        "scarf": (("scarf",), ("napkin",)),
+        "pillow": (("cushion", "pillow"), ("bolster",)),
         "tray": (("tray",), ("dish",)),
         "small": (("box", "sphere", "cylinder", "capsule"), ("frustum", "prism6")),
     }

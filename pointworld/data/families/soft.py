@@ -1,0 +1,256 @@
+"""Soft things on the table: a scarf (cloth) that is dragged or lifted, a pillow (soft body) that is pushed or squeezed.
+
+Both are flexes of the simulator: a mesh of triangles whose vertices move freely (cloth), or with the corners of the
+box around it (soft body). Every surface triangle is an affine map of time, so the motion of every pixel is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pointworld.data.families.base import Family, draw_table_height, scatter
+from pointworld.data.families.variants import draw_variant
+from pointworld.data.motions import (
+    CLEARANCE,
+    LEAD,
+    TIP,
+    Motion,
+    bent_line,
+    draw_travel,
+    hand_yaw,
+    in_reach,
+    smooth_step,
+    tool_poses,
+    waypoint_times,
+)
+from pointworld.data.robot_tree import RobotTree
+from pointworld.data.shapes import rotation_about
+from pointworld.data.simulator import OBJECT, ROBOT, import_mujoco
+from pointworld.data.tabletop import Rng, SceneSpec, TabletopConfig, draw_surface, furnish
+from pointworld.geometry import matrix_to_quat_wxyz
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Soft:
+    """A flex. kind: its mesh (box, ellipsoid, cylinder, square or disc).
+
+    count: vertices along each side; spacing: between them [m]; thin: it is a cloth. pose: centre (3,) and yaw.
+    radius: by which its triangles are thick for contacts [m]. young, thickness: of the material [Pa, m].
+    """
+
+    name: str
+    variant: str
+    kind: str
+    thin: bool
+    count: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    centre: np.ndarray
+    yaw: float
+    radius: float
+    mass: float
+    young: float
+    damping: float
+    thickness: float
+    friction: float
+    rgb: tuple[float, float, float]
+    deformable: bool = True
+
+    @property
+    def half(self) -> np.ndarray:
+        """Half extents (3,) at rest [m]."""
+        return (np.array(self.count) - 1) * np.array(self.spacing) / 2
+
+    @property
+    def shapes(self) -> Mapping[str, str]:
+        return {f"object_{self.name}": f"{self.name}_{self.variant}"}
+
+    def add(self, spec: Any, tree: RobotTree) -> None:
+        """Its vertices, or the corners of the box around it, are bodies with three slides each."""
+        mujoco = import_mujoco()
+        flex = spec.worldbody.make_flex(
+            name=f"object_{self.name}",
+            type=self.kind,
+            dim=2 if self.thin else 3,
+            dof="full" if self.thin else "trilinear",
+            count=self.count,
+            spacing=self.spacing,
+            radius=self.radius,
+            mass=self.mass,
+            pos=self.centre,
+            quat=matrix_to_quat_wxyz(rotation_about(2, self.yaw)),
+        )
+        flex.young, flex.poisson, flex.damping = self.young, 0.2, self.damping
+        flex.thickness = self.thickness
+        flex.elastic2d = 3 if self.thin else 0
+        flex.contype, flex.conaffinity, flex.condim = OBJECT, OBJECT | ROBOT, 3
+        flex.friction = [self.friction, 0.005, 0.0001]
+        flex.selfcollide = mujoco.mjtFlexSelf.mjFLEXSELF_NONE
+        flex.rgba = [*self.rgb, 1.0]
+
+    def finish(self, model: Any) -> None:
+        """Nothing is left to do."""
+
+
+def _soft_scene(name: str, rng: Rng, config: TabletopConfig) -> SceneSpec | None:
+    """The soft thing on the table with up to two objects beside it."""
+    table_height = draw_table_height(rng)
+    variant = draw_variant(rng, name, config.shapes)
+    surface = draw_surface(rng)
+    xy = np.array([rng.uniform(0.44, 0.64), rng.uniform(-0.16, 0.16)])
+    facts = _scarf(rng, variant) if name == "scarf" else _pillow(rng, variant)
+    count, spacing = np.array(facts["count"]), np.array(facts["spacing"])
+    half = (count - 1) * spacing / 2
+    low = half[2] + facts["radius"] + 0.0005
+    prop = Soft(
+        name=name,
+        variant=variant,
+        centre=np.array([*xy, table_height + low]),
+        yaw=float(rng.uniform(-np.pi, np.pi)),
+        rgb=surface.rgb,
+        **facts,
+    )
+    keep_out = ((float(xy[0]), float(xy[1]), float(np.hypot(half[0], half[1])) + 0.01),)
+    objects = scatter(rng, config, table_height, int(rng.integers(0, 3)), keep_out=keep_out)
+    return furnish(rng, tuple(objects), table_height, props=(prop,), target_name=f"object_{name}")
+
+
+def _scarf(rng: Rng, variant: str) -> dict[str, Any]:
+    """A cloth of 15-30 cm: square-cornered or (napkin) round."""
+    rows, columns = int(rng.integers(6, 9)), int(rng.integers(6, 9))
+    step = float(rng.uniform(0.025, 0.036))
+    if variant == "napkin":
+        columns = rows
+    return {
+        "kind": "disc" if variant == "napkin" else "grid",
+        "thin": True,
+        "count": (rows, columns, 1),
+        "spacing": (step, step, step),
+        "radius": 0.003,
+        "mass": float(rng.uniform(0.02, 0.08)),
+        "young": float(np.exp(rng.uniform(np.log(1e5), np.log(4e5)))),
+        "damping": 1e-2,
+        "thickness": 3e-3,
+        "friction": float(rng.uniform(0.15, 0.5)),
+    }
+
+
+def _pillow(rng: Rng, variant: str) -> dict[str, Any]:
+    """A soft body of 5-24 cm: box (cushion), ellipsoid (pillow) or lying cylinder-like roll (bolster)."""
+    size = np.array([rng.uniform(0.11, 0.24), rng.uniform(0.05, 0.17), rng.uniform(0.045, 0.1)])
+    count = (6, 5, 4)
+    spacing = size / (np.array(count) - 1)
+    return {
+        "kind": {"cushion": "box", "pillow": "ellipsoid", "bolster": "cylinder"}[variant],
+        "thin": False,
+        "count": count,
+        "spacing": tuple(float(v) for v in spacing),
+        "radius": 0.002,
+        "mass": float(rng.uniform(0.05, 0.3)),
+        "young": float(np.exp(rng.uniform(np.log(4e3), np.log(4e4)))),
+        "damping": 1e-2,
+        "thickness": -1.0,
+        "friction": float(rng.uniform(0.2, 0.7)),
+    }
+
+
+def _scarf_motion(rng: Rng, scene: SceneSpec, duration: float) -> Motion | None:
+    """Fingertips press on the cloth and drag it, pinch a fold and lift it, or push at its edge."""
+    cloth = scene.props[0]
+    assert isinstance(cloth, Soft)
+    times = waypoint_times(LEAD, duration)
+    pressed = scene.table_height + TIP + CLEARANCE
+    inside = rng.uniform(-0.7, 0.7, 2) * cloth.half[:2]
+    spot = cloth.centre[:2] + rotation_about(2, cloth.yaw)[:2, :2] @ inside
+    heading = float(rng.uniform(-np.pi, np.pi))
+    kind = rng.random()
+    if kind < 0.45:
+        travel = draw_travel(rng, np.maximum(times, 0.0), float(rng.uniform(0.1, 0.4)))
+        points = bent_line(rng, np.array([*spot, pressed]), heading, travel, rng.normal(0, 1.0))
+        widths = np.full(len(times), float(rng.choice([0.0, 0.03])))
+    elif kind < 0.85:
+        phase = times + rng.uniform(-0.05, 0.15)
+        lift = smooth_step((phase - 0.4) / 0.8)
+        points = np.tile([*spot, pressed], (len(times), 1))
+        points[:, 2] += lift * rng.uniform(0.04, 0.16)
+        points[:, :2] += lift[:, None] * rng.normal(0, 0.08, 2)
+        widths = rng.uniform(0.04, 0.07) * (1 - smooth_step((phase - 0.02) / 0.35))
+    else:
+        reach = float(np.hypot(*cloth.half[:2])) + rng.uniform(0.02, 0.06)
+        start = cloth.centre[:2] - reach * np.array([np.cos(heading), np.sin(heading)])
+        travel = draw_travel(rng, times, float(rng.uniform(0.15, 0.45)))
+        points = bent_line(rng, np.array([*start, pressed]), heading, travel, 0.0)
+        widths = np.zeros(len(times))
+    # The hand comes down before time 0.
+    points[:, 2] += (0.03 if kind < 0.85 else 0.0) * (1 - smooth_step((times + LEAD) / LEAD))
+    if not in_reach(points):
+        return None
+    yaw = np.full(len(times), hand_yaw(rng, heading))
+    return Motion(family="scarf", poses=tool_poses(points, yaw, 0.0, 0.0), widths=widths, lead=LEAD)
+
+
+def _pillow_motion(rng: Rng, scene: SceneSpec, duration: float) -> Motion | None:
+    """A push from the side, a press from above, or a squeeze between the fingers that may lift."""
+    body = scene.props[0]
+    assert isinstance(body, Soft)
+    times = waypoint_times(LEAD, duration)
+    floor, top = scene.table_height + TIP + CLEARANCE, body.centre[2] + body.half[2]
+    heading = float(rng.uniform(-np.pi, np.pi))
+    kind = rng.random()
+    if kind < 0.55:
+        along = np.array([np.cos(heading), np.sin(heading)])
+        local = rotation_about(2, -body.yaw)[:2, :2] @ along
+        reach = float(np.min(body.half[:2] / np.maximum(np.abs(local), 1e-3)))
+        side = rng.uniform(-0.6, 0.6) * float(body.half[:2].min())
+        start = body.centre[:2] - (reach + rng.uniform(0.03, 0.09)) * along
+        start = start + side * np.array([-along[1], along[0]])
+        height = max(floor, scene.table_height + rng.uniform(0.2, 0.9) * 2 * float(body.half[2]))
+        travel = draw_travel(rng, times, float(rng.uniform(0.12, 0.45)))
+        points = bent_line(rng, np.array([*start, height]), heading, travel, rng.normal(0, 1.0))
+        widths, yaw = np.full(len(times), float(rng.choice([0.0, 0.08]))), hand_yaw(rng, heading)
+    elif kind < 0.75:
+        spot = body.centre[:2] + rng.uniform(-0.5, 0.5, 2) * body.half[:2].min()
+        down = smooth_step((times + rng.uniform(0.0, 0.2)) / rng.uniform(0.4, 0.8))
+        points = np.tile([*spot, top + TIP + 0.015], (len(times), 1))
+        points[:, 2] -= down * (0.015 + rng.uniform(0.3, 0.8) * 2 * float(body.half[2]))
+        points[:, 2] = np.maximum(points[:, 2], floor)
+        widths, yaw = np.full(len(times), float(rng.choice([0.0, 0.05]))), hand_yaw(rng, heading)
+    else:
+        # The tool's y axis lies across the fingers: along the narrow side, at an end of a wide one.
+        if 2 * body.half[1] > 0.072:
+            return None
+        grip = (
+            body.centre[:2]
+            + rotation_about(2, body.yaw)[:2, 0] * rng.uniform(-0.6, 0.6) * (body.half[0])
+        )
+        lift = smooth_step((times - 0.35) / 0.7)
+        points = np.tile([*grip, max(floor, top - 0.02)], (len(times), 1))
+        points[:, 2] += lift * rng.uniform(0.0, 0.12)
+        widths = 0.08 - 0.05 * smooth_step((times - 0.0) / 0.3)
+        yaw = (body.yaw + np.pi / 2) % np.pi - np.pi / 2
+    if not in_reach(points):
+        return None
+    poses = tool_poses(points, np.full(len(times), yaw), 0.0, 0.0)
+    return Motion(family="pillow", poses=poses, widths=widths, lead=LEAD)
+
+
+SOFT: tuple[Family, ...] = (
+    Family(
+        name="scarf",
+        group="deformable",
+        draw_scene=lambda rng, config: _soft_scene("scarf", rng, config),
+        draw_motion=_scarf_motion,
+        settled_speed=0.05,
+        settle_time=0.1,
+    ),
+    Family(
+        name="pillow",
+        group="deformable",
+        draw_scene=lambda rng, config: _soft_scene("pillow", rng, config),
+        draw_motion=_pillow_motion,
+        settled_speed=0.05,
+    ),
+)

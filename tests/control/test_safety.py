@@ -1,0 +1,408 @@
+"""The safety filter: what it lets through, what it refuses and why, whatever comes in."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pointworld.control.body import ArmBody, Space
+from pointworld.control.limits import JointLimits
+from pointworld.control.safety import (
+    Decision,
+    FilterState,
+    SafetyConfig,
+    SafetyFilter,
+    Target,
+)
+from pointworld.control.types import (
+    ControlError,
+    JointCommand,
+    Reason,
+    RobotMode,
+    RobotState,
+    SafetyMode,
+)
+from tests.control.conftest import HOME, measured
+
+DT = 0.01
+FAST = SafetyConfig(ramp=0.0, velocity=0.5, acceleration=0.5, jerk=0.05)
+
+
+@pytest.fixture(scope="module")
+def joint_filter(fr3_limits: JointLimits) -> SafetyFilter:
+    """Joint limits only."""
+    return SafetyFilter(fr3_limits, FAST, body=None, max_width=0.08)
+
+
+@pytest.fixture(scope="module")
+def brisk_filter(fr3_limits: JointLimits) -> SafetyFilter:
+    """Joint limits only, with short ways to rest, so that a thousand attacks take seconds."""
+    config = dataclasses.replace(FAST, velocity=0.3, acceleration=1.0, jerk=0.1)
+    return SafetyFilter(fr3_limits, config, body=None, max_width=0.08)
+
+
+@pytest.fixture(scope="module")
+def whole_filter(fr3_limits: JointLimits, fr3_body: ArmBody) -> SafetyFilter:
+    """With tool, table and self-collision."""
+    space = Space(table=0.0, tool_speed=0.3)
+    config = dataclasses.replace(FAST, space=space)
+    return SafetyFilter(fr3_limits, config, body=fr3_body, max_width=0.08)
+
+
+class Rig:
+    """A filter with an arm that is exactly where it is sent; keeps every command."""
+
+    def __init__(
+        self, filter: SafetyFilter, q: np.ndarray = HOME, *, dry_run: bool = False
+    ) -> None:
+        self.filter, self.now, self.sequence = filter, 100.0, 1
+        self.q = q
+        self.sent: list[JointCommand] = []
+        self.state = filter.arm(FilterState(), self.robot(), self.now, dry_run=dry_run)
+
+    def robot(self, **changes: object) -> RobotState:
+        state = measured(self.q, time=self.now, sequence=self.sequence)
+        return dataclasses.replace(state, **changes)  # type: ignore[arg-type]
+
+    def tick(
+        self,
+        target: np.ndarray | None,
+        *,
+        dt: float = DT,
+        robot: RobotState | None = None,
+        width: float | None = None,
+        speed: np.ndarray | None = None,
+    ) -> Decision:
+        self.now += dt
+        self.sequence += 1
+        goal = None
+        if target is not None:
+            speed = np.zeros(7) if speed is None else speed
+            goal = Target(joint_positions=target, joint_velocities=speed, gripper_width=width)
+        self.state, decision = self.filter.step(
+            self.state, self.now, self.robot() if robot is None else robot, goal
+        )
+        if decision.command is not None:
+            self.sent.append(decision.command)
+            self.q = decision.command.joint_positions
+        return decision
+
+    def check_joints(self, *, start: np.ndarray = HOME) -> None:
+        """Every command kept the full set of joint limits."""
+        limits, eps = self.filter.limits, 1e-6
+        q = np.stack([start, start, start, *(c.joint_positions for c in self.sent)])
+        assert np.isfinite(q).all()
+        assert (q >= limits.lower - eps).all() and (q <= limits.upper + eps).all()
+        v = np.diff(q, axis=0) / DT
+        for place in (q[1:], q[:-1]):
+            slowest, fastest = limits.velocity_range(place)
+            assert (v >= slowest - eps).all() and (v <= fastest + eps).all()
+        a = np.diff(v, axis=0) / DT
+        assert (np.abs(a) <= limits.acceleration + 1e-5).all()
+        jerk = np.diff(a, axis=0) / DT
+        assert (np.abs(jerk) <= limits.jerk * (1 + 1e-6) + 1e-3).all()
+
+
+def sine(t: float, size: float = 0.1, rate: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
+    """A smooth path from HOME, and its speed."""
+    q, v = HOME.copy(), np.zeros(7)
+    q[0] += size * (1 - math.cos(rate * t))
+    v[0] = size * rate * math.sin(rate * t)
+    return q, v
+
+
+def test_nothing_passes_before_arming(joint_filter: SafetyFilter) -> None:
+    state = FilterState()
+    for k in range(5):
+        target = Target(joint_positions=HOME, joint_velocities=np.zeros(7))
+        state, decision = joint_filter.step(state, k * DT, measured(time=k * DT), target)
+        assert decision.command is None and decision.dry is None
+    assert state.mode is SafetyMode.DISARMED
+
+
+def test_a_path_within_the_limits_passes_unchanged(joint_filter: SafetyFilter) -> None:
+    rig = Rig(joint_filter)
+    for k in range(1, 200):
+        q, v = sine(k * DT)
+        decision = rig.tick(q, speed=v)
+        assert decision.command is not None
+        assert np.allclose(decision.command.joint_positions, q, atol=1e-9) or k < 20
+    assert rig.state.mode is SafetyMode.ARMED
+    rig.check_joints()
+
+
+def test_dry_run_says_what_it_would_send_and_sends_nothing(joint_filter: SafetyFilter) -> None:
+    wet, dry = Rig(joint_filter), Rig(joint_filter, dry_run=True)
+    for k in range(1, 60):
+        q, v = sine(k * DT)
+        sent, shown = wet.tick(q, speed=v), dry.tick(q, speed=v)
+        assert shown.command is None and sent.command is not None and shown.dry is not None
+        assert np.array_equal(shown.dry.joint_positions, sent.command.joint_positions)
+    assert not dry.sent
+
+
+def test_the_ramp_limits_the_first_second(fr3_limits: JointLimits) -> None:
+    config = dataclasses.replace(FAST, ramp=1.0, ramp_start=0.1, jump=1.0)
+    rig = Rig(SafetyFilter(fr3_limits, config, body=None, max_width=0.08))
+    for k in range(50):
+        rig.tick(HOME + np.array([min(0.04 + 0.01 * k, 0.4), 0, 0, 0, 0, 0, 0]))
+        speed = abs(rig.sent[-1].joint_velocities[0])
+        assert speed <= rig.filter.limits.velocity[0] * config.ramp_share((k + 1) * DT) + 1e-9
+    assert rig.state.mode is SafetyMode.ARMED
+
+
+def test_the_first_target_must_be_where_the_arm_is(joint_filter: SafetyFilter) -> None:
+    rig = Rig(joint_filter)
+    assert rig.tick(HOME + 0.06).fault is Reason.START_MISMATCH
+    assert all(np.array_equal(c.joint_positions, HOME) for c in rig.sent)
+
+
+BAD_TARGETS = {
+    "NaN": (np.full(7, np.nan), Reason.COMMAND_INVALID),
+    "infinity": (np.full(7, np.inf), Reason.COMMAND_INVALID),
+    "too few": (HOME[:6], Reason.COMMAND_INVALID),
+    "integers": (np.zeros(7, dtype=int), Reason.COMMAND_INVALID),
+    "degrees": (np.rad2deg(HOME), Reason.COMMAND_UNITS),
+    "huge": (np.full(7, 1e308), Reason.COMMAND_LIMITS),
+    "beyond a limit": (HOME + np.array([0, 0, 0, 2.2, 0, 0, 0]), Reason.COMMAND_LIMITS),
+    "a jump": (HOME + np.array([0.4, 0, 0, 0, 0, 0, 0]), Reason.COMMAND_JUMP),
+}
+
+
+@pytest.mark.rejects_input
+@pytest.mark.parametrize("name", BAD_TARGETS)
+def test_bad_targets_stop_the_arm_with_their_reason(joint_filter: SafetyFilter, name: str) -> None:
+    target, reason = BAD_TARGETS[name]
+    rig = Rig(joint_filter)
+    for k in range(1, 40):
+        rig.tick(*sine(k * DT)[:1], speed=sine(k * DT)[1])
+    assert rig.tick(target).fault is reason
+    _comes_to_rest_and_stays(rig)
+
+
+def _comes_to_rest_and_stays(rig: Rig) -> None:
+    """Within the stated time, within the limits, silent afterwards, not to be armed without recovery."""
+    for _ in range(math.ceil(rig.filter.stop_time / DT)):
+        rig.tick(sine(0.5)[0])
+    assert rig.state.mode is SafetyMode.FAULT and rig.state.standing
+    count = len(rig.sent)
+    for _ in range(20):
+        rig.tick(rig.q)
+    assert len(rig.sent) == count
+    rig.check_joints()
+    with pytest.raises(ControlError):
+        rig.filter.arm(rig.state, rig.robot(), rig.now)
+    with pytest.raises(ControlError, match="acknowledged"):
+        rig.filter.recover(rig.state, acknowledged=False)
+    assert rig.filter.recover(rig.state, acknowledged=True).mode is SafetyMode.DISARMED
+
+
+def _moving(filter: SafetyFilter) -> Rig:
+    rig = Rig(filter)
+    for k in range(1, 40):
+        q, v = sine(k * DT)
+        rig.tick(q, speed=v)
+    return rig
+
+
+@pytest.mark.parametrize(
+    "width,reason",
+    [
+        (85.0, Reason.COMMAND_UNITS),
+        (0.2, Reason.COMMAND_LIMITS),
+        (math.nan, Reason.COMMAND_INVALID),
+    ],
+)
+def test_bad_gripper_widths(joint_filter: SafetyFilter, width: float, reason: Reason) -> None:
+    rig = _moving(joint_filter)
+    assert rig.tick(rig.q, width=width).fault is reason
+
+
+def test_the_gripper_closes_no_faster_than_allowed(joint_filter: SafetyFilter) -> None:
+    rig = Rig(joint_filter)
+    for _ in range(50):
+        rig.tick(HOME, width=0.0)
+    widths = np.array([0.08, *(c.gripper_width for c in rig.sent)], dtype=float)
+    assert np.abs(np.diff(widths)).max() <= FAST.gripper_speed * DT + 1e-12
+    assert widths[-1] == pytest.approx(0.08 - 50 * FAST.gripper_speed * DT)
+
+
+def test_old_states_stop_the_arm(joint_filter: SafetyFilter) -> None:
+    rig = _moving(joint_filter)
+    old, begun = rig.robot(), rig.now
+    reason = Reason.NONE
+    while reason is Reason.NONE:
+        reason = rig.tick(rig.q, robot=old).fault
+    assert reason is Reason.STATE_STALE
+    assert rig.now - begun <= FAST.state_age + 2 * DT
+    _comes_to_rest_and_stays(rig)
+
+
+def test_out_of_order_and_repeated_states_are_passed_over(joint_filter: SafetyFilter) -> None:
+    rig = _moving(joint_filter)
+    wrong = rig.robot(sequence=3, joint_positions=HOME + 1.0)
+    for k in range(6):
+        assert rig.tick(rig.q, robot=wrong).fault is Reason.NONE, k
+    assert rig.tick(rig.q).fault is Reason.NONE
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_clock_jumps_stop_the_arm(joint_filter: SafetyFilter, hours: int) -> None:
+    rig = _moving(joint_filter)
+    fault = rig.tick(rig.q, dt=3600.0 * hours).fault
+    assert fault is (Reason.WATCHDOG if hours > 0 else Reason.CLOCK)
+    count = len(rig.sent)
+    rig.tick(rig.q)
+    assert len(rig.sent) == count, "after a jump of the clock the arm's own stop is the only way"
+
+
+def test_a_state_from_the_future_is_a_clock_fault(joint_filter: SafetyFilter) -> None:
+    rig = _moving(joint_filter)
+    assert rig.tick(rig.q, robot=rig.robot(time=rig.now + 1.0, sequence=999)).fault is Reason.CLOCK
+
+
+def test_late_ticks_trip_the_watchdog(joint_filter: SafetyFilter) -> None:
+    rig = _moving(joint_filter)
+    assert rig.tick(rig.q, dt=0.09).fault is Reason.NONE
+    assert rig.tick(rig.q, dt=0.11).fault is Reason.WATCHDOG
+
+
+BAD_STATES: dict[str, tuple[dict[str, object], Reason]] = {
+    "NaN": ({"joint_positions": np.full(7, np.nan)}, Reason.STATE_INVALID),
+    "six joints": ({"joint_positions": HOME[:6]}, Reason.STATE_INVALID),
+    "NaN time": ({"time": math.nan}, Reason.STATE_INVALID),
+    "an error": ({"errors": ("joint_velocity_violation",)}, Reason.ROBOT_ERROR),
+    "stopped": ({"mode": RobotMode.STOPPED}, Reason.ROBOT_ERROR),
+    "elsewhere": ({"joint_positions": HOME + 0.3}, Reason.TRACKING),
+}
+
+
+@pytest.mark.parametrize("name", BAD_STATES)
+def test_bad_states_stop_the_arm(joint_filter: SafetyFilter, name: str) -> None:
+    changes, reason = BAD_STATES[name]
+    rig = _moving(joint_filter)
+    state = dataclasses.replace(rig.robot(sequence=999, time=rig.now + DT), **changes)  # type: ignore[arg-type]
+    assert rig.tick(rig.q, robot=state).fault is reason
+    assert rig.state.message
+
+
+def test_the_first_fault_stays(joint_filter: SafetyFilter) -> None:
+    rig = _moving(joint_filter)
+    rig.tick(np.full(7, np.nan))
+    rig.tick(rig.q, dt=10.0)
+    assert rig.state.reason is Reason.COMMAND_INVALID
+
+
+@pytest.mark.parametrize(
+    "name", ["moving", "out of range", "in error", "outside the workspace", "old"]
+)
+def test_arming_is_refused(whole_filter: SafetyFilter, name: str) -> None:
+    state = {
+        "moving": dataclasses.replace(measured(), joint_velocities=np.full(7, 0.2)),
+        "out of range": measured(HOME + np.array([0, 0, 0, 2.08, 0, 0, 0])),
+        "in error": dataclasses.replace(measured(), errors=("reflex",)),
+        "outside the workspace": measured(HOME + np.array([2.0, 0, 0, 0, 0, 0, 0])),
+        "old": measured(time=-1.0),
+    }[name]
+    with pytest.raises(ControlError, match="not armed"):
+        whole_filter.arm(FilterState(), state, 0.0)
+
+
+def test_the_tool_stops_before_the_table(whole_filter: SafetyFilter) -> None:
+    """Straight down at a steady pace: the arm stops above the table, and the reason says so."""
+    rig = Rig(whole_filter)
+    body = whole_filter.body
+    assert body is not None
+    q, reason = HOME.copy(), Reason.NONE
+    for _ in range(600):
+        q = q + DT * np.array([0, 0.25, 0, -0.1, 0, 0.1, 0])
+        reason = rig.tick(q).fault
+        if reason is not Reason.NONE:
+            break
+    assert reason is Reason.TABLE
+    _comes_to_rest_and_stays(rig)
+    path = np.stack([c.joint_positions for c in rig.sent])
+    assert body.check(path, whole_filter.config.space, DT) is Reason.NONE
+    lowest = body.lowest(body.frames(path[-1:]))
+    assert 0.002 <= lowest < 0.03
+
+
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 2**32 - 1), data=st.data())
+def test_whatever_comes_in_the_limits_hold(
+    brisk_filter: SafetyFilter, seed: int, data: st.DataObject
+) -> None:
+    rng = np.random.default_rng(seed)
+    limits = brisk_filter.limits
+    start = rng.uniform(limits.lower, limits.upper)
+    if data.draw(st.booleans()):
+        end = np.where(rng.random(7) < 0.5, limits.lower, limits.upper)
+        start = start + (end - start) * rng.choice([0.9, 0.99, 1.0])
+    rig = Rig(brisk_filter, start)
+    _attack(rig, rng, data, ticks=8)
+    rig.check_joints(start=start)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 2**32 - 1), data=st.data())
+def test_whatever_comes_in_space_is_respected(
+    whole_filter: SafetyFilter, seed: int, data: st.DataObject
+) -> None:
+    rng = np.random.default_rng(seed)
+    assert whole_filter.body is not None
+    start = HOME + rng.uniform(-0.5, 0.5, 7)
+    if whole_filter.body.check(start[None], whole_filter.config.space, DT) is not Reason.NONE:
+        return
+    rig = Rig(whole_filter, start)
+    _attack(rig, rng, data, ticks=20)
+    rig.check_joints(start=start)
+    path = np.stack([start, *(c.joint_positions for c in rig.sent)])
+    assert whole_filter.body.check(path, whole_filter.config.space, DT) is Reason.NONE
+
+
+def _attack(rig: Rig, rng: np.random.Generator, data: st.DataObject, *, ticks: int) -> None:
+    """A run of plausible targets towards somewhere, with anything thrown in; stops must end all commands."""
+    direction = rng.normal(size=7)
+    direction /= np.abs(direction).max()
+    pace = data.draw(st.sampled_from([0.2, 1.0, 3.0, 10.0]))
+    nasty = data.draw(st.integers(0, ticks * 2))
+    value = data.draw(st.floats(allow_nan=True, allow_infinity=True, width=64))
+    kind = data.draw(st.sampled_from(["target", "speed", "time", "state", "none", "jitter"]))
+    goal = rig.q.copy()
+    for k in range(ticks):
+        goal = goal + direction * pace * DT + rng.normal(size=7) * pace * 0.002
+        target, speed, robot, dt = goal.copy(), direction * pace, None, DT
+        if k == nasty or kind == "jitter":
+            which = int(rng.integers(7))
+            if kind == "target":
+                target[which] = value
+            elif kind == "speed":
+                speed = np.full(7, value)
+            elif kind == "time":
+                dt = value
+            elif kind == "state":
+                q = rig.q.copy()
+                q[which] = value
+                robot = rig.robot(joint_positions=q, sequence=10_000)
+            elif kind == "jitter":
+                dt = float(rng.uniform(0, 0.03))
+            else:
+                rig.tick(None)
+        rig.tick(target, dt=dt, robot=robot, speed=speed)
+        if not math.isfinite(rig.now):
+            rig.now = 200.0
+    for _ in range(200):
+        if rig.state.mode is not SafetyMode.FAULT:
+            rig.state = rig.filter.fault(rig.state, Reason.OPERATOR, "end of the test")
+        if rig.state.standing:
+            break
+        rig.tick(rig.q)
+    assert rig.state.standing
+    count = len(rig.sent)
+    rig.tick(rig.q)
+    assert len(rig.sent) == count
