@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pointworld.errors import InputError
+from pointworld.geometry import point_clusters
 from pointworld.model import ModelSpec, WorldModel, collate
 from pointworld.model.prepare import pad_steps, prepare_released, released_gripper
 from pointworld.model.rollout import carry_normals
@@ -152,6 +153,7 @@ def test_chunks_continue_where_the_last_one_ended(mode: str, generator: torch.Ge
         colors=scene.colors,
         normals=carry_normals(scene.points[None], end[None], scene.normals[None])[0],
         features=scene.features,
+        clusters=point_clusters(scene.points, scene.normals),
     )
     second = model.predict(moved, flow.steps(10, 17))
     expected = first.displacements[-1] + second.displacements[1:]
