@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -18,11 +18,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from pointworld.data import Clip, clip_to_sample, list_clips, read_clip
+from pointworld.data.clip_header import LABELLED
+from pointworld.data.library import clip_file, clip_format
+from pointworld.data.recordings import read_labelled
 from pointworld.encoders import ImageEncoder, load_encoder
 from pointworld.errors import InputError
 from pointworld.files import atomic_path
 from pointworld.geometry import point_clusters
 from pointworld.robot import RobotModel
+from pointworld.train.labelled_cache import cache_labelled
 
 Tensor = torch.Tensor
 
@@ -44,6 +48,7 @@ class CachedSample:
     robot_positions: (steps, surface, 3) float32. robot_normals: the same in float16. gripper_open: (steps, grippers).
     clusters: (points,) int64, which points hang together (see `pointworld.geometry.point_clusters`).
     reach: (points,) least distance to the robot's surface over the motion [m].
+    supervised: (steps, points) bool, True where the motion is known; None where it is everywhere.
     domain: row of the model's normalisation buffers.
     """
 
@@ -61,6 +66,7 @@ class CachedSample:
     reach: Tensor
     family: str
     key: str
+    supervised: Tensor | None = None
     domain: int = 0
 
     def positions(self, index: Tensor) -> Tensor:
@@ -115,15 +121,31 @@ def _encoder(name: str | None) -> ImageEncoder | None:
     return None if name is None else load_encoder(name)
 
 
-def _cache_file(source: Path, *, folder: Path, encoder: str | None) -> Path:
+def _cache_file(source: Path, *, folder: Path, encoder: str | None, cameras: int | None) -> Path:
     target = folder / f"{source.stem}.safetensors"
     if not target.exists():
-        clip = read_clip(source)
-        tensors = cache_clip(clip, _robot(clip.robot), encoder=_encoder(encoder))
-        names = {"format": FORMAT, "family": clip.family, "key": clip.key}
+        tensors, names = _tensors_of(source, _encoder(encoder), cameras)
         with atomic_path(target) as temporary:
-            save_file(tensors, temporary, metadata=names)
+            save_file(tensors, temporary, metadata={"format": FORMAT, **names})
     return target
+
+
+def _tensors_of(
+    source: Path, encoder: ImageEncoder | None, cameras: int | None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and names of a simulated clip or a labelled recording."""
+    if clip_format(source) == LABELLED:
+        with clip_file(source) as file:
+            labelled = read_labelled(file)
+        labelled = replace(labelled, frames=labelled.frames[:cameras])
+        robot = _robot(labelled.robot)
+        surface = robot.sample_surface(SURFACE_POINTS, links="gripper", seed=SURFACE_SEED)
+        tensors = cache_labelled(labelled, robot, surface, encoder=encoder)
+        return tensors, {"family": labelled.family, "key": labelled.key}
+    clip = read_clip(source)
+    clip = replace(clip, views=clip.views[:cameras])
+    tensors = cache_clip(clip, _robot(clip.robot), encoder=encoder)
+    return tensors, {"family": clip.family, "key": clip.key}
 
 
 def build_cache(
@@ -132,6 +154,7 @@ def build_cache(
     *,
     encoder: str | None = None,
     workers: int = 1,
+    cameras: int | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> int:
     """Cache every clip below `data` into `folder`; clips already there are kept.
@@ -139,6 +162,7 @@ def build_cache(
     Args:
         encoder: name for `load_encoder` of the image features, or None.
         workers: processes.
+        cameras: views of a clip that are used, the first ones; None = all.
         on_progress: called with 1 after every clip.
 
     Returns:
@@ -150,8 +174,9 @@ def build_cache(
     clips = list_clips(data)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    _check_settings(target, {"encoder": encoder, "surface": SURFACE_POINTS})
-    work = partial(_cache_file, folder=target, encoder=encoder)
+    settings: dict[str, object] = {"encoder": encoder, "surface": SURFACE_POINTS}
+    _check_settings(target, settings if cameras is None else settings | {"cameras": cameras})
+    work = partial(_cache_file, folder=target, encoder=encoder, cameras=cameras)
     advance = on_progress or (lambda _: None)
     if workers <= 1:
         for clip in clips:

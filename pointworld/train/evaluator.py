@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from pointworld.data import list_clips, read_clip
+from pointworld.data import Clip, list_clips, read_clip
 from pointworld.data.families import REGISTRY
 from pointworld.encoders import ImageEncoder
 from pointworld.errors import InputError
@@ -47,12 +47,20 @@ class ClipScores:
 
 
 def read_clips(
-    data: str | Path, *, encoder: ImageEncoder | None = None, limit: int | None = None
+    data: str | Path,
+    *,
+    encoder: ImageEncoder | None = None,
+    limit: int | None = None,
+    prepare: Callable[[Clip], Clip] = lambda clip: clip,
 ) -> Iterator[EvaluationClip]:
-    """The clips of a data set as evaluation sees them, each with the description of its own robot."""
+    """The clips of a data set as evaluation sees them, each with the description of its own robot.
+
+    Args:
+        prepare: changes a clip before it is seen, e.g. leaves out views.
+    """
     robots = cache(RobotModel.load)
     for path in list_clips(data)[:limit]:
-        clip = read_clip(path)
+        clip = prepare(read_clip(path))
         yield read_evaluation_clip(clip, robots(clip.robot), encoder=encoder)
 
 
@@ -145,19 +153,21 @@ def evaluate(
     *,
     encoder: ImageEncoder | None = None,
     limit: int | None = None,
+    prepare: Callable[[Clip], Clip] = lambda clip: clip,
     on_clip: Callable[[int], None] | None = None,
 ) -> dict[str, object]:
     """Evaluate on every clip below `data`.
 
     Args:
         predictors: by name, of PREDICTORS; `no_motion` must be among them.
+        prepare: changes a clip before it is seen.
 
     Returns:
         A JSON-ready table: `clips`, `overall`, `rigid` (the families of free rigid objects) and `families`; see
         `tabulate`.
     """
     scores = []
-    for clip in read_clips(data, encoder=encoder, limit=limit):
+    for clip in read_clips(data, encoder=encoder, limit=limit, prepare=prepare):
         scores.append(evaluate_clip(predictors, clip))
         if on_clip is not None:
             on_clip(1)
