@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
         workers=args.workers,
         cache=args.cache,
     )
-    domains = domain_names(like)
+    domains, _ = domain_names(like)
     samples = read_samples(like, args.data, domains, None, Ranks())
     spec = model_spec(like, tuple(dict.fromkeys(domains)), samples[0])
     statistics = measure(spec, samples, seed=args.seed)

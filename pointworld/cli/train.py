@@ -53,7 +53,7 @@ class TrainArgs:
     data: tuple[Path, ...]
     """Folders of training clips; several of one domain are one set."""
     validation: tuple[Path, ...]
-    """Folders of validation clips, in the order of --data."""
+    """Folders of validation clips."""
     out: Path
     """Run folder: model.safetensors + model.json (usable by name of the folder), curve.csv, curve.png, run.json."""
     without: tuple[str, ...] = ()
@@ -105,34 +105,37 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def domain_names(args: TrainArgs) -> tuple[str, ...]:
-    """The domain of every data folder.
+def domain_names(args: TrainArgs) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The domain of every training folder and of every validation folder.
 
     Raises:
-        InputError: their numbers differ.
+        InputError: domains are named, and not one for each training and validation folder.
     """
-    if len(args.data) != len(args.validation):
+    if not args.domains:
+        return ("sim",) * len(args.data), ("sim",) * len(args.validation)
+    if not len(args.domains) == len(args.data) == len(args.validation):
         raise InputError(
-            f"--data names {len(args.data)} folders and --validation {len(args.validation)}; give one each per domain"
+            f"--domains names {len(args.domains)}, --data {len(args.data)} and --validation {len(args.validation)} "
+            "folders; with named domains give one domain and one validation folder for each training folder"
         )
-    names = args.domains or ("sim",) * len(args.data)
-    if len(names) != len(args.data):
-        raise InputError(f"--domains names {len(names)} domains for {len(args.data)} data folders")
-    return names
+    return args.domains, args.domains
 
 
 def _train(
-    args: TrainArgs, domains: tuple[str, ...], init: WorldModel | None, ranks: Ranks
+    args: TrainArgs,
+    domains: tuple[tuple[str, ...], tuple[str, ...]],
+    init: WorldModel | None,
+    ranks: Ranks,
 ) -> None:
     start = time.perf_counter()
     encoder = args.encoder if init is None else init.spec.encoder
     samples, validation = (
-        read_samples(args, folders, domains, encoder, ranks)
-        for folders in (args.data, args.validation)
+        read_samples(args, folders, names, encoder, ranks)
+        for folders, names in zip((args.data, args.validation), domains, strict=True)
     )
     samples = chosen_samples(samples, args)
     cached = time.perf_counter()
-    names = tuple(dict.fromkeys(domains))
+    names = tuple(dict.fromkeys(domains[0]))
     spec = init.spec if init is not None else model_spec(args, names, samples[0])
     if init is not None and len(names) != len(spec.domains):
         raise InputError(

@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
 
 def _samples(args: TrainGnnArgs, data: Path) -> list:
     root = args.cache or data.parent / f"{data.name}_cache"
-    folder = root / f"{data.name}-{args.robot}-plain"
+    folder = root / f"{data.name}-plain"
     with progress(None, f"samples of {data}") as advance:
-        build_cache(data, folder, robot=args.robot, workers=args.workers, on_progress=advance)
+        build_cache(data, folder, workers=args.workers, on_progress=advance)
     return list(read_cache(folder))

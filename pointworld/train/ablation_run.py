@@ -166,7 +166,7 @@ def variant_spec(variant: Variant, setup: Setup, sample: CachedSample) -> ModelS
 
 def samples_of(variant: Variant, setup: Setup, data: Path) -> Sequence[CachedSample]:
     """What a variant trains on, of the clips in `data`; `share` takes the first of the training clips."""
-    name = f"{data.name}-{setup.robot}-{variant.encoder or 'plain'}"
+    name = f"{data.name}-{variant.encoder or 'plain'}"
     if variant.cameras is not None:
         name += f"-cameras{variant.cameras}"
     folder = setup.cache / name
@@ -174,7 +174,6 @@ def samples_of(variant: Variant, setup: Setup, data: Path) -> Sequence[CachedSam
         data,
         folder,
         encoder=variant.encoder,
-        robot=setup.robot,
         workers=setup.workers,
         cameras=variant.cameras,
     )

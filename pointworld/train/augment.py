@@ -32,12 +32,22 @@ class AugmentConfig:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingSample:
-    """A scene, a robot flow, the true displacements (steps, points, 3) [m], and the normalisation row."""
+    """A scene, a robot flow, the true displacements (steps, points, 3) [m], and the normalisation row.
+
+    supervised: (steps, points) bool, where the truth is known; None for everywhere.
+    """
 
     scene: ScenePoints
     robot: RobotFlow
     displacements: Tensor
     domain: int = 0
+    supervised: Tensor | None = None
+
+    def known(self) -> Tensor:
+        """(steps, points) bool: where there is a truth to learn from or to compare with."""
+        if self.supervised is None:
+            return torch.ones(self.displacements.shape[:-1], dtype=torch.bool)
+        return self.supervised
 
 
 def square_symmetry(index: int) -> Tensor:
@@ -98,6 +108,7 @@ def augment(
         ),
         displacements=(positions - positions[:1]) @ A.T,
         domain=sample.domain,
+        supervised=None if sample.supervised is None else sample.supervised[:, index],
     )
 
 
@@ -123,4 +134,5 @@ def whole(sample: CachedSample, *, step_dt: float, max_points: int | None = None
         ),
         displacements=positions - positions[:1],
         domain=sample.domain,
+        supervised=None if sample.supervised is None else sample.supervised[:, index],
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from pointworld.errors import InputError
 from pointworld.model import WorldModel, collate
 from pointworld.train.augment import TrainingSample, whole
 from pointworld.train.cache import CachedSample
@@ -44,6 +45,9 @@ def batch_loss(
         target[row, :, : len(item.scene)] = item.displacements
     target = target.to(ranks.device)
     valid = inputs.scene_exists[:, None].expand(target.shape[:-1]).clone()
+    for row, item in enumerate(batch):
+        if item.supervised is not None:
+            valid[row, :, : len(item.scene)] &= item.supervised.to(ranks.device)
     valid[:, 0] = False
     with torch.autocast(
         ranks.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"
@@ -76,12 +80,17 @@ def validate(model: WorldModel, samples: Sequence[CachedSample]) -> dict[str, fl
         displacements = model(inputs.to(model.device)).displacements.cpu()
         for row, item in enumerate(batch):
             error = (displacements[row, :, : len(item.scene)] - item.displacements).norm(dim=-1)
-            moved = moved_mask(item.displacements)
-            still = item.displacements.norm(dim=-1).amax(0) < 1e-3
-            rest.append(error[1:, still].mean())
+            known = item.known()
+            moved = moved_mask(item.displacements) & known
+            still = (item.displacements.norm(dim=-1).amax(0) < 1e-3) & known
+            rest.append(error[1:][still[1:]].mean())
             if moved.any():
                 moved_error.append(error[moved].mean())
                 moved_length.append(item.displacements.norm(dim=-1)[moved].mean())
+    if not moved_error:
+        raise InputError(
+            "nothing moves in the validation clips, so there is no error of movers to watch: take more or other clips"
+        )
     ratio = torch.stack(moved_error).mean() / torch.stack(moved_length).mean()
     return {"moved_ratio": float(ratio), "rest_mm": float(torch.stack(rest).nanmean()) * 1e3}
 

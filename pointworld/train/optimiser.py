@@ -70,7 +70,8 @@ class MuonAdamW(torch.optim.AdamW):
 def make_optimiser(model: WorldModel, config: TrainConfig) -> MuonAdamW:
     """The optimiser that `config` asks for; Muon takes the matrices inside the backbone (convolutions gain nothing)."""
     backbone = {id(p) for p in model.dynamics_predictor.predictor_model.parameters()}
-    matrices, others = [], []
+    matrices: list[Tensor] = []
+    others: list[Tensor] = []
     for weight in model.parameters():
         wide = weight.ndim == 2 and min(weight.shape) >= _LEAST_WIDTH
         inner = config.optimiser == "muon" and wide and id(weight) in backbone

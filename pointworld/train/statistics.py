@@ -71,7 +71,7 @@ def measure_domain(
             step_dt=model.spec.step_dt_of(domain),
             voxel_size=model.spec.grid_size,
         )
-        moved = moved_mask(drawn.displacements).any(0)
+        moved = (moved_mask(drawn.displacements) & drawn.known()).any(0)
         spread += drawn.displacements[:, moved].double().square().mean(-1).sum(-1)
         count += int(moved.sum())
         raw_scene, raw_robot = model.raw_features(collate([(drawn.scene, drawn.robot)]))

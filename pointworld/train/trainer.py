@@ -89,6 +89,11 @@ def draw_generator(seed: int, step: int, slot: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + step) * 65_536 + slot)
 
 
+def spread_out(samples: Sequence[CachedSample], count: int) -> Sequence[CachedSample]:
+    """At most `count` samples, evenly spread over all of them: every folder has its share."""
+    return samples[:: max(1, len(samples) // count)][:count]
+
+
 class _Loop:
     def __init__(
         self,
@@ -106,7 +111,7 @@ class _Loop:
         for part in model.modules():
             if isinstance(part, PTv3):
                 part.recompute = config.recompute
-        self.samples, self.validation = samples, validation[:VALIDATION_CLIPS]
+        self.samples, self.validation = samples, spread_out(validation, VALIDATION_CLIPS)
         self.out, self.config, self.ranks = out, config, ranks
         self.resumed_at, self.elapsed_before = time.monotonic(), state.elapsed
 

@@ -1,0 +1,287 @@
+"""Recordings to labelled clips: windows cut out, labelled, written; resumable, one process or several."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation, Slerp
+
+from pointworld.data.clip import clip_path
+from pointworld.data.clip_header import LABELLED, read_header
+from pointworld.data.recordings.label import Labels, label_points
+from pointworld.data.recordings.labelled_clip import LabelledClip, write_labelled
+from pointworld.data.recordings.rigid_track import prepare_shot
+from pointworld.data.recordings.trajectories import Scene
+from pointworld.data.recordings.windows import Recording, Window, find_windows, read_window
+from pointworld.errors import InputError
+from pointworld.files import write_json
+from pointworld.robot import RobotModel
+from pointworld.scene import Workspace, build_scene, mask_of_mesh, pose_robot
+from pointworld.types import RGBDFrame
+
+FORMAT = "pointworld-labelled-clips-1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig:
+    """How recordings become clips.
+
+    num_steps, step_dt: of the model that is to be trained. stride: from one window's start to the next [s].
+    max_skew: a frame may be this far from its moment [s]. workspace: x0,y0,z0,x1,y1,z1 in the base frame [m].
+    """
+
+    num_steps: int = 11
+    step_dt: float = 0.1
+    stride: float = 0.5
+    max_skew: float = 0.02
+    workspace: str = "0.2,-0.6,-0.15,0.95,0.6,0.8"
+    voxel_size: float = 0.015
+    robot_margin: float = 0.02
+    max_points: int = 12000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive = (self.step_dt, self.stride, self.max_skew, self.voxel_size)
+        if self.num_steps < 2 or not all(np.isfinite(v) and v > 0 for v in positive):
+            raise InputError(
+                f"num_steps {self.num_steps} and step_dt, stride, max_skew, voxel_size {positive}: expected two steps at "
+                "least and positive numbers"
+            )
+        Workspace.parse(self.workspace)
+
+
+def label_window(
+    recording: Recording, window: Window, robot: RobotModel, config: LabelConfig
+) -> LabelledClip:
+    """One labelled example.
+
+    Raises:
+        InputError: no scene point is left, or frames cannot be read.
+    """
+    moments, times = read_window(recording, window)
+    return label_moments(
+        moments,
+        times,
+        recording.joints_at(times),
+        robot,
+        config,
+        recording=recording.name,
+        start=window.start,
+    )
+
+
+def label_moments(
+    moments: Sequence[Sequence[RGBDFrame]],
+    times: np.ndarray,
+    joint_positions: np.ndarray,
+    robot: RobotModel,
+    config: LabelConfig,
+    *,
+    recording: str,
+    start: float,
+) -> LabelledClip:
+    """Label frames of one window; the world is the robot's base.
+
+    Args:
+        moments: per moment one frame per camera. times: (moments,) [s]. joint_positions: (moments, joints) then.
+        recording, start: kept in the clip.
+    """
+    q = torch.from_numpy(np.ascontiguousarray(joint_positions))
+    scene = build_scene(
+        moments[0],
+        T_world_base=np.eye(4),
+        workspace=Workspace.parse(config.workspace),
+        voxel_size=config.voxel_size,
+        robot=robot,
+        joint_positions=q[0],
+        max_points=config.max_points,
+        seed=config.seed,
+        robot_margin=config.robot_margin,
+    )
+    shots = []
+    for frames, joints in zip(moments, q, strict=True):
+        caster = pose_robot(robot, joints)
+        shots.append(
+            tuple(
+                prepare_shot(f, mask_of_mesh(f, caster, np.eye(4), config.robot_margin / 2))
+                for f in frames
+            )
+        )
+    hand = robot.tool_pose(q).numpy()
+    points, normals = (x.numpy().astype(np.float64) for x in (scene.points, scene.normals))
+    images = Scene(moments=tuple(shots), hand=hand, rng=np.random.default_rng(config.seed))
+    labels = label_points(points, normals, images, seed=config.seed)
+    steps = start + config.step_dt * np.arange(config.num_steps)
+    return LabelledClip(
+        frames=tuple(moments[0]),
+        points=scene.points.numpy(),
+        colors=(scene.colors.numpy() * 255).round().astype(np.uint8),
+        normals=scene.normals.numpy(),
+        motions=at_times(labels.motions, times, steps),
+        motion_ids=labels.motion,
+        known=labels.known,
+        joint_names=tuple(robot.joint_names),
+        joint_positions=joint_positions,
+        step_dt=config.step_dt,
+        robot=robot.name,
+        recording=recording,
+        start=start,
+        info=_facts(labels, points),
+    )
+
+
+def at_times(motions: np.ndarray, times: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Motions (moments, motions, 4, 4) at the frames' times, moved to the times of the steps, as far as these reach.
+
+    Step 0 is where the points are, whatever its frames' time.
+    """
+    if np.allclose(times - times[0], steps - steps[0], atol=1e-4):
+        return motions
+    offsets = np.clip(steps - steps[0], 0.0, times[-1] - times[0])
+    since = times - times[0]
+    moved = np.tile(np.eye(4), (len(steps), motions.shape[1], 1, 1))
+    for row in range(motions.shape[1]):
+        turn = Slerp(since, Rotation.from_matrix(motions[:, row, :3, :3]))
+        moved[:, row, :3, :3] = turn(offsets).as_matrix()
+        for axis in range(3):
+            moved[:, row, axis, 3] = np.interp(offsets, since, motions[:, row, axis, 3])
+    return moved
+
+
+def _facts(labels: Labels, points: np.ndarray) -> dict[str, Any]:
+    """Shares of points labelled, over all steps but the first."""
+    known = labels.known[1:]
+    reach = np.linalg.norm(labels.positions - points, axis=-1).max(0)
+    moving = reach > 0.01
+    return {
+        "points": len(points),
+        "labelled": float(known.mean()),
+        "moving_points": int(moving.sum()),
+        "moving_labelled": float(known[:, moving].mean()) if moving.any() else None,
+        "farthest_m": float(reach.max()),
+    }
+
+
+# One copy per worker process.
+_robot = cache(RobotModel.load)
+
+
+def label_recordings(
+    recordings: Sequence[Recording],
+    out: str | Path,
+    robot: str,
+    config: LabelConfig,
+    *,
+    workers: int = 1,
+    advance: Callable[[int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Label every window of some recordings into the folder `out`, after the clips that it has already.
+
+    Windows that are there are not made again; a window without a usable scene is left out.
+
+    Args:
+        robot: name or URDF.
+        advance: called with 1 for every window.
+
+    Returns:
+        Per new clip: its file, recording, start and what is labelled.
+
+    Raises:
+        InputError: a recording has no windows, or `out` was made with other settings.
+    """
+    root = Path(out)
+    settings = json.loads(json.dumps({"robot": robot, **asdict(config)}))
+    have = _present(root, settings)
+    tasks = [
+        (recording, window)
+        for recording in recordings
+        for window in windows_of(recording, config)
+        if (recording.name, round(window.start, 6)) not in have
+    ]
+    first = max(have.values(), default=-1) + 1
+    numbered = [(first + k, recording, window) for k, (recording, window) in enumerate(tasks)]
+    write_json(root / "manifest.json", {"format": FORMAT, **settings})
+    work = partial(_label_one, root=root, robot=robot, config=config)
+    made = []
+    for facts in _each(work, numbered, workers):
+        if facts is not None:
+            made.append(facts)
+        if advance is not None:
+            advance(1)
+    return made
+
+
+def windows_of(recording: Recording, config: LabelConfig) -> list[Window]:
+    """The windows of a recording that these settings ask for.
+
+    Raises:
+        InputError: there are none.
+    """
+    return find_windows(
+        recording,
+        num_steps=config.num_steps,
+        step_dt=config.step_dt,
+        stride=config.stride,
+        max_skew=config.max_skew,
+    )
+
+
+def _present(root: Path, settings: dict[str, Any]) -> dict[tuple[str, float], int]:
+    """Number of the clip of every (recording, start) that the folder has."""
+    manifest = root / "manifest.json"
+    if manifest.is_file():
+        found = json.loads(manifest.read_text())
+        if found != {"format": FORMAT, **settings}:
+            raise InputError(
+                f"{root} holds clips that were made with other settings. Choose another --out."
+            )
+    have = {}
+    for path in root.glob("[0-9][0-9][0-9][0-9]/[0-9]*.npz"):
+        header = read_header(path)
+        if header["format"] == LABELLED:
+            have[header["recording"], round(float(header["start"]), 6)] = int(path.stem)
+    return have
+
+
+def _each(work: Callable[[Any], dict[str, Any] | None], tasks: Sequence[Any], workers: int) -> Any:
+    if workers <= 1 or len(tasks) <= 1:
+        return map(work, tasks)
+    return _pooled(work, tasks, workers)
+
+
+def _pooled(
+    work: Callable[[Any], dict[str, Any] | None], tasks: Sequence[Any], workers: int
+) -> Any:
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(
+        min(workers, len(tasks)), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        yield from pool.imap_unordered(work, tasks, chunksize=1)
+
+
+def _label_one(
+    task: tuple[int, Recording, Window], *, root: Path, robot: str, config: LabelConfig
+) -> dict[str, Any] | None:
+    number, recording, window = task
+    try:
+        clip = label_window(recording, window, _robot(robot), config)
+    except InputError as error:
+        if "no scene points" in str(error) or "no usable depth" in str(error):
+            return None
+        raise
+    path = clip_path(root, number)
+    write_labelled(clip, path)
+    return {
+        "file": str(path.relative_to(root)),
+        "recording": str(recording.source),
+        "start": window.start,
+        **clip.info,
+    }

@@ -1,0 +1,178 @@
+"""Motions of the pieces of a scene over a window of time, and which of them every scene point follows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pointworld.data.recordings.rigid_track import (
+    Fit,
+    Piece,
+    Shot,
+    assess,
+    make_piece,
+    pixel_costs,
+    point_sigma,
+    track_back,
+    track_moment,
+)
+from pointworld.geometry import invert, transform_points
+
+#: A pixel agrees with a motion when it costs less than this, of 1.
+AGREES = 0.2
+#: A piece is followed while this share of its seen pixels agree, and this share is seen.
+PIECE_AGREES, PIECE_SEEN = 0.85, 0.25
+#: The same for a piece that was lost and is found again.
+FOUND_AGREES, FOUND_SEEN = 0.9, 0.4
+#: Share of a piece that has to contradict its motion before the rest is followed by itself.
+REST = 0.12
+_MAX_MOTIONS = 4
+_MIN_PIXELS = 40
+#: Motions that carry no pixel farther apart than this are one [m].
+SAME = 0.002
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trajectory:
+    """One motion over all moments: fits[0] is the identity at the first. trusted: per moment.
+
+    still: it is the identity throughout.
+    """
+
+    piece: Piece
+    fits: tuple[Fit, ...]
+    trusted: tuple[bool, ...]
+    still: bool
+
+    def positions(self, points: np.ndarray) -> np.ndarray:
+        """(moments, points, 3) where `points` (points, 3) are carried [m]."""
+        return np.stack([transform_points(fit.motion, points) for fit in self.fits])
+
+    def sigmas(self, points: np.ndarray) -> np.ndarray:
+        """(moments, points) standard deviation of these positions [m]; zero while the piece stays where it was."""
+        stays = [np.array_equal(fit.motion, np.eye(4)) for fit in self.fits]
+        return np.stack(
+            [
+                np.zeros(len(points)) if still else point_sigma(fit, self.piece, points)
+                for fit, still in zip(self.fits, stays, strict=True)
+            ]
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scene:
+    """The images of a window.
+
+    moments: per moment one shot per camera. hand: (moments, 4, 4) of the gripper in the world, or None.
+    rng: of the choice of pixels.
+    """
+
+    moments: tuple[tuple[Shot, ...], ...]
+    hand: np.ndarray | None = None
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+
+def follow(scene: Scene, masks: Sequence[np.ndarray]) -> list[Trajectory]:
+    """The motions found among the pixels of one piece, the largest part's first.
+
+    What contradicts a motion while it is seen is followed by itself, as a door beside its frame.
+
+    Args:
+        masks: one (h, w) bool per camera.
+    """
+    left = [mask.copy() for mask in masks]
+    found: list[Trajectory] = []
+    while len(found) < _MAX_MOTIONS and sum(int(mask.sum()) for mask in left) >= _MIN_PIXELS:
+        piece = make_piece(scene.moments[0], left, scene.rng)
+        trajectory = follow_piece(scene, piece)
+        found.append(trajectory)
+        rest = _contradicting(scene, left, trajectory)
+        before, after = (sum(int(mask.sum()) for mask in of) for of in (left, rest))
+        if after < REST * before or after > 0.9 * before:
+            break
+        left = rest
+    return found
+
+
+def follow_piece(scene: Scene, piece: Piece) -> Trajectory:
+    """Follow one piece from moment to moment, each time against the first images.
+
+    Where it is lost it is looked for again from where it was seen last, and from where the hand would have carried it.
+    """
+    identity = np.eye(4)
+    fits = [assess(piece, scene.moments[0], identity)]
+    sound = [True]
+    last = 0
+    for moment in range(1, len(scene.moments)):
+        shots, before = scene.moments[moment], fits[last].motion
+        still = assess(piece, shots, identity)
+        if _nothing_happened(still) and np.allclose(before, identity):
+            fit = still
+        else:
+            fit = track_moment(piece, shots, _starts(scene, fits, last, moment))
+            fit = still if still.cost <= fit.cost + 0.01 else fit
+        fits.append(fit)
+        sound.append(_is_sound(scene, piece, fit, moment, found_again=last < moment - 1))
+        last = moment if sound[-1] else last
+    return Trajectory(
+        piece=piece,
+        fits=tuple(fits),
+        trusted=tuple(sound),
+        still=max(_farthest(fit.motion, piece) for fit in fits) < SAME,
+    )
+
+
+def _starts(scene: Scene, fits: Sequence[Fit], last: int, moment: int) -> list[np.ndarray]:
+    """Motions to try at a moment when the piece was seen last at moment `last`."""
+    before = fits[last].motion
+    starts = [before, np.eye(4)]
+    if last == moment - 1 and last > 0:
+        starts.insert(0, before @ invert(fits[last - 1].motion) @ before)
+    if scene.hand is not None:
+        starts.append(scene.hand[moment] @ invert(scene.hand[last]) @ before)
+    return starts
+
+
+def _is_sound(scene: Scene, piece: Piece, fit: Fit, moment: int, *, found_again: bool) -> bool:
+    """Whether enough of the piece is seen and agrees, and the way back leads to it.
+
+    More is asked of one found again.
+    """
+    agree, seen = (FOUND_AGREES, FOUND_SEEN) if found_again else (PIECE_AGREES, PIECE_SEEN)
+    if fit.agree < agree or fit.seen < seen:
+        return False
+    return _farthest(fit.motion, piece) < SAME or track_back(
+        piece, scene.moments[0], scene.moments[moment], fit
+    )
+
+
+def _nothing_happened(still: Fit) -> bool:
+    """Whether the identity leaves nothing to explain."""
+    return still.agree > 0.98 and still.seen > 0.5
+
+
+def _farthest(motion: np.ndarray, piece: Piece) -> float:
+    points = np.concatenate(piece.points)
+    return float(np.linalg.norm(transform_points(motion, points) - points, axis=-1).max())
+
+
+def _contradicting(
+    scene: Scene, masks: Sequence[np.ndarray], trajectory: Trajectory
+) -> list[np.ndarray]:
+    """Pixels that are seen to disagree with a motion at two moments or more while it is trusted."""
+    whole = make_piece(scene.moments[0], masks, scene.rng, most=None)
+    against = np.zeros(whole.pixels)
+    for fit, shots, sure in zip(trajectory.fits, scene.moments, trajectory.trusted, strict=True):
+        if sure:
+            cost, hidden = pixel_costs(whole, shots, fit.motion)
+            against += (cost > 0.4) & ~hidden
+    rest, start = [], 0
+    for mask in masks:
+        count = int(mask.sum())
+        part = mask.copy()
+        part[mask] = against[start : start + count] >= 2
+        rest.append(part)
+        start += count
+    return rest
