@@ -18,10 +18,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from pointworld.data import Clip, clip_to_sample, list_clips, read_clip
+from pointworld.data.clip_header import LABELLED
+from pointworld.data.library import clip_file, clip_format
+from pointworld.data.recordings import read_labelled
 from pointworld.encoders import ImageEncoder, load_encoder
 from pointworld.errors import InputError
 from pointworld.files import atomic_path
 from pointworld.robot import RobotModel
+from pointworld.train.labelled_cache import cache_labelled
 
 Tensor = torch.Tensor
 
@@ -42,6 +46,7 @@ class CachedSample:
     moving: (bodies,) bool.
     robot_positions: (steps, surface, 3) float32. robot_normals: the same in float16. gripper_open: (steps, grippers).
     reach: (points,) least distance to the robot's surface over the motion [m].
+    supervised: (steps, points) bool, True where the motion is known; None where it is everywhere.
     domain: row of the model's normalisation buffers.
     """
 
@@ -58,6 +63,7 @@ class CachedSample:
     reach: Tensor
     family: str
     key: str
+    supervised: Tensor | None = None
     domain: int = 0
 
     def positions(self, index: Tensor) -> Tensor:
@@ -117,13 +123,26 @@ def _cache_file(
 ) -> Path:
     target = folder / f"{source.stem}.safetensors"
     if not target.exists():
-        clip = read_clip(source)
-        clip = replace(clip, views=clip.views[:cameras])
-        tensors = cache_clip(clip, _robot(robot), encoder=_encoder(encoder))
-        names = {"format": FORMAT, "family": clip.family, "key": clip.key}
+        tensors, names = _tensors_of(source, _robot(robot), _encoder(encoder), cameras)
         with atomic_path(target) as temporary:
-            save_file(tensors, temporary, metadata=names)
+            save_file(tensors, temporary, metadata={"format": FORMAT, **names})
     return target
+
+
+def _tensors_of(
+    source: Path, robot: RobotModel, encoder: ImageEncoder | None, cameras: int | None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and names of a simulated clip or a labelled recording."""
+    if clip_format(source) == LABELLED:
+        with clip_file(source) as file:
+            labelled = read_labelled(file)
+        labelled = replace(labelled, frames=labelled.frames[:cameras])
+        surface = robot.sample_surface(SURFACE_POINTS, links="gripper", seed=SURFACE_SEED)
+        tensors = cache_labelled(labelled, robot, surface, encoder=encoder)
+        return tensors, {"family": labelled.family, "key": labelled.key}
+    clip = read_clip(source)
+    clip = replace(clip, views=clip.views[:cameras])
+    return cache_clip(clip, robot, encoder=encoder), {"family": clip.family, "key": clip.key}
 
 
 def build_cache(
