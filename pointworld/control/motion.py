@@ -83,6 +83,8 @@ def follow_acceleration(
     exact = ((target - motion.q) / dt - motion.v) / dt
     v = motion.v + exact * dt
     reachable = (low <= exact) & (exact <= high) & (slowest <= v) & (v <= fastest)
+    # Onto the target at another speed than its own, the next ticks would only swing about it.
+    reachable &= np.abs(v - speed) <= step * dt
     if reachable.all():
         return exact
     # What would be left of the error if this tick already ran at the target's speed.

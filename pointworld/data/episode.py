@@ -21,6 +21,9 @@ from pointworld.data.tabletop import TabletopConfig
 #: Vertices of soft bodies that are faster than this have burst; at time 0 they may already be pushed [m/s].
 _MAX_VERTEX_SPEED, _MAX_VERTEX_START = 3.0, 0.6
 
+#: A vertex of a cloth that is nearer than this to the middle of the fingertips is held by them [m].
+_HOLD_RADIUS = 0.025
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Episode:
@@ -65,6 +68,7 @@ def simulate(
     if _touching(data, robot_geoms):
         return None
     mujoco.mj_step(model, data, nstep=round(settle_time / config.timestep))
+    grip_step = None if motion.grip is None else lead_steps + round(motion.grip / config.timestep)
     records: list[tuple[np.ndarray, ...]] = []
     touched = False
     for step, control in enumerate(controls):
@@ -74,6 +78,8 @@ def simulate(
             records.append(_record(data, index))
         if step >= lead_steps and step % 4 == 0 and not touched:
             touched = _touching(data, robot_geoms)
+        if step == grip_step:
+            touched = _hold(model, data, tree) or touched
         data.ctrl[:] = control
         mujoco.mj_step(model, data)
     records.append(_record(data, index))
@@ -91,6 +97,25 @@ def simulate(
         index=index,
         touched=touched,
     )
+
+
+def _hold(model: Any, data: Any, tree: RobotTree) -> bool:
+    """Tie the cloth vertex nearest to the fingertips to the hand, where it is; False when none is near."""
+    mujoco = import_mujoco()
+    tool = int(model.body(tree.tool_link).id)
+    kinds = (model.eq_type == mujoco.mjtEq.mjEQ_CONNECT) & (model.eq_obj2id == tool)
+    ties = np.flatnonzero(kinds)
+    if not len(ties):
+        return False
+    offsets = data.xpos[model.eq_obj1id[ties]] - data.xpos[tool]
+    nearest = int(np.argmin(np.linalg.norm(offsets, axis=-1)))
+    if np.linalg.norm(offsets[nearest]) > _HOLD_RADIUS:
+        return False
+    tie = ties[nearest]
+    model.eq_data[tie, :3] = 0.0
+    model.eq_data[tie, 3:6] = data.xmat[tool].reshape(3, 3).T @ offsets[nearest]
+    data.eq_active[tie] = 1
+    return True
 
 
 def _burst(vertices: np.ndarray, step_dt: float) -> bool:

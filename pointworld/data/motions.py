@@ -32,12 +32,16 @@ CLEARANCE = 0.004
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Motion:
-    """family; poses (waypoints, 4, 4) T_base_tool; widths (waypoints,) [m]; lead [s] before time 0."""
+    """family; poses (waypoints, 4, 4) T_base_tool; widths (waypoints,) [m]; lead [s] before time 0.
+
+    grip: when the fingertips take hold of the cloth between them [s]; None: never.
+    """
 
     family: str
     poses: np.ndarray
     widths: np.ndarray
     lead: float
+    grip: float | None = None
 
 
 def smooth_step(x: np.ndarray) -> np.ndarray:

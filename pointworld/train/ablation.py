@@ -257,7 +257,7 @@ def one_step_sample(sample: CachedSample, start: int) -> CachedSample:
     normals = (sample.motions[start, sample.body_ids, :3, :3] @ sample.normals.float()[..., None])[
         ..., 0
     ]
-    robot = sample.robot_positions[index]
+    robot, known = sample.robot_positions[index], sample.supervised
     reach = torch.stack([torch.cdist(points, r).amin(-1) for r in robot[:2]]).amin(0)
     return replace(
         sample,
@@ -268,5 +268,6 @@ def one_step_sample(sample: CachedSample, start: int) -> CachedSample:
         robot_normals=sample.robot_normals[index],
         gripper_open=sample.gripper_open[index],
         reach=reach,
+        supervised=None if known is None else known[index] & known[start],
         key=f"{sample.key}@{start}",
     )

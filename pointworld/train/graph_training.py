@@ -100,21 +100,21 @@ def _batch(
     ]
 
 
-def _joined(batch: Sequence[TrainingSample]) -> tuple[ModelInputs, Tensor]:
-    """Padded inputs and true displacements (batch, steps, points, 3) [m]."""
+def _joined(batch: Sequence[TrainingSample]) -> tuple[ModelInputs, Tensor, Tensor]:
+    """Padded inputs, true displacements (batch, steps, points, 3) [m], and where they are known after step 0."""
     inputs = collate([(item.scene, item.robot) for item in batch])
     rows, count = inputs.scene_exists.shape
     target = torch.zeros(rows, inputs.robot_exists.shape[1], count, 3)
+    valid = torch.zeros(target.shape[:-1], dtype=torch.bool)
     for row, item in enumerate(batch):
         target[row, :, : len(item.scene)] = item.displacements
-    return inputs, target
+        valid[row, 1:, : len(item.scene)] = item.known()[1:]
+    return inputs, target, valid
 
 
 def graph_loss(model: GraphModel, batch: Sequence[TrainingSample], config: TrainConfig) -> Tensor:
     """The world model's loss of one batch."""
-    inputs, target = _joined(batch)
-    valid = inputs.scene_exists[:, None].expand(target.shape[:-1]).clone()
-    valid[:, 0] = False
+    inputs, target, valid = _joined(batch)
     outputs = model(inputs)
     weights = loss_weights(target, valid, static_weight=config.loss.static_weight)
     frame = hand_frame(inputs.robot_positions, inputs.robot_exists)
@@ -133,10 +133,10 @@ def measure_scale(model: GraphModel, samples: Sequence[CachedSample]) -> None:
     squares, counts = torch.zeros(len(model.scale)), torch.zeros(len(model.scale))
     for sample in samples:
         item = whole(sample, step_dt=model.spec.step_dt)
-        inputs, target = _joined([item])
+        inputs, target, valid = _joined([item])
         travel = hand_frame(inputs.robot_positions, inputs.robot_exists).travel[0]
         part = (target[0] / travel[:, None, None]).square().mean(-1)
-        moving = movement_selector(target)[0]
+        moving = movement_selector(target)[0] * valid[0]
         squares += (part * moving).sum(-1)
         counts += moving.sum(-1)
     measured = (squares / counts.clamp_min(1e-6)).sqrt()
@@ -156,7 +156,7 @@ def moved_ratio(model: GraphModel, samples: Sequence[CachedSample]) -> float | N
     for sample in samples:
         item = whole(sample, step_dt=model.spec.step_dt)
         predicted, _ = model.predict(item.scene, item.robot)
-        moved = moved_mask(item.displacements)
+        moved = moved_mask(item.displacements) & item.known()
         errors.append(float((predicted - item.displacements).norm(dim=-1)[moved].mean()))
         lengths.append(float(item.displacements.norm(dim=-1)[moved].mean()))
     error, length = summarise(errors).mean, summarise(lengths).mean

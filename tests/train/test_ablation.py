@@ -58,6 +58,10 @@ def test_a_step_of_a_clip_as_a_sample() -> None:
     assert torch.equal(shifted.robot_positions[4], sample.robot_positions[7])
     near = torch.cdist(short[0], shifted.robot_positions[:2].flatten(0, 1)).amin(-1)
     assert torch.allclose(near, shifted.reach, atol=1e-5)
+    known = torch.ones(11, len(sample.points), dtype=torch.bool)
+    known[6, 0] = known[7, 1] = known[9, 2] = False
+    partly = one_step_sample(replace(sample, supervised=known), 6).supervised
+    assert partly is not None and partly[1, :3].tolist() == [False, False, True]
     steps = SingleSteps([push(0), push(1), push(2)])
     assert len(steps) == 30 and [s.key for s in steps[2:5]] == [
         "synthetic/2@0",

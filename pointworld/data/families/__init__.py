@@ -18,7 +18,7 @@ from pointworld.errors import InputError
 
 #: Every family by name.
 REGISTRY: Mapping[str, Family] = MappingProxyType(
-    {family.name: family for family in (*RIGID, *ARTICULATED, *TOOLS, ROPE, *SOFT[1:])}
+    {family.name: family for family in (*RIGID, *ARTICULATED, *TOOLS, ROPE, *SOFT)}
 )
 #: Names of groups, `all` included.
 GROUPS: tuple[str, ...] = (*dict.fromkeys(f.group for f in REGISTRY.values()), "all")

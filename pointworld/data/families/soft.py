@@ -69,15 +69,20 @@ class Soft:
         return {f"object_{self.name}": f"{self.name}_{self.variant}"}
 
     def add(self, spec: Any, tree: RobotTree) -> None:
-        """Its vertices, or the corners of the box around it, are bodies with three slides each."""
+        """Its vertices, or the corners of the box around it, are bodies with three slides each.
+
+        Every vertex of a cloth can be tied to the hand; the ties are inactive until the fingers close.
+        """
         mujoco = import_mujoco()
+        # The simulator's discs have the square of the half extent that they are given as radius.
+        scale = 1 / np.sqrt(self.half[0]) if self.kind == "disc" else 1.0
         flex = spec.worldbody.make_flex(
             name=f"object_{self.name}",
             type=self.kind,
             dim=2 if self.thin else 3,
             dof="full" if self.thin else "trilinear",
             count=self.count,
-            spacing=self.spacing,
+            spacing=[scale * step for step in self.spacing],
             radius=self.radius,
             mass=self.mass,
             pos=self.centre,
@@ -90,6 +95,15 @@ class Soft:
         flex.friction = [self.friction, 0.005, 0.0001]
         flex.selfcollide = mujoco.mjtFlexSelf.mjFLEXSELF_NONE
         flex.rgba = [*self.rgb, 1.0]
+        for vertex in flex.vertbody if self.thin else ():
+            tie = spec.add_equality(
+                type=mujoco.mjtEq.mjEQ_CONNECT,
+                objtype=mujoco.mjtObj.mjOBJ_BODY,
+                name1=vertex,
+                name2=tree.tool_link,
+                solref=[0.01, 1.0],
+            )
+            tie.active = False
 
     def finish(self, model: Any) -> None:
         """Nothing is left to do."""
@@ -131,10 +145,10 @@ def _scarf(rng: Rng, variant: str) -> dict[str, Any]:
         "spacing": (step, step, step),
         "radius": 0.003,
         "mass": float(rng.uniform(0.02, 0.08)),
-        "young": float(np.exp(rng.uniform(np.log(1e5), np.log(4e5)))),
+        "young": float(np.exp(rng.uniform(np.log(1.5e5), np.log(5e5)))),
         "damping": 1e-2,
-        "thickness": 3e-3,
-        "friction": float(rng.uniform(0.15, 0.5)),
+        "thickness": float(rng.uniform(8e-4, 2e-3)),
+        "friction": float(rng.uniform(0.15, 0.6)),
     }
 
 
@@ -158,38 +172,58 @@ def _pillow(rng: Rng, variant: str) -> dict[str, Any]:
 
 
 def _scarf_motion(rng: Rng, scene: SceneSpec, duration: float) -> Motion | None:
-    """Fingertips press on the cloth and drag it, pinch a fold and lift it, or push at its edge."""
+    """Fingertips close on the cloth and drag or lift it, or push at its edge; a few pass above or miss."""
     cloth = scene.props[0]
     assert isinstance(cloth, Soft)
     times = waypoint_times(LEAD, duration)
-    pressed = scene.table_height + TIP + CLEARANCE
-    inside = rng.uniform(-0.7, 0.7, 2) * cloth.half[:2]
-    spot = cloth.centre[:2] + rotation_about(2, cloth.yaw)[:2, :2] @ inside
+    floor = scene.table_height + TIP + CLEARANCE
     heading = float(rng.uniform(-np.pi, np.pi))
-    kind = rng.random()
-    if kind < 0.45:
-        travel = draw_travel(rng, np.maximum(times, 0.0), float(rng.uniform(0.1, 0.4)))
-        points = bent_line(rng, np.array([*spot, pressed]), heading, travel, rng.normal(0, 1.0))
-        widths = np.full(len(times), float(rng.choice([0.0, 0.03])))
-    elif kind < 0.85:
-        phase = times + rng.uniform(-0.05, 0.15)
-        lift = smooth_step((phase - 0.4) / 0.8)
-        points = np.tile([*spot, pressed], (len(times), 1))
-        points[:, 2] += lift * rng.uniform(0.04, 0.16)
-        points[:, :2] += lift[:, None] * rng.normal(0, 0.08, 2)
-        widths = rng.uniform(0.04, 0.07) * (1 - smooth_step((phase - 0.02) / 0.35))
+    grip = None
+    if rng.random() < 0.8:
+        grip = float(rng.uniform(-0.08, 0.25))
+        spot = _cloth_vertex(rng, cloth)
+        # Beyond the cloth or between its vertices the fingers close on nothing.
+        spot = spot + (rng.uniform(0.03, 0.06) if rng.random() < 0.08 else 0.0)
+        move = smooth_step((times - grip - 0.03) / rng.uniform(0.7, 1.2))
+        points = np.tile([*spot, floor], (len(times), 1))
+        away = rng.uniform(0.05, 0.25) * np.array([np.cos(heading), np.sin(heading)])
+        points[:, :2] += move[:, None] * away
+        points[:, 2] += move * (0.0 if rng.random() < 0.4 else rng.uniform(0.04, 0.2))
+        points[:, 2] += 0.03 * (1 - smooth_step((times + LEAD) / (grip + LEAD)))
+        closing = smooth_step((times - grip + 0.12) / 0.15)
+        widths = rng.uniform(0.02, 0.06) * (1 - closing) + 0.002 * closing
     else:
-        reach = float(np.hypot(*cloth.half[:2])) + rng.uniform(0.02, 0.06)
+        reach = float(np.hypot(*cloth.half[:2])) + rng.uniform(0.0, 0.06)
         start = cloth.centre[:2] - reach * np.array([np.cos(heading), np.sin(heading)])
         travel = draw_travel(rng, times, float(rng.uniform(0.15, 0.45)))
-        points = bent_line(rng, np.array([*start, pressed]), heading, travel, 0.0)
+        points = bent_line(rng, np.array([*start, floor]), heading, travel, rng.normal(0, 1.0))
+        points[:, 2] += rng.uniform(0.02, 0.1) if rng.random() < 0.25 else 0.0
         widths = np.zeros(len(times))
-    # The hand comes down before time 0.
-    points[:, 2] += (0.03 if kind < 0.85 else 0.0) * (1 - smooth_step((times + LEAD) / LEAD))
     if not in_reach(points):
         return None
     yaw = np.full(len(times), hand_yaw(rng, heading))
-    return Motion(family="scarf", poses=tool_poses(points, yaw, 0.0, 0.0), widths=widths, lead=LEAD)
+    return Motion(
+        family="scarf",
+        poses=tool_poses(points, yaw, 0.0, 0.0),
+        widths=widths,
+        lead=LEAD,
+        grip=grip,
+    )
+
+
+def _cloth_vertex(rng: Rng, cloth: Soft) -> np.ndarray:
+    """Position (2,) on the table of a vertex of the cloth at rest [m], at the rim in half of the draws."""
+    steps = np.array(cloth.count[:2]) - 1
+    at = rng.integers(0, steps + 1)
+    if rng.random() < 0.5:
+        side = int(rng.integers(2))
+        at[side] = steps[side] * int(rng.integers(2))
+    local = (at / steps * 2 - 1) * cloth.half[:2]
+    if cloth.kind == "disc":
+        # The square's grid, pressed into a circle.
+        square = max(float(np.abs(local).max()), 1e-9)
+        local = local * square / max(float(np.linalg.norm(local)), 1e-9)
+    return np.asarray(cloth.centre[:2] + rotation_about(2, cloth.yaw)[:2, :2] @ local)
 
 
 def _pillow_motion(rng: Rng, scene: SceneSpec, duration: float) -> Motion | None:

@@ -52,8 +52,8 @@ class LabelConfig:
         positive = (self.step_dt, self.stride, self.max_skew, self.voxel_size)
         if self.num_steps < 2 or not all(np.isfinite(v) and v > 0 for v in positive):
             raise InputError(
-                f"num_steps {self.num_steps} and step_dt, stride, max_skew, voxel_size {positive}: expected two steps at "
-                "least and positive numbers"
+                f"num_steps {self.num_steps} and step_dt, stride, max_skew, voxel_size {positive}: expected two steps "
+                "at least and positive numbers"
             )
         Workspace.parse(self.workspace)
 

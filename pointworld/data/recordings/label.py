@@ -32,7 +32,7 @@ DIFFERENT = 0.005
 #: The second-best motion has to cost this much more than the best.
 MARGIN = 0.06
 #: A label with a larger standard deviation is left out [m].
-MAX_SIGMA = 0.004
+MAX_SIGMA = 0.0035
 #: Motions of pieces this near are tried for points that belong to none [m].
 BESIDE = 0.03
 
@@ -172,9 +172,7 @@ def _decide(
     here, count = costs[best, :, rows].T, seen[best, :, rows].T
     known = trusted[best].T & ((count == 0) | (here < AGREES)) & (sigma < MAX_SIGMA)
     known &= ~rival.any(0) & (support_of(seen, best) > 0)
-    # Nothing may be called still at a moment at which the piece it belongs to is lost.
-    lost = (own[:, None, :] & ~trusted[..., None]).any(0)
-    known &= ~((best == 0) & lost)
+    known &= ~((best == 0) & _maybe_moved(trusted, own, candidates, (count > 0) & (here < AGREES)))
     return Labels(
         positions=_fill(positions, known),
         known=known,
@@ -190,6 +188,19 @@ def _held(trajectory: Trajectory) -> np.ndarray:
     for fit, sure in zip(trajectory.fits[1:], trajectory.trusted[1:], strict=True):
         held.append(fit.motion if sure else held[-1])
     return np.stack(held)
+
+
+def _maybe_moved(
+    trusted: np.ndarray, own: np.ndarray, candidates: np.ndarray, agrees: np.ndarray
+) -> np.ndarray:
+    """(moments, points): moments at which a point may not be called still, whatever else speaks for it.
+
+    That is while the piece it belongs to is lost, and while a point beside a moving piece is hidden until it is seen
+    at its place again.
+    """
+    lost = (own[:, None, :] & ~trusted[..., None]).any(0)
+    seen_again = np.logical_or.accumulate(agrees[::-1])[::-1]
+    return np.asarray(lost | (candidates[1:].any(0) & ~seen_again))
 
 
 def support_of(seen: np.ndarray, best: np.ndarray) -> np.ndarray:

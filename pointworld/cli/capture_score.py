@@ -1,0 +1,68 @@
+"""`pointworld capture score`: how well checkpoints predict what happened in labelled recordings."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import tyro
+from rich.table import Table
+
+import pointworld
+from pointworld.cli.common import console, parse, pick_device, progress, stdout_json
+from pointworld.train import build_cache, read_cache
+from pointworld.train.labelled_score import LabelledScore, score_labelled
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureScoreArgs:
+    """Compare checkpoints on labelled recordings, by the points and steps that have a label.
+
+    Give recordings that none of the checkpoints was trained on.
+
+    Example: pointworld capture score my_val --checkpoints tiny runs/mine
+    """
+
+    data: tyro.conf.Positional[Path]
+    """Folder of clips that pointworld capture label made."""
+    checkpoints: tuple[str, ...] = ("tiny",)
+    """Names of bundled checkpoints, or folders or files."""
+    cache: Path | None = None
+    """Where samples are kept; a folder beside the data by default, the same as for training."""
+    device: str = "cpu"
+    """auto, cpu or cuda."""
+    json: bool = False
+    """Print the scores as one JSON object on stdout."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    args = parse(CaptureScoreArgs, argv, prog="pointworld capture score")
+    scores = {name: _score(args, name) for name in args.checkpoints}
+    table = Table(title=f"{args.data}, {next(iter(scores.values())).clips} clips")
+    for heading in ("checkpoint", "mover error [mm]", "/ no motion", "at rest [mm]"):
+        table.add_column(heading, justify="left" if heading == "checkpoint" else "right")
+    for name, score in scores.items():
+        table.add_row(
+            name, _cell(score.moved, 1e3), _cell(score.ratio, 1), _cell(score.at_rest, 1e3)
+        )
+    console.print(table)
+    if args.json:
+        stdout_json({name: asdict(s) | {"ratio": s.ratio} for name, s in scores.items()})
+    return 0
+
+
+def _score(args: CaptureScoreArgs, name: str) -> LabelledScore:
+    model = pointworld.load(name, device=pick_device(args.device)).eval()
+    encoder = model.spec.encoder
+    root = args.cache or args.data.parent / f"{args.data.name}_cache"
+    folder = root / f"{args.data.name}-{model.spec.robot}-{encoder or 'plain'}"
+    with progress(None, f"samples of {args.data}") as advance:
+        build_cache(args.data, folder, encoder=encoder, robot=model.spec.robot, on_progress=advance)
+    samples = read_cache(folder)
+    with progress(len(samples), name) as advance:
+        return score_labelled(model, samples, on_clip=advance)
+
+
+def _cell(value: float | None, scale: float) -> str:
+    return "-" if value is None else f"{value * scale:.2f}"

@@ -1,0 +1,200 @@
+"""Franka Research 3 and Panda through franky (libfranka, the 1 kHz loop in its own C++ thread).
+
+Run against franky-sim, a server of libfranka's protocol. Not yet tried on hardware.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import Any
+
+import numpy as np
+
+from pointworld.control.backends.vendor import VendorArm, check_command, import_sdk
+from pointworld.control.clock import Clock
+from pointworld.control.types import (
+    ControlError,
+    JointCommand,
+    Reason,
+    RobotInfo,
+    RobotMode,
+    RobotState,
+)
+
+_MODES = {"Idle": RobotMode.READY, "Move": RobotMode.MOVING}
+_GRIPPER_STEP = 0.004
+
+
+class FrankaRobot(VendorArm):
+    """See `Robot`.
+
+    Every command is a small motion of its own: to the target with its speed, and on to rest. It replaces the one
+    before it; when no more come, the arm comes to rest by itself.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        host: str,
+        model: str = "fr3",
+        gripper: bool = True,
+        dynamics: float = 0.5,
+        period: float = 0.02,
+        realtime: bool = True,
+    ) -> None:
+        """Args: dynamics: share of the arm's speed, acceleration and jerk that franky may use.
+
+        period: shortest time between motions handed to franky [s]. realtime: insist on a real-time kernel.
+        """
+        super().__init__(clock)
+        self._host, self._model, self._with_gripper = host, model, gripper
+        self._dynamics, self._period, self._realtime = dynamics, period, realtime
+        self._franky: Any = None
+        self._robot: Any = None
+        self._gripper: Any = None
+        self._width: float | None = None
+        self._wanted: float | None = None
+        self._over = threading.Event()
+        self._due = -np.inf
+        self._deceleration = np.full(7, 10.0 * dynamics)
+
+    @property
+    def info(self) -> RobotInfo:
+        return RobotInfo(
+            name=f"franka {self._model}",
+            arm_joints=tuple(f"{self._model}_joint{i}" for i in range(1, 8)),
+            max_width=0.08 if self._gripper is not None else None,
+        )
+
+    @property
+    def is_connected(self) -> bool:
+        return self._robot is not None
+
+    def connect(self) -> None:
+        """See `Robot`."""
+        franky = import_sdk("franky", "franky-control", "Moving a Franka arm")
+        config = franky.RealtimeConfig.Enforce if self._realtime else franky.RealtimeConfig.Ignore
+        try:
+            self._robot = franky.Robot(self._host, realtime_config=config)
+            self._robot.relative_dynamics_factor = self._dynamics
+            if self._with_gripper:
+                self._gripper = franky.Gripper(self._host)
+                self._width = float(self._gripper.width)
+        except Exception as error:  # libfranka's errors share no base class with each other
+            self._robot = None
+            raise ControlError(
+                Reason.ROBOT_LINK,
+                f"no Franka at {self._host}: {error}. Is FCI on, are the brakes open, and does the version fit?",
+            ) from error
+        self._franky = franky
+        if self._gripper is not None:
+            threading.Thread(target=self._follow_width, name="gripper", daemon=True).start()
+
+    def disconnect(self) -> None:
+        """See `Robot`."""
+        if self._robot is not None:
+            self.stop()
+        self._over.set()
+        self._robot = None
+
+    def get_state(self) -> RobotState:
+        """See `Robot`."""
+        if self._robot is None:
+            return super().get_state()
+        try:
+            state = self._robot.state
+        except Exception as error:
+            raise ControlError(Reason.ROBOT_LINK, f"Franka: {error}") from error
+        time, sequence = self._fresh(state.time.to_sec())
+        mode = str(state.robot_mode).rsplit(".", 1)[-1]
+        errors = _raised(state.current_errors)
+        if mode not in _MODES:
+            errors = (*errors, f"robot mode {mode}")
+        stopped = RobotMode.STOPPED if self._stopped else _MODES.get(mode, RobotMode.ERROR)
+        return RobotState(
+            time=time,
+            sequence=sequence,
+            mode=RobotMode.ERROR if errors else stopped,
+            joint_positions=np.array(state.q, dtype=np.float64),
+            joint_velocities=np.array(state.dq, dtype=np.float64),
+            gripper_width=self._width,
+            errors=errors,
+        )
+
+    def send_action(self, command: JointCommand) -> JointCommand:
+        """See `Robot`. Commands that come faster than `period` are passed over, and the newest goes next."""
+        if self._robot is None:
+            raise ControlError(Reason.ROBOT_LINK, "Franka: not connected")
+        self._refuse_if_stopped()
+        q = check_command(command, 7)
+        self._wanted = command.gripper_width
+        now = self._clock.now()
+        if now < self._due:
+            return command
+        self._due = now + 0.9 * self._period
+        v = np.asarray(command.joint_velocities, dtype=np.float64)
+        rest = q + v * np.abs(v) / (2 * self._deceleration)
+        franky = self._franky
+        motion = franky.JointWaypointMotion(
+            [
+                franky.JointWaypoint(franky.JointState(q, v)),
+                franky.JointWaypoint(franky.JointState(rest)),
+            ],
+            return_when_finished=False,
+        )
+        try:
+            self._robot.move(motion, asynchronous=True)
+        except Exception as error:
+            raise ControlError(Reason.ROBOT_ERROR, f"Franka: {error}") from error
+        return command
+
+    def stop(self) -> None:
+        """See `Robot`."""
+        self._stopped = True
+        robot = self._robot
+        if robot is None:
+            return
+        try:
+            if robot.is_in_control:
+                robot.move(self._franky.JointStopMotion(), asynchronous=True)
+        except Exception:
+            with contextlib.suppress(Exception):
+                robot.stop()
+
+    def recover(self) -> None:
+        """See `Robot`."""
+        if self._robot is None:
+            raise ControlError(Reason.ROBOT_LINK, "Franka: not connected")
+        try:
+            if self._robot.has_errors and not self._robot.recover_from_errors():
+                raise ControlError(Reason.ROBOT_ERROR, "Franka: it does not leave its error")
+        except ControlError:
+            raise
+        except Exception as error:
+            raise ControlError(Reason.ROBOT_ERROR, f"Franka: {error}") from error
+        self._stopped = False
+
+    def _follow_width(self) -> None:
+        """Read the width and send new ones, beside the arm: the hand answers slowly."""
+        last = self._width
+        while not self._over.wait(0.1):
+            with contextlib.suppress(Exception):
+                wanted = self._wanted
+                new = wanted is not None and (last is None or abs(wanted - last) > _GRIPPER_STEP)
+                if new and not self._stopped:
+                    self._gripper.move(wanted, 0.1)
+                    last = wanted
+                self._width = float(self._gripper.width)
+
+
+def _raised(errors: Any) -> tuple[str, ...]:
+    """Names of the flags that are set."""
+    return tuple(
+        name
+        for name in dir(errors)
+        if not name.startswith("_")
+        and isinstance(getattr(errors, name), bool)
+        and getattr(errors, name)
+    )
