@@ -56,9 +56,9 @@ def _score(args: CaptureScoreArgs, name: str) -> LabelledScore:
     model = pointworld.load(name, device=pick_device(args.device)).eval()
     encoder = model.spec.encoder
     root = args.cache or args.data.parent / f"{args.data.name}_cache"
-    folder = root / f"{args.data.name}-{model.spec.robot}-{encoder or 'plain'}"
+    folder = root / f"{args.data.name}-{encoder or 'plain'}"
     with progress(None, f"samples of {args.data}") as advance:
-        build_cache(args.data, folder, encoder=encoder, robot=model.spec.robot, on_progress=advance)
+        build_cache(args.data, folder, encoder=encoder, on_progress=advance)
     samples = read_cache(folder)
     with progress(len(samples), name) as advance:
         return score_labelled(model, samples, on_clip=advance)
