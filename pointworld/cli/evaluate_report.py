@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def read_results(named: tuple[str, ...]) -> dict[str, Any]:
     """Label to evaluation.
 
     Raises:
-        InputError: no evaluation there, an old one, or two of one label.
+        InputError: no evaluation there, an old one, two of one label, or of different clips.
     """
     results: dict[str, Any] = {}
     for entry in named:
@@ -87,4 +88,19 @@ def read_results(named: tuple[str, ...]) -> dict[str, Any]:
         if label in results:
             raise InputError(f"two evaluations are called '{label}'; name them: LABEL={place}")
         results[label] = result
+    _check_same_clips(results)
     return results
+
+
+def _check_same_clips(results: dict[str, Any]) -> None:
+    """No motion has the same error wherever the clips are the same."""
+    still = {
+        label: result["overall"]["metrics"]["no_motion"]["l2_moved"]["mean"]
+        for label, result in results.items()
+    }
+    first = next(iter(still.values()))
+    for label, value in still.items():
+        if not math.isclose(value or 0.0, first or 0.0, rel_tol=1e-6):
+            raise InputError(
+                f"'{label}' was measured on other clips than '{next(iter(still))}'; one table needs the same for all"
+            )

@@ -12,11 +12,12 @@ import torch
 
 from pointworld.cli.app import main
 from pointworld.errors import InputError
+from pointworld.train.ablation import STUDIES
 from pointworld.train.evaluator import ClipScores, tabulate
 from pointworld.train.metrics import REST_BINS
-from pointworld.train.page import fill_page
+from pointworld.train.page import fill_page, page_blocks
 from pointworld.train.plots import plot_families, plot_steps
-from pointworld.train.report import main_table, report, step_table
+from pointworld.train.report import TABLES, main_table, report, step_table
 from pointworld.train.targets import targets
 
 
@@ -153,3 +154,15 @@ def test_pages_and_evaluations_that_do_not_fit_are_refused(
     (tmp_path / "evaluation.json").write_text(json.dumps(result(0.01)))
     assert main(["evaluate", "--report", f"a={tmp_path}", f"a={tmp_path}"]) == 2
     assert "two evaluations are called 'a'" in capsys.readouterr().err
+    other = result(0.01)
+    other["overall"]["metrics"]["no_motion"]["l2_moved"]["mean"] *= 1.01
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    assert main(["evaluate", "--report", str(tmp_path), f"b={tmp_path / 'other.json'}"]) == 2
+    assert "'b' was measured on other clips" in capsys.readouterr().err
+
+
+def test_the_page_of_the_documentation_asks_for_tables_that_exist() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "world_quality.md").read_text(encoding="utf-8")
+    asked = page_blocks(text)
+    known = {*TABLES, *(f"ablation-{study}" for study in STUDIES)}
+    assert set(asked) <= known and len(asked) == len(set(asked)) >= 6
