@@ -10,10 +10,11 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from pointworld.cli.common import console, parse, stdout_json, write_run_json
+from pointworld.cli.common import console, parse, pick_device, stdout_json, write_run_json
 from pointworld.cli.evaluate_report import read_page
 from pointworld.cli.train import SIZES
 from pointworld.data import require_disjoint
+from pointworld.encoders import load_encoder
 from pointworld.errors import InputError
 from pointworld.files import write_text
 from pointworld.train import TrainConfig
@@ -66,6 +67,8 @@ class AblateArgs:
     """Scene points that the network looks at."""
     limit: int | None = None
     """Measure only on the first test clips."""
+    device: str = "cpu"
+    """Where the models are trained: auto, cpu or cuda."""
     threads: int = 0
     """CPU threads; 0 = all."""
     workers: int = 2
@@ -92,6 +95,10 @@ def main(argv: list[str]) -> int:
         torch.set_num_threads(args.threads)
     start = time.perf_counter()
     names = list(STUDIES) if args.study == "all" else [args.study]
+    if "features" in names:
+        # One that is not there is better known now than after hours of training.
+        for encoder in args.encoders:
+            load_encoder(encoder)
     args.out.mkdir(parents=True, exist_ok=True)
     studies = {name: _run(name, args) for name in names}
     if args.page is not None:
@@ -117,6 +124,7 @@ def _run(name: str, args: AblateArgs) -> dict[str, Any]:
         context_points=args.context_points,
         workers=args.workers,
         limit=args.limit,
+        device=pick_device(args.device),
         config=args.train,
     )
     study = run_study(
@@ -127,7 +135,7 @@ def _run(name: str, args: AblateArgs) -> dict[str, Any]:
     )
     table = study_table(study)
     write_text(args.out / f"{name}.md", table + "\n")
-    console.print(table, markup=False)
+    console.print(table, markup=False, soft_wrap=True)
     if name == "data":
         for folder in {args.out, args.pictures or args.out}:
             folder.mkdir(parents=True, exist_ok=True)

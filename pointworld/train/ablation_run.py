@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pointworld.encoders import ImageEncoder, load_encoder
 from pointworld.errors import InputError
 from pointworld.files import write_json
@@ -28,6 +30,7 @@ from pointworld.train.cache import SURFACE_POINTS, CachedSample, build_cache, re
 from pointworld.train.config import TrainConfig
 from pointworld.train.curve import read_curve
 from pointworld.train.evaluator import evaluate
+from pointworld.train.parallel import Ranks
 from pointworld.train.predictors import carry_predictors, model_predictor
 from pointworld.train.statistics import STATISTICS_SAMPLES, measure
 from pointworld.train.trainer import train
@@ -38,7 +41,8 @@ class Setup:
     """What all variants share.
 
     data, validation, test: folders of clips. out: one folder per variant, and one file per study.
-    cache: folder of cached samples. limit: test clips, None = all. config: budget, optimiser, augmentation, loss.
+    cache: folder of cached samples. limit: test clips, None = all. device: where models are trained.
+    config: budget, optimiser, augmentation, loss.
     """
 
     data: Path
@@ -52,6 +56,7 @@ class Setup:
     context_points: int = 700
     workers: int = 2
     limit: int | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     config: TrainConfig = field(default_factory=TrainConfig)
 
     def facts(self, variant: Variant) -> dict[str, Any]:
@@ -138,6 +143,7 @@ def _trained(
         folder,
         config,
         statistics=measure(spec, samples[:STATISTICS_SAMPLES], seed=config.seed),
+        ranks=Ranks(device=setup.device),
     ).cpu()
     last = read_curve(folder / "curve.csv")[-1]
     training = {
