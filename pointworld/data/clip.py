@@ -26,6 +26,8 @@ FORMAT = "pointworld-clip-1"
 #: Metres per unit of the stored depth; the largest depth is 6.5 m.
 DEPTH_UNIT = 1e-4
 _JPEG_QUALITY = 92
+# Beyond this level depth images shrink by 10 % in twice the time.
+_PNG_LEVEL = 4
 _SOFT = ("soft_vertices", "soft_faces", "soft_bodies")
 _KINDS = ("static", "robot", "object", "soft")
 
@@ -162,7 +164,7 @@ def triangle_frames(triangles: np.ndarray) -> np.ndarray:
 
 def _png(image: np.ndarray) -> np.ndarray:
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG", compress_level=6)
+    Image.fromarray(image).save(buffer, format="PNG", compress_level=_PNG_LEVEL)
     return np.frombuffer(buffer.getvalue(), np.uint8)
 
 
@@ -213,8 +215,18 @@ def write_clip(clip: Clip, path: str | Path) -> None:
             f"K{i}": view.K,
             f"T_world_cam{i}": view.T_world_cam,
         }
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, array in arrays.items():
+            _add_entry(archive, name, array)
+
+
+def _add_entry(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
+    """One array as numpy writes it into an .npz; images are compressed already."""
+    entry = zipfile.ZipInfo(f"{name}.npy")
+    image = array.ndim == 1 and array.dtype == np.uint8 and name != "header"
+    entry.compress_type = zipfile.ZIP_STORED if image else zipfile.ZIP_DEFLATED
+    with archive.open(entry, "w") as file:
+        np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
 
 
 def read_clip(path: str | Path) -> Clip:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -175,12 +176,20 @@ def move_cameras(model: Any, cameras: Sequence[CameraSpec], config: TabletopConf
         )
 
 
+@lru_cache(maxsize=2)
+def _robot_spec(tree: RobotTree) -> Any:
+    """The bare robot, the same in every scene: copying it is cheaper than handing over its meshes again."""
+    spec = import_mujoco().MjSpec()
+    add_robot(spec, tree)
+    return spec
+
+
 def scene_model(
     tree: RobotTree, scene: SceneSpec, cameras: Sequence[CameraSpec], config: TabletopConfig
 ) -> Any:
     """MjModel of robot, table, objects, lights and cameras, with fast render settings."""
     mujoco = import_mujoco()
-    spec = mujoco.MjSpec()
+    spec = _robot_spec(tree).copy()
     spec.option.timestep = config.timestep
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     if any(prop.deformable for prop in scene.props):
@@ -193,7 +202,6 @@ def scene_model(
     spec.visual.quality.numslices = 48
     spec.stat.extent, spec.stat.center = 2.0, [0.5, 0.0, 0.0]
     spec.visual.map.znear, spec.visual.map.zfar = 0.02, 4.0
-    add_robot(spec, tree)
     _add_surroundings(spec, scene)
     for index, item in enumerate(scene.objects):
         _add_object(spec, index, item)
