@@ -1,6 +1,6 @@
-"""Times the network core against the public reference, float32 on the CPU, in one process.
+"""Times the network core against the public reference on the CPU, in one process, in float32 and bfloat16.
 
-    python benchmarks/ptv3_speed.py [--size small] [--repeats 12] [--threads 2] [--cpu-time]
+    python benchmarks/ptv3_speed.py [--size small] [--batch 1] [--repeats 12] [--threads 2] [--cpu-time]
 
 With POINTWORLD_REFERENCE naming a checkout of github.com/NVlabs/PointWorld its network is timed in turn with ours
 (stand-ins for its CUDA parts: benchmarks/ptv3_reference.py) and their outputs are compared; otherwise ours are set
@@ -29,6 +29,7 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -133,6 +134,16 @@ def largest_difference(
     return float((got - expected).abs().max())
 
 
+def relative_rms(difference: torch.Tensor, values: torch.Tensor) -> float:
+    """Root mean square of a difference over that of the values."""
+    return float(difference.square().mean().sqrt() / values.square().mean().sqrt())
+
+
+def peak_memory() -> float:
+    """Most memory that this process has held so far [GB]."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
 def gemm_speed(clock: Callable[[], float], repeats: int = 8) -> float:
     """Floating-point operations per second of a large float32 matrix product."""
     a, b = torch.rand(2, 2048, 2048)
@@ -146,6 +157,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--size", choices=sorted(WIDTH), default="small")
+    parser.add_argument("--batch", type=int, default=1, help="samples that go through together")
     parser.add_argument("--repeats", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
@@ -169,19 +181,25 @@ def main() -> None:
         f"torch {torch.__version__}, {arguments.threads} threads, {size}, best of {arguments.repeats}"
     )
     for row, (points, robot_points) in enumerate(CASES):
-        inputs = scene(points, robot_points, WIDTH[size])
-        coords = torch.cat([inputs[0][0], inputs[3][0].flatten(0, 1)])
-        pyramid = released_pyramid(
-            coords, torch.zeros(len(coords), dtype=torch.int64), 1, arch=arch, grid_size=GRID
-        )
+        scenes = [scene(points, robot_points, WIDTH[size], seed) for seed in range(arguments.batch)]
+        inputs = tuple(torch.cat(parts) for parts in zip(*scenes, strict=True))
+        coords = torch.cat([torch.cat([s[0][0], s[3][0].flatten(0, 1)]) for s in scenes])
+        samples = torch.arange(arguments.batch).repeat_interleave(len(coords) // arguments.batch)
+        pyramid = released_pyramid(coords, samples, arguments.batch, arch=arch, grid_size=GRID)
         flops = forward_flops(arch, pyramid)
 
         def run_ours(mode: str, inputs: tuple[torch.Tensor, ...] = inputs) -> torch.Tensor:
             ours.mode = mode
             return ours(*inputs)[0]
 
+        def run_fast(inputs: tuple[torch.Tensor, ...] = inputs) -> torch.Tensor:
+            ours.mode = "released"
+            with torch.autocast("cpu", torch.bfloat16):
+                return ours(*inputs)[0]
+
         runs: dict[str, Callable[[], object]] = {
             "ours": lambda: run_ours("released"),
+            "bfloat16": run_fast,
             "stable": lambda: run_ours("stable"),
         }
         if reference is not None:
@@ -190,9 +208,11 @@ def main() -> None:
         with torch.no_grad():
             best = best_seconds(runs, arguments.repeats, clock)
             best_gemm = gemm_speed(clock)
-            note = ""
+            exact = run_ours("released")
+            note = f" | bfloat16 changes {relative_rms(run_fast().float() - exact, exact):.2%}"
+            note += f", peak memory {peak_memory():.2f} GB"
             if reference is not None:
-                note = f" | largest difference {largest_difference(ours, reference, inputs):.1e}"
+                note += f" | largest difference {largest_difference(ours, reference, inputs):.1e}"
             elif size in RECORDED:
                 best["recorded reference"] = RECORDED[size][row]
         limit = flops / best_gemm

@@ -1,0 +1,107 @@
+"""Times what feeds training and a training step of `tiny`, on samples that `pointworld train` has cached.
+
+    python benchmarks/training.py CACHE [--clips DATA] [--threads 1] [--batch 8] [--steps 20]
+
+CACHE: a folder of cached samples, for example datasets/train_cache/train-plain. DATA: the clips themselves, to time
+how long one takes to become a sample. Seconds are of the CPU, so that other processes disturb them less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from pointworld.data import list_clips, read_clip
+from pointworld.model import ModelSpec, WorldModel
+from pointworld.ptv3 import PTv3Arch
+from pointworld.robot import RobotModel
+from pointworld.train import TrainConfig
+from pointworld.train.augment import TrainingSample, augment
+from pointworld.train.cache import SURFACE_POINTS, CachedSample, cache_clip, read_cached
+from pointworld.train.objective import batch_loss
+from pointworld.train.optimiser import make_optimiser
+
+
+def seconds(work: Callable[[int], object], count: int) -> float:
+    """CPU seconds per call of work(0), work(1), ..., after one that does not count."""
+    work(0)
+    start = time.process_time()
+    for index in range(count):
+        work(index)
+    return (time.process_time() - start) / count
+
+
+def time_steps(samples: list[CachedSample], config: TrainConfig, count: int) -> tuple[float, float]:
+    """CPU seconds to draw one sample, and of a step without it."""
+    torch.manual_seed(0)
+    spec = ModelSpec(
+        arch=PTv3Arch.tiny(),
+        robot_tokens=16,
+        context_points=700,
+        max_robot_points=SURFACE_POINTS,
+        image_channels=0,
+    )
+    model = WorldModel(spec).train()
+    optimiser = make_optimiser(model, config)
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(index: int) -> TrainingSample:
+        sample = replace(samples[index % len(samples)], features=None)
+        return augment(sample, config.augment, generator, step_dt=0.1, voxel_size=spec.grid_size)
+
+    def step(index: int) -> None:
+        batch = [draw(index * config.batch_size + k) for k in range(config.batch_size)]
+        optimiser.zero_grad()
+        batch_loss(model, batch, config).backward()
+        optimiser.step()
+
+    drawing = seconds(draw, 4 * count)
+    return drawing, seconds(step, count) - config.batch_size * drawing
+
+
+def main() -> None:
+    """Prints one line per stage."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("cache", type=Path)
+    parser.add_argument("--clips", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=20)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    files = sorted(arguments.cache.glob("*.safetensors"))[:256]
+    print(f"torch {torch.__version__}, {arguments.threads} threads, batches of {arguments.batch}")
+    if arguments.clips is not None:
+        paths = list_clips(arguments.clips)[:20]
+        robot = RobotModel.load(read_clip(paths[0]).robot)
+        each = seconds(
+            lambda i: cache_clip(read_clip(paths[i % len(paths)]), robot, encoder=None), 20
+        )
+        print(f"clip to sample, once       {1 / each:8.1f} a second")
+    each = seconds(lambda i: read_cached(files[i % len(files)]), len(files))
+    print(f"cached sample read, once   {1 / each:8.1f} a second")
+    samples = [read_cached(path) for path in files]
+    kinds: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
+    for precision in kinds:
+        config = TrainConfig(batch_size=arguments.batch, precision=precision)
+        drawing, step = time_steps(samples, config, arguments.steps)
+        trained = arguments.batch / (step + arguments.batch * drawing)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        print(
+            f"{precision:9} drawn {1 / drawing:6.0f} samples a second, trained {trained:5.1f}, "
+            f"step {step * 1e3:4.0f} ms, peak memory so far {memory:.2f} GB",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
