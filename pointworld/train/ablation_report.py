@@ -10,6 +10,7 @@ from typing import Any
 from pointworld.files import atomic_path
 
 Study = Mapping[str, Any]
+_TICKS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0)
 
 TITLES: dict[str, str] = {
     "loss": "loss",
@@ -83,7 +84,7 @@ def plot_scaling(study: Study, path: Path) -> None:
     axes.set_yscale("log")
     axes.set_xticks(clips, [f"{c:.0f}" for c in clips])
     axes.minorticks_off()
-    shown = [v for v in (0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8, 1.0) if _within(v, values)]
+    shown = [v for v in _TICKS if _within(v, values)]
     axes.set_yticks(shown, [f"{v:g}" for v in shown])
     axes.set_xlabel("training clips")
     axes.set_ylabel("mover error / no motion")
