@@ -229,7 +229,7 @@ def refine(
     rasterizer: Rasterizer,
     *,
     iterations: int,
-    rate: float = 0.02,
+    rate: float = 0.05,
     seed: int = 0,
     on_step: Callable[[int], None] | None = None,
 ) -> GaussianScene:

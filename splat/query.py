@@ -2,8 +2,8 @@
 
 Seeds are the Gaussians that a pixel or box shows (by transposed rendering), or those most alike a vector. What they
 stand on is found as a plane and taken away; similarity then spreads over a graph of near neighbours, along edges
-between Gaussians that are close and alike, and the object is the connected part of the graph that holds the seeds. Last,
-Gaussians in the plane under the object join it where they look like it and not like what lies round it.
+between Gaussians that are close and alike, and the object is the connected part of the graph that holds the seeds.
+Last, Gaussians in the plane under the object join it where they look like it and not like what lies round it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,16 @@ from splat.types import GaussianScene
 Tensor = torch.Tensor
 Array = np.ndarray
 
+#: A plane holds at least this share of what is near; so many are tried until seeds stand above one with at least this
+#: share of their weight.
+PLANE_SHARE, PLANES_TRIED, SEEDS_ABOVE = 0.15, 3, 0.1
 #: Gaussians of the plane are under an object up to this many spacings from its outline; what lies farther away, up to
 #: RING [m], shows what the plane looks like.
 FOOT, RING = 1.5, 0.12
+#: Also what lies up to this far below the plane there [m]: no view saw that place, so it shows the object's colours.
+BELOW = 0.15
+#: At the top of the plane's band a Gaussian may differ from the object this much more than from the plane, plus one.
+LIFT = 2.0
 #: Features count as much as this difference in colour when they differ by their spread.
 FEATURE_WEIGHT = 0.15
 #: Share of a difference in brightness that counts as a difference in colour.
@@ -43,8 +50,9 @@ class QueryConfig:
     reach: nothing farther from the seeds than this is looked at [m]. opacity: Gaussians fainter than this are no nodes
     of the graph; they join what they lie in. neighbours: of every node. spacing: edges are at most this many times as
     long as a usual one. color, feature: differences at which an edge's weight has fallen to 1/e (colour 0-1, features
-    relative to their spread). spread: how far similarity diffuses, 0-1. threshold: of the diffused similarity,
-    relative to the seeds'. plane: use the plane that things stand on. band: least distance from it that counts [m].
+    relative to their spread). length: how far similarity diffuses where all is alike [m]. threshold: of the diffused
+    similarity, relative to where most of it went. plane: use the plane that things stand on. band: least distance from
+    it that counts [m].
     """
 
     reach: float = 0.35
@@ -53,15 +61,15 @@ class QueryConfig:
     spacing: float = 2.5
     color: float = 0.25
     feature: float = 1.0
-    spread: float = 0.98
-    threshold: float = 0.02
+    length: float = 0.08
+    threshold: float = 0.04
     plane: bool = True
     band: float = 0.006
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (self.reach > 0 and self.neighbours >= 2 and 0 < self.spread < 1):
-            raise InputError(f"{self}: expected reach > 0, 2 or more neighbours, 0 < spread < 1")
+        if not (self.reach > 0 and self.neighbours >= 2 and self.length > 0):
+            raise InputError(f"{self}: expected reach > 0, 2 or more neighbours, length > 0")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -190,7 +198,7 @@ def select_object(
         excluded: (N,) bool, Gaussians that cannot belong to it.
 
     Raises:
-        InputError: the seeds are none, or too faint to be nodes.
+        InputError: the seeds are none, too faint, or belong to the surface that things stand on.
     """
     config = config or QueryConfig()
     means = scene.means.detach().double().cpu().numpy()
@@ -203,17 +211,17 @@ def select_object(
     nodes = near & (opacity >= config.opacity)
     if excluded is not None:
         nodes &= ~excluded.cpu().numpy()
-    plane = find_plane(means[nodes], centre, config, eye) if config.plane else None
+    if not (weights[nodes] > 0).any():
+        raise InputError("what is seen at that place is too faint; choose another pixel")
+    plane = find_plane(means[nodes], weights[nodes], config, eye) if config.plane else None
     if plane is not None:
         nodes &= plane.height(means) > plane.band
     index = np.flatnonzero(nodes)
     started = weights[index]
-    if not (started > 0).any():
-        raise InputError(
-            "the place belongs to the surface that things stand on; click on an object, or switch the plane off"
-        )
-    graph = build_graph(scene, index, config)
-    similarity = _diffuse(graph, started, config.spread)
+    graph, spacing = build_graph(scene, index, config)
+    # A step of the diffusion goes about one spacing: so many steps reach the length.
+    spread = min(max(1 - (spacing / config.length) ** 2, 0.5), 0.9999)
+    similarity = _diffuse(graph, started, spread)
     members = _component(graph, started, similarity > config.threshold)
     mask = np.zeros(len(means), bool)
     mask[index[members]] = True
@@ -243,29 +251,47 @@ def _middle(points: Array, weights: Array) -> Array:
 
 
 def find_plane(
-    points: Array, centre: Array, config: QueryConfig, eye: Tensor | None
+    points: Array, weights: Array, config: QueryConfig, eye: Tensor | None
 ) -> Plane | None:
-    """The largest plane round a place, its normal towards `eye`; None when the place lies in it or it holds little."""
-    if len(points) < 50:
-        return None
-    normal, offset, inliers = fit_plane_ransac(points, seed=config.seed, threshold=0.008)
-    if inliers.mean() < 0.15:
-        return None
-    towards = centre if eye is None else eye.double().cpu().numpy()
-    if normal @ towards < offset:
-        normal, offset = -normal, -offset
-    # Noise on the far side of the plane, where nothing stands, says how thick it is.
-    height = points @ normal - offset
-    below = -height[(height < 0) & (height > -0.04)]
-    thickness = 1.5 * 1.4826 * float(np.median(below)) if len(below) > 20 else 0.0
-    band = min(max(config.band, thickness), 0.03)
-    if centre @ normal - offset < band:
-        return None
-    return Plane(normal=normal, offset=offset, band=band)
+    """The largest plane with seeds above it, its normal towards `eye` (else the seeds); None where there is no plane.
+
+    Args:
+        points: (n, 3) round the seeds. weights: (n,) of the seeds among them.
+
+    Raises:
+        InputError: there are planes, but no seeds stand on one: the seeds belong to the support itself.
+    """
+    left, tried = np.ones(len(points), bool), 0
+    towards = np.average(points, axis=0, weights=weights + 1e-12)
+    if eye is not None:
+        towards = eye.double().cpu().numpy()
+    while left.sum() >= max(50, PLANE_SHARE * len(points)) and tried < PLANES_TRIED:
+        normal, offset, _ = fit_plane_ransac(points[left], seed=config.seed, threshold=0.008)
+        inliers = left & (np.abs(points @ normal - offset) < 0.008)
+        if inliers.sum() < PLANE_SHARE * len(points):
+            break
+        tried += 1
+        if normal @ towards < offset:
+            normal, offset = -normal, -offset
+        # Noise on the far side of the plane, where nothing stands, says how thick it is.
+        height = points @ normal - offset
+        below = -height[(height < 0) & (height > -0.04)]
+        thickness = 1.5 * 1.4826 * float(np.median(below)) if len(below) > 20 else 0.0
+        plane = Plane(normal=normal, offset=offset, band=min(max(config.band, thickness), 0.03))
+        if weights[height > plane.band].sum() >= SEEDS_ABOVE * weights.sum():
+            return plane
+        left &= ~inliers
+    if tried:
+        raise InputError(
+            "the place belongs to the surface that things stand on; click on an object, or switch the plane off"
+        )
+    return None
 
 
-def build_graph(scene: GaussianScene, index: Array, config: QueryConfig) -> csr_matrix:
-    """Symmetric weights (n, n) between the nodes `index`: near each other, of like colour and features."""
+def build_graph(
+    scene: GaussianScene, index: Array, config: QueryConfig
+) -> tuple[csr_matrix, float]:
+    """Symmetric weights (n, n) between the nodes `index`, near each other and alike, and their usual spacing [m]."""
     chosen = torch.from_numpy(index)
     points = scene.means[chosen].detach().double().cpu().numpy()
     count = min(config.neighbours + 1, len(points))
@@ -285,11 +311,11 @@ def build_graph(scene: GaussianScene, index: Array, config: QueryConfig) -> csr_
         exponent = exponent + ((features[rows] - features[columns]) ** 2).sum(1) / scale
     weights = coo_matrix((np.exp(-exponent), (rows, columns)), shape=(len(points), len(points)))
     weights = weights.tocsr()
-    return weights.maximum(weights.T)
+    return weights.maximum(weights.T), usual
 
 
 def _diffuse(graph: csr_matrix, seeds: Array, spread: float) -> Array:
-    """Similarity that flows from the seeds along the graph, relative to its largest value at a seed."""
+    """Similarity that flows from the seeds along the graph, 1 = as much as where most of it went."""
     degree = np.asarray(graph.sum(1)).ravel()
     root = diags(1 / np.sqrt(np.maximum(degree, 1e-9)))
     step = root @ graph @ root
@@ -297,8 +323,9 @@ def _diffuse(graph: csr_matrix, seeds: Array, spread: float) -> Array:
     flowed, _ = cg(system, (1 - spread) * seeds, rtol=1e-5, maxiter=500)
     # Per degree: a node's value does not depend on how many neighbours it has.
     flowed = flowed / np.sqrt(np.maximum(degree, 1e-9))
-    top = flowed[seeds > 0].max()
-    return np.clip(flowed / max(top, 1e-30), 0, 1)
+    # Relative to a usual value where it went: its peak at the seeds says nothing about the object.
+    usual = (flowed**2).sum() / max(flowed.sum(), 1e-30)
+    return np.clip(flowed / max(usual, 1e-30), 0, 1)
 
 
 def _component(graph: csr_matrix, seeds: Array, allowed: Array) -> Array:
@@ -331,10 +358,11 @@ def _attach(mask: Array, means: Array, rest: Array, plane: Plane | None, members
 def _add_foot(mask: Array, scene: GaussianScene, means: Array, near: Array, plane: Plane) -> None:
     """Let Gaussians of the plane under the object join it where they look like it; `mask` is changed."""
     inside = np.flatnonzero(mask)
-    band = np.flatnonzero(near & ~mask & (np.abs(plane.height(means)) <= plane.band))
+    height = plane.height(means)
+    band = np.flatnonzero(near & ~mask & (height <= plane.band) & (height >= -plane.band - BELOW))
     if len(inside) < 5 or len(band) == 0:
         return
-    flat = means - plane.height(means)[:, None] * plane.normal
+    flat = means - height[:, None] * plane.normal
     tree = cKDTree(flat[inside])
     usual = float(np.median(cKDTree(means[inside]).query(means[inside], k=5)[0][:, -1]))
     distance, _ = tree.query(flat[band])
@@ -345,7 +373,9 @@ def _add_foot(mask: Array, scene: GaussianScene, means: Array, near: Array, plan
     looks = appearance(scene)
     alike = _nearest_looks(looks[under], looks[inside])
     strange = _nearest_looks(looks[under], looks[round_it])
-    mask[under[alike < strange]] = True
+    # The higher over the middle of the plane, the less it must differ from what lies round the object.
+    lifted = np.clip(height[under] / plane.band, 0, 1)
+    mask[under[alike < (1 + LIFT * lifted) * strange]] = True
 
 
 def _nearest_looks(values: Array, examples: Array) -> Array:
