@@ -16,7 +16,7 @@ from pointworld.cli.common import console, parse, pick_device, stdout_json, writ
 from pointworld.errors import InputError
 from pointworld.files import atomic_folder
 from pointworld.geometry import invert
-from pointworld.model import WorldModel, load
+from pointworld.model import Precision, WorldModel, load
 from pointworld.robot import (
     RobotModel,
     SurfacePoints,
@@ -69,6 +69,8 @@ class PredictArgs:
     """Of the robot's surface points and of thinning a large scene."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    precision: Precision = "float32"
+    """Of the matrix products: float32, or bfloat16, which is about twice as fast and differs by under 1 %."""
     json: bool = False
     """Print a summary as one JSON object on stdout."""
 
@@ -146,7 +148,7 @@ def predict_capture(args: PredictArgs, *, model: WorldModel | None = None) -> Pr
         depth_threshold=model.spec.depth_threshold,
     )
     clock.lap("scene")
-    prediction = model.predict(scene, flow, domain=args.domain)
+    prediction = model.predict(scene, flow, domain=args.domain, precision=args.precision)
     clock.lap("predict")
     return PredictedCapture(
         capture=capture,

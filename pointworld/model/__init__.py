@@ -11,5 +11,6 @@ from pointworld.model.load import load as load
 from pointworld.model.predictor import DynamicsPredictor as DynamicsPredictor
 from pointworld.model.released_checkpoint import convert_released as convert_released
 from pointworld.model.released_checkpoint import read_released as read_released
+from pointworld.model.rollout import Precision as Precision
 from pointworld.model.spec import ModelSpec as ModelSpec
 from pointworld.model.world_model import WorldModel as WorldModel

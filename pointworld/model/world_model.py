@@ -22,7 +22,7 @@ from pointworld.model.hand_frame import hand_frame
 from pointworld.model.inputs import ModelInputs, ModelOutputs
 from pointworld.model.normalisation import VARIANCE_FLOOR, normalise, unnormalise
 from pointworld.model.predictor import DynamicsPredictor
-from pointworld.model.rollout import MAX_TOKENS, predict
+from pointworld.model.rollout import MAX_TOKENS, Precision, predict
 from pointworld.model.spec import ModelSpec
 from pointworld.types import FlowPrediction, RobotFlow, ScenePoints
 
@@ -247,9 +247,12 @@ class WorldModel(nn.Module):
         *,
         domain: str | None = None,
         max_tokens: int = MAX_TOKENS,
+        precision: Precision = "float32",
     ) -> FlowPrediction:
         """Motion of every scene point [m, base frame] under each candidate; see `pointworld.model.rollout.predict`."""
-        return predict(self, scene, robot_flow, domain=domain, max_tokens=max_tokens)
+        return predict(
+            self, scene, robot_flow, domain=domain, max_tokens=max_tokens, precision=precision
+        )
 
     def _check(self, inputs: ModelInputs, image_tokens: Tensor | None) -> None:
         spec = self.spec
