@@ -45,10 +45,10 @@ class AblateArgs:
         Literal["loss", "features", "cameras", "data", "rollout", "tokens", "all"]
     ]
     """What is varied."""
-    data: Path
-    """Folder of training clips."""
-    validation: Path
-    """Folder of validation clips."""
+    data: tuple[Path, ...]
+    """Folders of training clips; several are one set."""
+    validation: tuple[Path, ...]
+    """Folders of validation clips."""
     test: Path
     """Folder of test clips."""
     out: Path
@@ -58,7 +58,7 @@ class AblateArgs:
     size: str = "tiny"
     """Backbone: tiny or small."""
     robot: str = "fr3"
-    """Robot of the clips."""
+    """Robot that the checkpoints name; every clip knows its own."""
     encoders: tuple[str, ...] = ENCODERS
     """Image encoders of the study `features`, any that `pointworld train --encoder` takes."""
     robot_tokens: int = 16
@@ -88,9 +88,7 @@ def main(argv: list[str]) -> int:
     args = parse(AblateArgs, argv, prog="pointworld ablate")
     if args.size not in SIZES:
         raise InputError(f"--size is '{args.size}', expected one of {', '.join(SIZES)}")
-    require_disjoint(
-        {"training": [args.data], "validation": [args.validation], "test": [args.test]}
-    )
+    require_disjoint({"training": args.data, "validation": args.validation, "test": [args.test]})
     if args.threads:
         torch.set_num_threads(args.threads)
     start = time.perf_counter()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from pointworld.cli.common import console, parse, plain, progress, stdout_json, write_run_json
-from pointworld.train import TrainConfig, build_cache, read_cache
+from pointworld.data import require_disjoint
+from pointworld.train import CachedSample, TrainConfig, build_cache, read_cache
 from pointworld.train.graph_model import GraphSpec, save_graph_model
 from pointworld.train.graph_training import train_graph
 
@@ -23,14 +25,12 @@ class TrainGnnArgs:
     Example: pointworld train gnn --data data/train --validation data/val --out runs/gnn --train.minutes 20
     """
 
-    data: Path
-    """Folder of training clips."""
-    validation: Path
-    """Folder of validation clips."""
+    data: tuple[Path, ...]
+    """Folders of training clips; several are one set."""
+    validation: tuple[Path, ...]
+    """Folders of validation clips."""
     out: Path
     """Folder for gnn.safetensors and run.json."""
-    robot: str = "fr3"
-    """Robot of the clips."""
     threads: int = 0
     """CPU threads; 0 = all."""
     workers: int = 2
@@ -51,7 +51,8 @@ def main(argv: list[str]) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     start = time.perf_counter()
-    samples, validation = (_samples(args, folder) for folder in (args.data, args.validation))
+    require_disjoint({"training": args.data, "validation": args.validation})
+    samples, validation = (_samples(args, folders) for folders in (args.data, args.validation))
     cached = time.perf_counter()
     with progress(100, f"training on {len(samples)} clips [% of the budget]") as advance:
         shown = 0
@@ -83,9 +84,11 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _samples(args: TrainGnnArgs, data: Path) -> list:
-    root = args.cache or data.parent / f"{data.name}_cache"
-    folder = root / f"{data.name}-plain"
-    with progress(None, f"samples of {data}") as advance:
-        build_cache(data, folder, workers=args.workers, on_progress=advance)
-    return list(read_cache(folder))
+def _samples(args: TrainGnnArgs, folders: Sequence[Path]) -> list[CachedSample]:
+    found: list[CachedSample] = []
+    for data in folders:
+        folder = (args.cache or data.parent / f"{data.name}_cache") / f"{data.name}-plain"
+        with progress(None, f"samples of {data}") as advance:
+            build_cache(data, folder, workers=args.workers, on_progress=advance)
+        found += read_cache(folder)
+    return found

@@ -40,13 +40,14 @@ from pointworld.train.trainer import train
 class Setup:
     """What all variants share.
 
-    data, validation, test: folders of clips. out: one folder per variant, and one file per study.
+    data, validation, test: folders of clips; several of one kind are one set.
+    out: one folder per variant, and one file per study.
     cache: folder of cached samples. limit: test clips, None = all. device: where models are trained.
     config: budget, optimiser, augmentation, loss.
     """
 
-    data: Path
-    validation: Path
+    data: tuple[Path, ...]
+    validation: tuple[Path, ...]
     test: Path
     out: Path
     cache: Path
@@ -62,7 +63,7 @@ class Setup:
     def facts(self, variant: Variant) -> dict[str, Any]:
         """What a variant's result depends on, as JSON."""
         shared = {
-            "data": str(self.data),
+            "data": [str(folder) for folder in self.data],
             "test": str(self.test),
             "robot": self.robot,
             "arch": asdict(self.arch),
@@ -131,7 +132,8 @@ def _trained(
     variant: Variant, setup: Setup, on_progress: Progress
 ) -> tuple[WorldModel, dict[str, Any]]:
     on_progress(variant.label, "reading samples")
-    samples, validation = (samples_of(variant, setup, d) for d in (setup.data, setup.validation))
+    samples = samples_of(variant, setup, setup.data, share=variant.share)
+    validation = samples_of(variant, setup, setup.validation)
     spec = variant_spec(variant, setup, samples[0])
     on_progress(variant.label, f"training on {len(samples)} samples")
     config = setup.config if variant.loss is None else replace(setup.config, loss=variant.loss)
@@ -170,21 +172,23 @@ def variant_spec(variant: Variant, setup: Setup, sample: CachedSample) -> ModelS
     return replace(spec, **variant.spec)
 
 
-def samples_of(variant: Variant, setup: Setup, data: Path) -> Sequence[CachedSample]:
-    """What a variant trains on, of the clips in `data`; `share` takes the first of the training clips."""
-    name = f"{data.name}-{variant.encoder or 'plain'}"
-    if variant.cameras is not None:
-        name += f"-cameras{variant.cameras}"
-    folder = setup.cache / name
-    count = build_cache(
-        data,
-        folder,
-        encoder=variant.encoder,
-        workers=setup.workers,
-        cameras=variant.cameras,
-    )
-    limit = max(1, round(variant.share * count)) if data == setup.data else None
-    samples = read_cache(folder, limit=limit)
+def samples_of(
+    variant: Variant, setup: Setup, folders: Sequence[Path], *, share: float = 1.0
+) -> Sequence[CachedSample]:
+    """What a variant trains on: the first `share` of the clips in every folder."""
+    samples: list[CachedSample] = []
+    for data in folders:
+        name = f"{data.name}-{variant.encoder or 'plain'}"
+        if variant.cameras is not None:
+            name += f"-cameras{variant.cameras}"
+        count = build_cache(
+            data,
+            setup.cache / name,
+            encoder=variant.encoder,
+            workers=setup.workers,
+            cameras=variant.cameras,
+        )
+        samples += read_cache(setup.cache / name, limit=max(1, round(share * count)))
     if not variant.colour:
         samples = [without_colour(sample) for sample in samples]
     return SingleSteps(samples) if variant.one_step else samples

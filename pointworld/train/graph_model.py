@@ -8,7 +8,7 @@ predicts it, in the gripper's heading frame and as a part of its travel, so that
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -147,7 +147,9 @@ class GraphModel(nn.Module):
     @torch.no_grad()
     def predict(self, scene: ScenePoints, robot: RobotFlow) -> tuple[Tensor, Tensor]:
         """Displacements (steps, points, 3) and their per-axis standard deviations (steps, points), both [m]."""
-        inputs = collate([(scene, robot)])
+        # This network has no use for what hangs together; saying so saves looking for it.
+        loose = replace(scene, clusters=torch.zeros(len(scene), dtype=torch.int64))
+        inputs = collate([(loose, robot)])
         outputs = self(inputs)
         frame = hand_frame(inputs.robot_positions, inputs.robot_exists)
         sigma = (outputs.log_var / 2).exp() * self.units(frame)

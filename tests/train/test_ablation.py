@@ -98,8 +98,8 @@ def test_variants_change_the_description_of_the_model(tmp_path: Path) -> None:
 
 def _setup(clips: Path, out: Path) -> Setup:
     return Setup(
-        data=clips / "train",
-        validation=clips / "val",
+        data=(clips / "train",),
+        validation=(clips / "val",),
         test=clips / "test",
         out=out,
         cache=clips / "cache",
