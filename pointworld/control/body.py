@@ -59,7 +59,7 @@ class ArmBody:
 
     @staticmethod
     def of(robot: RobotModel, *, self_collision: bool = True) -> ArmBody:
-        """The body of `robot`. Args: self_collision: watch it; without it the arm has no spheres at all."""
+        """The body of `robot`. Args: self_collision: watch the distance of the arm to itself."""
         chain = ArmChain.of(robot)
         columns = list(chain.columns)
         frames, local = _rigid_parts(robot, chain, robot.home)
@@ -67,10 +67,8 @@ class ArmBody:
         links = cover.links.numpy()
         centres = np.concatenate([cover.centres.numpy(), np.ones((len(links), 1))], 1)
         placed = np.einsum("sij,sj->si", local[links], centres)[:, :3]
-        watched = (
-            np.argwhere(np.triu(np.isfinite(cover.allowance.numpy()))) if self_collision else []
-        )
-        pairs = np.asarray(watched, dtype=np.int64).reshape(-1, 2)
+        pairs = np.argwhere(np.triu(np.isfinite(cover.allowance.numpy())))
+        pairs = pairs if self_collision else pairs[:0]
         return ArmBody(
             origins=chain.origins.numpy(),
             axes=chain.axes.numpy(),

@@ -159,14 +159,16 @@ class RemoteRobot:
         way = now - message.number("sent")
         self._fastest = min(self._fastest, way)
         width = message.fields.get("width")
+        rate = message.fields.get("success_rate")
         self._state = RobotState(
             time=now - message.number("age") - (way - self._fastest),
             sequence=int(message.number("sequence")),
-            mode=RobotMode(message.fields.get("mode")),
+            mode=RobotMode(str(message.fields.get("mode"))),
             joint_positions=message.vector("q", count),
             joint_velocities=message.vector("v", count),
             gripper_width=None if width is None else message.number("width"),
             errors=tuple(str(e) for e in message.fields.get("errors", ())),
+            success_rate=None if rate is None else message.number("success_rate"),
         )
         self._first.set()
 

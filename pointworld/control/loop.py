@@ -203,6 +203,8 @@ class ControlLoop:
         """Faults that the filter cannot see: a planner that is silent, a record that cannot be written."""
         if self._filter.mode not in (SafetyMode.ARMED, SafetyMode.DRY_RUN):
             return
+        if not 0 <= now - self._last <= self.safety.config.watchdog:
+            return  # the clock is wrong or a tick was late, which the filter tells apart
         accepted = self._executor.accepted_at
         if accepted is not None and now - accepted > self.config.planner_timeout:
             self.stop(Reason.PLANNER_LATE, f"no new plan for {now - accepted:.2f} s")

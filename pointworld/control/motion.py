@@ -51,7 +51,7 @@ def brake_acceleration(limits: JointLimits, motion: Motion, dt: float) -> np.nda
     size = np.sqrt(step * step / 4 + 2 * limits.jerk * np.abs(v)) - step / 2
     wanted = -np.sign(v) * np.minimum(size, limits.acceleration)
     ending = -v / dt
-    ends = (np.abs(ending) <= step) & (np.abs(ending - a) <= step)
+    ends = (np.abs(ending) <= np.minimum(step, limits.acceleration)) & (np.abs(ending - a) <= step)
     return np.where(ends, ending, np.minimum(np.maximum(wanted, a - step), a + step))
 
 
@@ -67,6 +67,21 @@ def brake(
         positions.append(motion.q)
         velocities.append(motion.v)
     return np.stack(positions), np.stack(velocities), motion.resting
+
+
+def clearly_stops(limits: JointLimits, motion: Motion, dt: float) -> np.ndarray:
+    """Joints (..., joints) whose way to rest keeps position and velocity limits by a bound on its length and speed.
+
+    Cheap and on the safe side: where it says no, `brake` and `within` may still say yes.
+    """
+    ramp = limits.acceleration / limits.jerk
+    peak = np.abs(motion.v) + motion.a * motion.a / (2 * limits.jerk) + np.abs(motion.a) * dt
+    peak = peak + 2 * limits.jerk * dt * dt
+    far = peak * peak / (2 * limits.acceleration) + peak * (2 * ramp + 4 * dt)
+    low, high = motion.q - far, motion.q + far
+    inside = (low >= limits.lower) & (high <= limits.upper)
+    fastest = np.minimum(limits.velocity_range(high)[1], -limits.velocity_range(low)[0])
+    return np.asarray(inside & (peak <= fastest))
 
 
 def follow_acceleration(

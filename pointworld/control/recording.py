@@ -161,7 +161,7 @@ class Recorder:
             return
         columns = {key: np.array([row[key] for row in self._rows]) for key in self._rows[0]}
         with atomic_path(self.folder / f"ticks-{self._files:06d}.npz") as path:
-            np.savez(path, **columns)
+            np.savez(path, allow_pickle=False, **columns)
         self._files += 1
         self._counts["ticks"] += len(self._rows)
         self._rows = []
@@ -169,7 +169,7 @@ class Recorder:
     def _save(self, kind: str, arrays: dict[str, Any]) -> None:
         count = self._counts[kind + "s"]
         with atomic_path(self.folder / f"{kind}-{count:06d}.npz") as path:
-            np.savez(path, **arrays)
+            np.savez(path, allow_pickle=False, **arrays)
         self._counts[kind + "s"] = count + 1
 
 

@@ -20,6 +20,7 @@ from pointworld.control.motion import (
     Motion,
     brake,
     brake_acceleration,
+    clearly_stops,
     follow_acceleration,
     within,
 )
@@ -321,6 +322,9 @@ class SafetyFilter:
         slow = dataclasses.replace(self.limits, velocity=self.limits.velocity * share)
         stop = brake_acceleration(self.limits, state.motion, period)
         wanted = follow_acceleration(slow, state.motion, target, speed, period)
+        candidate = state.motion.advanced(wanted, period)
+        if self.body is None and clearly_stops(slow, candidate, period).all():
+            return candidate, Reason.NONE
         both = Motion(
             q=np.stack([state.motion.q] * 2),
             v=np.stack([state.motion.v] * 2),

@@ -283,6 +283,7 @@ def _state_message(state: RobotState, now: float, latched: tuple[Reason, str] | 
             "mode": mode.value,
             "width": state.gripper_width,
             "errors": errors,
+            "success_rate": state.success_rate,
         },
         {
             "q": np.asarray(state.joint_positions, dtype=np.float64),

@@ -80,7 +80,8 @@ class RobotState:
 
     time: when, on the clock of the process that holds this value [s]. sequence: grows with every new measurement.
     joint_positions, joint_velocities: (arm joints,) [rad, rad/s or m, m/s]. gripper_width: [m], None without one.
-    errors: what the arm complains of, in its own words.
+    errors: what the arm complains of, in its own words. success_rate: share of commands that reached its controller
+    lately, where the arm says so.
     """
 
     time: float
@@ -90,6 +91,7 @@ class RobotState:
     joint_velocities: np.ndarray
     gripper_width: float | None = None
     errors: tuple[str, ...] = ()
+    success_rate: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -70,6 +70,7 @@ def _franka(monkeypatch: pytest.MonkeyPatch) -> Bench:
                 time=SimpleNamespace(to_sec=lambda: arm.time),
                 robot_mode="RobotMode.Reflex" if arm.error else "RobotMode.Idle",
                 current_errors=errors,
+                control_command_success_rate=1.0,
             )
 
         is_in_control = True

@@ -292,7 +292,7 @@ def test_a_run_is_recorded_and_read_back(fr3_limits: JointLimits, tmp_path: Path
     assert read.complete and recorder.lost == 0 and recorder.error is None
     assert len(read.ticks["time"]) == 210
     sent = read.ticks["sent"]
-    assert np.allclose(read.ticks["commanded"][sent][100], scene.places[100])
+    assert np.allclose(read.ticks["commanded"][sent][100], scene.places[101])
     assert len(read.chunks) == 1 and read.chunks[0].sequence == 1
     assert [e["event"] for e in read.events] == ["armed", "holding", "fault"]
     assert read.events[-1]["reason"] == "operator" and read.events[-1]["message"] == "enough"

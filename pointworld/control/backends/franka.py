@@ -6,6 +6,7 @@ Run against franky-sim, a server of libfranka's protocol. Not yet tried on hardw
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import threading
 from typing import Any
 
@@ -62,10 +63,12 @@ class FrankaRobot(VendorArm):
 
     @property
     def info(self) -> RobotInfo:
+        versions = {} if self._franky is None else {"franky-control": _version("franky-control")}
         return RobotInfo(
             name=f"franka {self._model}",
             arm_joints=tuple(f"{self._model}_joint{i}" for i in range(1, 8)),
             max_width=0.08 if self._gripper is not None else None,
+            versions=versions,
         )
 
     @property
@@ -121,6 +124,7 @@ class FrankaRobot(VendorArm):
             joint_velocities=np.array(state.dq, dtype=np.float64),
             gripper_width=self._width,
             errors=errors,
+            success_rate=float(state.control_command_success_rate),
         )
 
     def send_action(self, command: JointCommand) -> JointCommand:
@@ -187,6 +191,13 @@ class FrankaRobot(VendorArm):
                     self._gripper.move(wanted, 0.1)
                     last = wanted
                 self._width = float(self._gripper.width)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def _raised(errors: Any) -> tuple[str, ...]:
