@@ -32,6 +32,18 @@ def test_coverage_becomes_nominal_on_other_clips() -> None:
     assert rank_correlation(sigma, fitted(sigma)) > 0.999
 
 
+def test_movers_that_look_like_others_have_a_say() -> None:
+    generator = torch.Generator().manual_seed(3)
+    sigma = torch.rand(20_000, generator=generator) * 0.01 + 0.001
+    moved = torch.rand(20_000, generator=generator) < 0.1
+    real = sigma * torch.where(moved, 2.0, 1.0)
+    error = torch.randn(20_000, 3, generator=generator) * real[:, None]
+    fitted = fit_spread([(sigma, error, moved)])
+    scores = calibration(error[None], fitted(sigma)[None], moved[None])
+    assert abs(scores["coverage_68"] - 0.683) < 0.17
+    assert abs(scores["coverage_68_moved"] - 0.683) < 0.17
+
+
 def test_between_knots_it_is_interpolated_and_beyond_them_constant() -> None:
     ramp = SpreadMap(sigma=(1e-3, 1e-1), factor=(1.0, 4.0))
     given = torch.tensor([1e-5, 1e-3, 1e-2, 1e-1, 1.0])
