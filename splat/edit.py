@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from pointworld.errors import InputError
 from pointworld.types import check_rigid
-from splat.features import draw_features
+from splat.features import draw_features, gather
 from splat.motion_rotate import compose_quats, rotate_sh
 from splat.query import Plane
 from splat.raster import Rasterizer
@@ -22,6 +23,9 @@ Tensor = torch.Tensor
 LUMA = (0.299, 0.587, 0.114)
 #: A pixel is a hole where less than this of it is covered, and was covered before.
 COVERED = 0.5
+#: A Gaussian is hidden by an object when its weight with it is below this share of that without it, and when it
+#: would show in at least so many pixels.
+HIDDEN, HIDDEN_PIXELS = 0.3, 0.5
 #: What is seen this far below the support through a removed object is not what was behind it [m].
 BELOW = 0.03
 
@@ -43,6 +47,33 @@ def members(scene: GaussianScene, number: int) -> Tensor:
 def remove(scene: GaussianScene, mask: Tensor) -> GaussianScene:
     """The scene without the Gaussians in `mask` (N,)."""
     return scene.select(~_checked(scene, mask))
+
+
+@torch.no_grad()
+def hidden_by(
+    scene: GaussianScene,
+    mask: Tensor,
+    cameras: Sequence[tuple[Tensor, Tensor, tuple[int, int]]],
+    rasterizer: Rasterizer,
+) -> Tensor:
+    """(N,) bool: Gaussians that hardly any camera saw past the object in `mask`; a fit leaves them with any colour.
+
+    Those whose blending weights, summed over all cameras, are less than HIDDEN of what they are without the object.
+
+    Args:
+        cameras: T_cam_world (4, 4), K (3, 3) [px], (width, height) of the cameras the scene was fitted to.
+    """
+    rest = ~_checked(scene, mask)
+    index = torch.nonzero(rest)[:, 0]
+    before, after = scene.means.new_zeros(len(scene)), scene.means.new_zeros(len(index))
+    without = scene.select(rest)
+    for viewmat, K, (width, height) in cameras:
+        ones = torch.ones(height, width, 1)
+        before += gather(scene, ones, viewmat, K, rasterizer)[:, 0]
+        after += gather(without, ones, viewmat, K, rasterizer)[:, 0]
+    hidden = torch.zeros(len(scene), dtype=torch.bool)
+    hidden[index] = (after > HIDDEN_PIXELS) & (before[index] < HIDDEN * after)
+    return hidden
 
 
 def extract(scene: GaussianScene, mask: Tensor) -> GaussianScene:

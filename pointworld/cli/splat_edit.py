@@ -20,7 +20,16 @@ from pointworld.cli.splat_fit import SCENE, check_scene_folder
 from pointworld.cli.splat_query import PLANES, camera_index, view_of_camera
 from pointworld.errors import InputError
 from pointworld.files import atomic_path
-from splat.edit import duplicate, extract, hole_mask, members, move, recolor, remove
+from splat.edit import (
+    duplicate,
+    extract,
+    hidden_by,
+    hole_mask,
+    members,
+    move,
+    recolor,
+    remove,
+)
 from splat.features import draw_features
 from splat.fit.cameras import rotation_exp
 from splat.fit.optimise import render
@@ -30,6 +39,9 @@ from splat.raster import get_rasterizer
 from splat.types import GaussianScene
 
 Tensor = torch.Tensor
+
+#: Cameras that are asked what they saw behind the object, and those that are shown.
+HIDING_CAMERAS, SHOWN_CAMERAS = 32, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +70,8 @@ class SplatEditArgs:
     """Of move and duplicate: rotation about the object's middle, round the normal of what it stands on [degrees]."""
     color: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Of recolor: red, green, blue in 0-1; light and shade are kept."""
+    keep_hidden: bool = False
+    """Of remove and move: keep what no camera saw behind the object; its colours mean nothing."""
     cameras: tuple[str, ...] = ()
     """Cameras (name or number) that are rendered; by default the four that see the object best."""
     backend: str = "auto"
@@ -73,10 +87,15 @@ def main(argv: list[str]) -> int:
     stored = read_native(check_scene_folder(args.scene))
     mask = members(stored.scene, args.object)
     plane = object_plane(stored, args.object)
-    edited, number = apply(args, stored.scene, mask, plane)
+    best = best_cameras(stored, mask, args.backend)
+    hidden = torch.zeros_like(mask)
+    if args.operation in ("remove", "move") and not args.keep_hidden:
+        seen = [view_of_camera(stored, index) for index in best[:HIDING_CAMERAS]]
+        hidden = hidden_by(stored.scene, mask, seen, get_rasterizer(args.backend))
+    kept = stored.scene.select(~hidden)
+    edited, number = apply(args, kept, mask[~hidden], plane)
     done = time.perf_counter()
-    cameras = [camera_index(stored, name) for name in args.cameras]
-    cameras = cameras or best_cameras(stored, mask, args.backend)
+    cameras = [camera_index(stored, name) for name in args.cameras] or best[:SHOWN_CAMERAS]
     args.out.mkdir(parents=True, exist_ok=True)
     write_native(edited, args.out / SCENE, tensors=stored.tensors, metadata=stored.metadata)
     holes = write_edit_pictures(args.out, stored, edited, plane, cameras, args.backend)
@@ -85,6 +104,7 @@ def main(argv: list[str]) -> int:
         "object": args.object,
         "new_object": number,
         "object_gaussians": int(mask.sum()),
+        "hidden_gaussians": int(hidden.sum()),
         "gaussians_before": len(stored.scene),
         "gaussians": len(edited),
         "hole_pixels": holes,
@@ -148,8 +168,8 @@ def object_motion(
 
 
 @torch.no_grad()
-def best_cameras(stored: NativeFile, mask: Tensor, backend: str, *, count: int = 4) -> list[int]:
-    """The cameras in which the object covers most pixels."""
+def best_cameras(stored: NativeFile, mask: Tensor, backend: str) -> list[int]:
+    """The cameras that see the object, those in which it covers most pixels first; one at least."""
     if "camera_viewmats" not in stored.tensors:
         raise InputError("the scene file holds no cameras; make it with pointworld splat fit")
     rasterizer = get_rasterizer(backend)
@@ -160,7 +180,8 @@ def best_cameras(stored: NativeFile, mask: Tensor, backend: str, *, count: int =
             stored.scene, mask.float()[:, None], viewmat, K, size, rasterizer
         )
         pixels.append(int(((share[..., 0] > 0.5) & (alpha > 0.5)).sum()))
-    return sorted(range(len(pixels)), key=lambda i: -pixels[i])[:count]
+    order = sorted(range(len(pixels)), key=lambda i: -pixels[i])
+    return [i for i in order if pixels[i] > 0] or order[:1]
 
 
 @torch.no_grad()

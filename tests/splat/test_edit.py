@@ -11,11 +11,20 @@ import torch
 
 from pointworld.errors import InputError
 from pointworld.geometry import make_transform, transform_points
-from splat.edit import duplicate, extract, hole_mask, members, move, recolor, remove
+from splat.edit import (
+    duplicate,
+    extract,
+    hidden_by,
+    hole_mask,
+    members,
+    move,
+    recolor,
+    remove,
+)
 from splat.query import Plane
 from splat.raster import get_rasterizer
 from splat.sh import evaluate_sh
-from splat.types import GaussianScene
+from splat.types import GaussianScene, concatenate
 from tests.splat.mesh_world import as_gaussians, make_world, ring_views
 
 RINGS = ring_views(4, width=96, height=72)
@@ -101,6 +110,30 @@ def test_holes_are_where_nothing_was_seen(world: GaussianScene) -> None:
     assert abs(float(columns.float().mean() - u)) < 8 and abs(float(rows.float().mean() - v)) < 8
     nothing = hole_mask(world, world, viewmat, K, (96, 72), rasterizer, plane=plane)
     assert not bool(nothing.any())
+
+
+def test_what_only_the_object_hid_is_found(world: GaussianScene) -> None:
+    """A blob inside the box is seen by no camera until the box is gone; the table beside it always was."""
+    middle = world.means[members(world, 1)].mean(0)
+    blob = replace(
+        extract(world, members(world, 2)),
+        means=middle + 0.004 * torch.randn(int(members(world, 2).sum()), 3, generator=torch.Generator().manual_seed(0)),
+        ids=torch.full((int(members(world, 2).sum()),), 7),
+    )  # fmt: skip
+    scene = concatenate([world, blob])
+    cameras = [
+        (
+            torch.linalg.inv(torch.from_numpy(ring.T_world_cam)).float(),
+            torch.from_numpy(ring.K).float(),
+            (96, 72),
+        )
+        for ring in RINGS
+    ]
+    hidden = hidden_by(scene, members(scene, 1), cameras, get_rasterizer("cpu"))
+    assert not bool((hidden & members(scene, 1)).any())
+    assert float(hidden[members(scene, 7)].float().mean()) > 0.1
+    for other in (2, 3):
+        assert float(hidden[members(scene, other)].float().mean()) < 0.05
 
 
 @pytest.mark.rejects_input

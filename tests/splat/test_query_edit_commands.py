@@ -82,13 +82,14 @@ def test_query_then_remove_the_ball(
 
     edit = ["splat", "edit", str(tmp_path / "q")]
     gone = run([*edit, "remove", "--object", "0", "--out", str(tmp_path / "r")], capsys)
-    assert gone["gaussians"] == gone["gaussians_before"] - found["gaussians"]
+    taken = found["gaussians"] + gone["hidden_gaussians"]
+    assert gone["gaussians"] == gone["gaussians_before"] - taken
     assert sum(gone["hole_pixels"].values()) > 0
     assert len(list((tmp_path / "r" / "holes").glob("*.png"))) == 4
     # The file of an edit is a scene like any other, features and cameras included.
     again = read_native(tmp_path / "r" / "scene.safetensors")
     assert again.scene.features is not None and "camera_K" in again.tensors
-    moved = ["move", "--object", "0", "--by", "0", "0", "0.3", "--turn", "30"]
+    moved = ["move", "--object", "0", "--by", "0", "0", "0.3", "--turn", "30", "--keep-hidden"]
     run([*edit, *moved, "--out", str(tmp_path / "m"), "--cameras", "0", name], capsys)
     after = read_native(tmp_path / "m" / "scene.safetensors").scene
     lifted = after.means[mine].mean(0) - scene.means[mine].mean(0)
