@@ -8,14 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
-from pointworld.capture import write_capture
 from pointworld.cli.common import console, parse, progress, write_run_json
-from pointworld.data import DatasetSpec, SensorConfig, TabletopConfig, dataset_generator, write_clip
-from pointworld.data.recordings.simulated import simulate_recording
+from pointworld.data import DatasetSpec, SensorConfig, TabletopConfig, dataset_generator
+from pointworld.data.recordings.simulated import simulate_recording, write_recording
 from pointworld.errors import InputError
-from pointworld.files import atomic_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +61,7 @@ def main(argv: list[str]) -> int:
             folder = args.out / f"{args.seed:03d}-{index:04d}"
             if not (folder / "capture.json").is_file():
                 made = simulate_recording(generator, args.seed, index, sensor=sensor)
-                write_clip(made.clip, folder / "truth.npz")
-                with atomic_path(folder / "joints.npz") as temporary:
-                    np.savez(
-                        temporary,
-                        joint_positions=made.joints.joint_positions,
-                        joint_names=np.array(made.joints.joint_names),
-                        step_dt=made.joints.step_dt,
-                    )
-                write_capture(made.capture, folder)
+                write_recording(made, folder)
             advance(1)
     write_run_json(
         args.out,

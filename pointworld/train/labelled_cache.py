@@ -35,7 +35,7 @@ def cache_labelled(
     if tuple(robot.joint_names) != clip.joint_names:
         raise InputError(
             f"clip {clip.key} was labelled with joints {list(clip.joint_names)}, the robot '{robot.name}' has "
-            f"{list(robot.joint_names)}. Give --robot {clip.robot}."
+            f"{list(robot.joint_names)}. Label it again with this description of the robot."
         )
     flow = robot.flow(surface, torch.from_numpy(clip.joint_positions), step_dt=clip.step_dt).to(
         dtype=torch.float32

@@ -29,6 +29,9 @@ from pointworld.types import RGBDFrame
 
 FORMAT = "pointworld-labelled-clips-1"
 
+# One copy per process.
+_robot = cache(RobotModel.load)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabelConfig:
@@ -59,9 +62,12 @@ class LabelConfig:
 
 
 def label_window(
-    recording: Recording, window: Window, robot: RobotModel, config: LabelConfig
+    recording: Recording, window: Window, robot_name: str, config: LabelConfig
 ) -> LabelledClip:
     """One labelled example.
+
+    Args:
+        robot_name: name or URDF, kept in the clip.
 
     Raises:
         InputError: no scene point is left, or frames cannot be read.
@@ -71,7 +77,7 @@ def label_window(
         moments,
         times,
         recording.joints_at(times),
-        robot,
+        robot_name,
         config,
         recording=recording.name,
         start=window.start,
@@ -82,7 +88,7 @@ def label_moments(
     moments: Sequence[Sequence[RGBDFrame]],
     times: np.ndarray,
     joint_positions: np.ndarray,
-    robot: RobotModel,
+    robot_name: str,
     config: LabelConfig,
     *,
     recording: str,
@@ -92,8 +98,9 @@ def label_moments(
 
     Args:
         moments: per moment one frame per camera. times: (moments,) [s]. joint_positions: (moments, joints) then.
-        recording, start: kept in the clip.
+        robot_name: name or URDF. recording, start: kept in the clip with it.
     """
+    robot = _robot(robot_name)
     q = torch.from_numpy(np.ascontiguousarray(joint_positions))
     scene = build_scene(
         moments[0],
@@ -131,7 +138,7 @@ def label_moments(
         joint_names=tuple(robot.joint_names),
         joint_positions=joint_positions,
         step_dt=config.step_dt,
-        robot=robot.name,
+        robot=robot_name,
         recording=recording,
         start=start,
         info=_facts(labels, points),
@@ -168,10 +175,6 @@ def _facts(labels: Labels, points: np.ndarray) -> dict[str, Any]:
         "moving_labelled": float(known[:, moving].mean()) if moving.any() else None,
         "farthest_m": float(reach.max()),
     }
-
-
-# One copy per worker process.
-_robot = cache(RobotModel.load)
 
 
 def label_recordings(
@@ -272,7 +275,7 @@ def _label_one(
 ) -> dict[str, Any] | None:
     number, recording, window = task
     try:
-        clip = label_window(recording, window, _robot(robot), config)
+        clip = label_window(recording, window, robot, config)
     except InputError as error:
         if "no scene points" in str(error) or "no usable depth" in str(error):
             return None

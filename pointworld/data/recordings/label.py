@@ -25,7 +25,7 @@ from pointworld.data.recordings.rigid_track import (
     make_piece,
     pixel_costs,
 )
-from pointworld.data.recordings.trajectories import AGREES, Scene, Trajectory, follow
+from pointworld.data.recordings.trajectories import AGREES, Part, Scene, Trajectory, follow
 
 #: Motions this far apart at a point are different ones [m].
 DIFFERENT = 0.005
@@ -33,6 +33,10 @@ DIFFERENT = 0.005
 MARGIN = 0.06
 #: A label with a larger standard deviation is left out [m].
 MAX_SIGMA = 0.0035
+#: A point that costs more than this moved otherwise, and its neighbours may have [of 1].
+CONTRADICTS = 0.4
+#: A pixel speaks for the scene point nearest to it, up to this distance [m].
+PIXEL_REACH = 0.015
 #: Motions of pieces this near are tried for points that belong to none [m].
 BESIDE = 0.03
 
@@ -67,18 +71,33 @@ def label_points(points: np.ndarray, normals: np.ndarray, scene: Scene, *, seed:
     first = scene.moments[0]
     pixel_pieces = [spread_to_pixels(pieces, points, shot.points, plane) for shot in first]
     usable = [(shot.depth > 0) & ~shot.robot for shot in first]
-    motions: list[Trajectory] = [_stays(scene, usable)]
-    owners = [0]
+    parts: list[Part] = []
+    owners: list[int] = []
     for number in range(1, int(pieces.max(initial=0)) + 1):
         masks = [(of == number) & use for of, use in zip(pixel_pieces, usable, strict=True)]
-        for trajectory in follow(scene, masks):
-            if not trajectory.still:
-                motions.append(trajectory)
-                owners.append(number)
-    candidates = _candidates(points, pieces, np.array(owners))
-    costs, seen = _point_costs(points, scene, usable, motions, candidates)
-    own = (np.array(owners)[:, None] == pieces) & (pieces > 0)
-    return _decide(points, motions, own, candidates, costs, seen)
+        for part in follow(scene, masks):
+            parts.append(part)
+            owners.append(number)
+    near = _nearest_points(points, scene, usable)
+    own, beside = _parts_of(points, near, parts)
+    same_piece = np.array(owners, np.int64)[:, None] == pieces
+    beside = np.logical_or(beside, same_piece & own.any(1)[:, None])
+    followed = [k for k, part in enumerate(parts) if part.trajectory is not None]
+    motions = [_stays(scene, usable), *(p.trajectory for p in parts if p.trajectory is not None)]
+    nobody = np.zeros((1, len(points)), bool)
+    candidates = np.concatenate([~nobody, beside[followed]])
+    costs, seen = _point_costs(points, scene, near, motions, candidates)
+    unfollowed = [k for k in range(len(parts)) if k not in followed]
+    return _decide(
+        points,
+        motions,
+        np.concatenate([nobody, own[followed]]),
+        candidates,
+        costs,
+        seen,
+        pieces=pieces,
+        lost=np.asarray(own[unfollowed].any(0)),
+    )
 
 
 def _stays(scene: Scene, usable: Sequence[np.ndarray]) -> Trajectory:
@@ -88,43 +107,63 @@ def _stays(scene: Scene, usable: Sequence[np.ndarray]) -> Trajectory:
     return Trajectory(piece=piece, fits=fits, trusted=(True,) * len(fits), still=True)
 
 
-def _candidates(points: np.ndarray, pieces: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    """(motions, points) bool: which motions a point may follow: staying, its piece's, and those of pieces beside it."""
-    allowed = np.zeros((len(owners), len(points)), bool)
-    allowed[0] = True
-    for row, owner in enumerate(owners):
-        if owner:
-            distance, _ = cKDTree(points[pieces == owner]).query(points)
-            allowed[row] = distance < BESIDE
-    return allowed
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Near:
+    """Pixels of the first images near a scene point: masks per camera, and the point of each pixel in their order."""
+
+    masks: tuple[np.ndarray, ...]
+    points: tuple[np.ndarray, ...]
+
+
+def _nearest_points(points: np.ndarray, scene: Scene, usable: Sequence[np.ndarray]) -> _Near:
+    tree, masks, nearest = cKDTree(points), [], []
+    for shot, use in zip(scene.moments[0], usable, strict=True):
+        distance, index = tree.query(shot.points[use], distance_upper_bound=PIXEL_REACH)
+        mask = use.copy()
+        mask[use] = np.isfinite(distance)
+        masks.append(mask)
+        nearest.append(index[np.isfinite(distance)])
+    return _Near(masks=tuple(masks), points=tuple(nearest))
+
+
+def _parts_of(
+    points: np.ndarray, near: _Near, parts: Sequence[Part]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(parts, points) bool twice: the part that most pixels near a point belong to; parts that are near a point."""
+    votes = np.zeros((len(parts) + 1, len(points)))
+    for camera, (mask, index) in enumerate(zip(near.masks, near.points, strict=True)):
+        votes[-1] += np.bincount(index, minlength=len(points)) / 2
+        for row, part in enumerate(parts):
+            votes[row] += np.bincount(index, part.masks[camera][mask], len(points))
+    own = np.arange(len(parts))[:, None] == votes.argmax(0)
+    beside = np.zeros_like(own)
+    for row in range(len(parts)):
+        if own[row].any():
+            distance, _ = cKDTree(points[own[row]]).query(points)
+            beside[row] = distance < BESIDE
+    return own, beside
 
 
 def _point_costs(
     points: np.ndarray,
     scene: Scene,
-    usable: Sequence[np.ndarray],
+    near: _Near,
     motions: Sequence[Trajectory],
     candidates: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean cost (motions, moments, points) of the seen pixels that are nearest to each point, and their number."""
-    tree = cKDTree(points)
-    nearest = []
-    masks = []
-    for shot, use in zip(scene.moments[0], usable, strict=True):
-        distance, index = tree.query(shot.points[use], distance_upper_bound=0.015)
-        mask = use.copy()
-        mask[use] = np.isfinite(distance)
-        masks.append(mask)
-        nearest.append(index[np.isfinite(distance)])
-    owner = np.concatenate(nearest)
+    owner = np.concatenate(near.points)
     shape = (len(motions), len(scene.moments), len(points))
     total, count = np.zeros(shape), np.zeros(shape)
     for row, trajectory in enumerate(motions):
         chosen = candidates[row]
-        parts = _restrict(masks, nearest, chosen)
+        parts = _restrict(near.masks, near.points, chosen)
         piece = make_piece(scene.moments[0], parts, scene.rng, most=None)
         of = owner[chosen[owner]]
         for moment, (fit, shots) in enumerate(zip(trajectory.fits, scene.moments, strict=True)):
+            if trajectory.still and row > 0:
+                total[row, moment], count[row, moment] = total[0, moment], count[0, moment]
+                continue
             cost, hidden = pixel_costs(piece, shots, fit.motion)
             total[row, moment] = np.bincount(of, np.where(hidden, 0, cost), len(points))
             count[row, moment] = np.bincount(of, ~hidden, len(points))
@@ -149,15 +188,22 @@ def _decide(
     candidates: np.ndarray,
     costs: np.ndarray,
     seen: np.ndarray,
+    *,
+    pieces: np.ndarray,
+    lost: np.ndarray,
 ) -> Labels:
     """Take the motion of every point that beats staying by most, and its label where that is sure.
+
+    pieces: (points,) number of the piece of each, 0 = none. lost: (points,) those of parts that were not followed.
 
     Motions are compared at the moments at which they carry the point away, are trusted, and something is seen.
     """
     where = np.stack([trajectory.positions(points) for trajectory in motions])
     trusted = np.array([trajectory.trusted for trajectory in motions])
     away = np.linalg.norm(where - points, axis=-1) > DIFFERENT
-    counted = away & trusted[..., None] & (seen + seen[:1] > 0)
+    # A point of no part or of another one is hidden by what passes, and goes along only if it is seen to have left.
+    evidence = np.where(own[:, None], seen + seen[:1], seen[:1]) > 0
+    counted = away & trusted[..., None] & evidence
     gain = np.where(seen > 0, costs, HIDDEN_COST) - np.where(seen[:1] > 0, costs[:1], HIDDEN_COST)
     weight = counted.sum(1)
     gain = np.where(candidates, (gain * counted).sum(1) / np.maximum(weight, 1), np.inf)
@@ -172,7 +218,13 @@ def _decide(
     here, count = costs[best, :, rows].T, seen[best, :, rows].T
     known = trusted[best].T & ((count == 0) | (here < AGREES)) & (sigma < MAX_SIGMA)
     known &= ~rival.any(0) & (support_of(seen, best) > 0)
-    known &= ~((best == 0) & _maybe_moved(trusted, own, candidates, (count > 0) & (here < AGREES)))
+    rests = np.array([trajectory.still for trajectory in motions])[best]
+    agrees = (count > 0) & (here < AGREES)
+    moving = np.array([not trajectory.still for trajectory in motions])
+    loose = own | (candidates & moving[:, None] & (pieces == 0))
+    known &= ~(rests & _maybe_moved(trusted, loose, candidates[moving].any(0), agrees))
+    contradicts = (count > 0) & (here > CONTRADICTS) & (pieces > 0)
+    known[1:] &= ~(rests & (lost | _near_any(points, contradicts)))[1:]
     return Labels(
         positions=_fill(positions, known),
         known=known,
@@ -191,16 +243,26 @@ def _held(trajectory: Trajectory) -> np.ndarray:
 
 
 def _maybe_moved(
-    trusted: np.ndarray, own: np.ndarray, candidates: np.ndarray, agrees: np.ndarray
+    trusted: np.ndarray, loose: np.ndarray, beside: np.ndarray, agrees: np.ndarray
 ) -> np.ndarray:
     """(moments, points): moments at which a point may not be called still, whatever else speaks for it.
 
-    That is while the piece it belongs to is lost, and while a point beside a moving piece is hidden until it is seen
-    at its place again.
+    That is while a part that it may belong to (`loose`, (motions, points)) is lost, and while a point `beside` a
+    moving part is hidden until it is seen at its place again.
     """
-    lost = (own[:, None, :] & ~trusted[..., None]).any(0)
+    lost = (loose[:, None, :] & ~trusted[..., None]).any(0)
     seen_again = np.logical_or.accumulate(agrees[::-1])[::-1]
-    return np.asarray(lost | (candidates[1:].any(0) & ~seen_again))
+    return np.asarray(lost | (beside & ~seen_again))
+
+
+def _near_any(points: np.ndarray, marked: np.ndarray) -> np.ndarray:
+    """(moments, points): which points have a marked one (moments, points) within `BESIDE`."""
+    near = np.zeros_like(marked)
+    for moment in range(len(marked)):
+        if marked[moment].any():
+            distance, _ = cKDTree(points[marked[moment]]).query(points)
+            near[moment] = distance < BESIDE
+    return near
 
 
 def support_of(seen: np.ndarray, best: np.ndarray) -> np.ndarray:

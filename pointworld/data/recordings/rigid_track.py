@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import binary_erosion, gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
 
 from pointworld.geometry import (
@@ -45,8 +45,12 @@ TURNED_AWAY = -0.12
 SHADING, MAX_SHADING = 0.5, 0.25
 #: Neighbouring pixels share their errors: the covariance is that of this many times fewer pixels.
 SHARED_ERRORS = 9.0
+#: A grey value is texture, and not light on a curved surface, where it differs by this much from its surroundings of
+#: so many pixels.
+TEXTURE_CONTRAST, TEXTURE_SIZE = 0.03, 2.0
+PLAIN, TEXTURE, RIM = 0, 1, 2
 #: The way back has to end this near to where the piece came from [m].
-RETURN = 0.004
+RETURN = 0.008
 _MAX_PIXELS = 400
 
 
@@ -99,13 +103,15 @@ class Piece:
     """Pixels of the first images taken for one rigid thing.
 
     points, normals: per camera (pixels, 3) in the world [m]. grays: per camera and level (pixels,) their grey values.
-    sides: per camera (pixels,) which of six directions they face. centre: (3,) of all points.
+    sides: per camera (pixels,) which of six directions they face. marks: per camera (pixels,) what their grey value is
+        good for (`PLAIN`, `TEXTURE` or `RIM`). centre: (3,) of all points.
     """
 
     points: tuple[np.ndarray, ...]
     normals: tuple[np.ndarray, ...]
     grays: tuple[tuple[np.ndarray, ...], ...]
     sides: tuple[np.ndarray, ...]
+    marks: tuple[np.ndarray, ...]
     centre: np.ndarray
 
     @property
@@ -121,7 +127,7 @@ def make_piece(
     most: int | None = _MAX_PIXELS,
 ) -> Piece:
     """The piece seen under `masks` (one (h, w) bool per camera), thinned at random to `most` pixels each."""
-    points, normals, grays = [], [], []
+    points, normals, grays, marks = [], [], [], []
     for shot, mask in zip(shots, masks, strict=True):
         rows, columns = np.nonzero(mask)
         if most is not None and len(rows) > most:
@@ -129,6 +135,7 @@ def make_piece(
             rows, columns = rows[chosen], columns[chosen]
         points.append(shot.points[rows, columns])
         normals.append(shot.normals[rows, columns])
+        marks.append(_marks(shot.grays[0], mask)[rows, columns])
         uv = np.stack([columns + 0.5, rows + 0.5], -1)
         grays.append(tuple(_lookup(g, uv / 2**i) for i, g in enumerate(shot.grays)))
     every = np.concatenate(points)
@@ -137,8 +144,16 @@ def make_piece(
         normals=tuple(normals),
         grays=tuple(grays),
         sides=tuple(np.concatenate([n, -n], -1).argmax(-1) for n in normals),
+        marks=tuple(marks),
         centre=every.mean(0),
     )
+
+
+def _marks(gray: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(h, w) what each pixel under a mask tells of a motion: nothing, where it goes, or only where the rim goes."""
+    fine = np.abs(gray - gaussian_filter(gray, TEXTURE_SIZE))
+    marks = np.where(fine > TEXTURE_CONTRAST, TEXTURE, PLAIN)
+    return np.where(mask & ~binary_erosion(mask, iterations=2), RIM, marks)
 
 
 def _without_shading(gray: np.ndarray, sides: np.ndarray, land: _Landing) -> np.ndarray:
@@ -295,9 +310,14 @@ def _cost(piece: Piece, shots: Sequence[Shot], motion: np.ndarray, level: int) -
 
 
 def _normal_equations(
-    piece: Piece, shots: Sequence[Shot], motion: np.ndarray, level: int
+    piece: Piece, shots: Sequence[Shot], motion: np.ndarray, level: int, *, strict: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """H (6, 6) and g (6,) of a small turn about the piece's centre and a shift, in the world."""
+    """H (6, 6) and g (6,) of a small turn about the piece's centre and a shift, in the world.
+
+    Args:
+        strict: believe a grey value only what it can know: light on a plain ball says nothing of its turning, and a rim
+            only where it is.
+    """
     H, g = np.zeros((6, 6)), np.zeros(6)
     centre = transform_points(motion, piece.centre[None])[0]
     for camera, shot in enumerate(shots):
@@ -320,7 +340,11 @@ def _normal_equations(
             weight = np.where(
                 use & (np.abs(residual) < 2 * TRUNCATION), 1 / (1 + (residual / 2) ** 2) ** 2, 0
             )
-            J = np.concatenate([np.cross(arm, gradient), gradient], -1) / np.reshape(sigma, (-1, 1))
+            turning = np.cross(arm, gradient)
+            if strict and gradient is image:
+                weight = np.where(piece.marks[camera] == PLAIN, 0, weight)
+                turning = np.where((piece.marks[camera] == TEXTURE)[:, None], turning, 0)
+            J = np.concatenate([turning, gradient], -1) / np.reshape(sigma, (-1, 1))
             H += (J * weight[:, None]).T @ J
             g += J.T @ (weight * residual)
     return H, g
@@ -377,7 +401,7 @@ def assess(piece: Piece, shots: Sequence[Shot], motion: np.ndarray) -> Fit:
     """How well a motion explains the images."""
     costs, hidden = pixel_costs(piece, shots, motion, 0)
     seen = ~hidden
-    H, _ = _normal_equations(piece, shots, motion, 0)
+    H, _ = _normal_equations(piece, shots, motion, 0, strict=True)
     return Fit(
         motion=motion,
         cost=float(costs.mean()),

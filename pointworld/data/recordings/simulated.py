@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
-from pointworld.data.clip import Clip, ClipView
+from pointworld.capture import write_capture
+from pointworld.data.clip import Clip, ClipView, write_clip
 from pointworld.data.generate import ClipGenerator
 from pointworld.data.sensor import SensorConfig, observe
+from pointworld.files import atomic_path
 from pointworld.types import Capture, JointPath, RGBDFrame
 
 
@@ -91,3 +94,17 @@ def _frame(
         camera=f"cam{camera}",
         joint_positions=clip.joint_positions[step],
     )
+
+
+def write_recording(recording: SimulatedRecording, folder: str | Path) -> None:
+    """Write a recording as a user would have it: a capture, the log `joints.npz`; and the clip as `truth.npz`."""
+    root = Path(folder)
+    write_clip(recording.clip, root / "truth.npz")
+    with atomic_path(root / "joints.npz") as temporary:
+        np.savez(
+            temporary,
+            joint_positions=recording.joints.joint_positions,
+            joint_names=np.array(recording.joints.joint_names),
+            step_dt=recording.joints.step_dt,
+        )
+    write_capture(recording.capture, root)

@@ -27,8 +27,12 @@ AGREES = 0.2
 PIECE_AGREES, PIECE_SEEN = 0.9, 0.45
 #: It is followed from a moment at which it was found less surely.
 FOUND_AGREES, FOUND_SEEN = 0.8, 0.25
+#: What goes farther from one moment to the next is not followed: it may have turned in any way on its way [m].
+STEP_REACH = 0.07
 #: Share of a piece that has to contradict its motion before the rest is followed by itself.
-REST = 0.12
+REST = 0.08
+#: Share of a piece that has to agree with being at rest for the others to be another thing.
+RESTS = 0.3
 _MAX_MOTIONS = 4
 _MIN_PIXELS = 40
 #: Motions that carry no pixel farther apart than this are one [m].
@@ -75,7 +79,15 @@ class Scene:
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
 
-def follow(scene: Scene, masks: Sequence[np.ndarray]) -> list[Trajectory]:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """Pixels of the first images that move as one. trajectory: None where none was found."""
+
+    masks: tuple[np.ndarray, ...]
+    trajectory: Trajectory | None
+
+
+def follow(scene: Scene, masks: Sequence[np.ndarray]) -> list[Part]:
     """The motions found among the pixels of one piece, the largest part's first.
 
     What contradicts a motion while it is seen is followed by itself, as a door beside its frame.
@@ -84,17 +96,27 @@ def follow(scene: Scene, masks: Sequence[np.ndarray]) -> list[Trajectory]:
         masks: one (h, w) bool per camera.
     """
     left = [mask.copy() for mask in masks]
-    found: list[Trajectory] = []
-    while len(found) < _MAX_MOTIONS and sum(int(mask.sum()) for mask in left) >= _MIN_PIXELS:
-        piece = make_piece(scene.moments[0], left, scene.rng)
-        trajectory = follow_piece(scene, piece)
-        found.append(trajectory)
+    parts: list[Part] = []
+    while len(parts) < _MAX_MOTIONS and _count(left) >= _MIN_PIXELS:
+        trajectory = follow_piece(scene, make_piece(scene.moments[0], left, scene.rng))
         rest = _contradicting(scene, left, trajectory)
-        before, after = (sum(int(mask.sum()) for mask in of) for of in (left, rest))
-        if after < REST * before or after > 0.9 * before:
+        share = _count(rest) / _count(left)
+        if share > 1 - REST:
             break
+        if share < REST:
+            parts.append(Part(masks=tuple(left), trajectory=trajectory))
+            return parts
+        mine = tuple(a & ~b for a, b in zip(left, rest, strict=True))
+        alone = make_piece(scene.moments[0], mine, scene.rng)
+        parts.append(Part(masks=mine, trajectory=follow_piece(scene, alone)))
         left = rest
-    return found
+    if _count(left):
+        parts.append(Part(masks=tuple(left), trajectory=None))
+    return parts
+
+
+def _count(masks: Sequence[np.ndarray]) -> int:
+    return sum(int(mask.sum()) for mask in masks)
 
 
 def follow_piece(scene: Scene, piece: Piece) -> Trajectory:
@@ -105,7 +127,7 @@ def follow_piece(scene: Scene, piece: Piece) -> Trajectory:
     identity = np.eye(4)
     fits = [assess(piece, scene.moments[0], identity)]
     sound = [True]
-    last = 0
+    last, jumped = 0, False
     for moment in range(1, len(scene.moments)):
         shots, before = scene.moments[moment], fits[last].motion
         still = assess(piece, shots, identity)
@@ -115,15 +137,26 @@ def follow_piece(scene: Scene, piece: Piece) -> Trajectory:
             fit = track_moment(piece, shots, _starts(scene, fits, last, moment))
             fit = still if still.cost <= fit.cost + 0.01 else fit
         fits.append(fit)
-        sound.append(_is_sound(scene, piece, fit, moment))
         if fit.agree >= FOUND_AGREES and fit.seen >= FOUND_SEEN:
-            last = moment
+            way = _farthest(fit.motion, piece, since=before)
+            jumped, last = jumped or way > STEP_REACH * (moment - last), moment
+        sound.append(not jumped and _is_sound(scene, piece, fit, moment))
     return Trajectory(
         piece=piece,
         fits=tuple(fits),
-        trusted=tuple(sound),
+        trusted=tuple(_seen_at_rest_again(piece, fits, sound)),
         still=max(_farthest(fit.motion, piece) for fit in fits) < SAME,
     )
+
+
+def _seen_at_rest_again(piece: Piece, fits: Sequence[Fit], sound: Sequence[bool]) -> list[bool]:
+    """`sound`, and moments at which a piece is hidden but does not contradict being where it is seen at rest later."""
+    trusted, again = list(sound), False
+    for moment in reversed(range(len(fits))):
+        rests = _farthest(fits[moment].motion, piece) < SAME
+        again = rests and (sound[moment] or (again and fits[moment].agree >= PIECE_AGREES))
+        trusted[moment] = sound[moment] or again
+    return trusted
 
 
 def _starts(scene: Scene, fits: Sequence[Fit], last: int, moment: int) -> list[np.ndarray]:
@@ -151,19 +184,25 @@ def _nothing_happened(still: Fit) -> bool:
     return still.agree > 0.98 and still.seen > 0.5
 
 
-def _farthest(motion: np.ndarray, piece: Piece) -> float:
+def _farthest(motion: np.ndarray, piece: Piece, since: np.ndarray | None = None) -> float:
+    """How far a motion carries the farthest pixel of a piece, since another motion or since the first images [m]."""
     points = np.concatenate(piece.points)
-    return float(np.linalg.norm(transform_points(motion, points) - points, axis=-1).max())
+    before = points if since is None else transform_points(since, points)
+    return float(np.linalg.norm(transform_points(motion, points) - before, axis=-1).max())
 
 
 def _contradicting(
     scene: Scene, masks: Sequence[np.ndarray], trajectory: Trajectory
 ) -> list[np.ndarray]:
-    """Pixels that are seen to disagree with a motion at two moments or more while it is trusted."""
+    """Pixels that are seen to disagree with a motion at two moments or more.
+
+    Only moments count at which the motion is trusted, or at which a good part of the piece is at rest.
+    """
     whole = make_piece(scene.moments[0], masks, scene.rng, most=None)
     against = np.zeros(whole.pixels)
     for fit, shots, sure in zip(trajectory.fits, scene.moments, trajectory.trusted, strict=True):
-        if sure:
+        at_rest = _farthest(fit.motion, trajectory.piece) < SAME and fit.agree > RESTS
+        if sure or at_rest:
             cost, hidden = pixel_costs(whole, shots, fit.motion)
             against += (cost > 0.4) & ~hidden
     rest, start = [], 0

@@ -1,0 +1,186 @@
+"""From recordings and joint logs to labels, to a cache, to a fine-tuned checkpoint; the labels against the truth."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pointworld.cli.app import main
+from pointworld.data import DatasetSpec, dataset_generator, list_clips, read_clip, scene_keys
+from pointworld.data.recordings import LabelledClip, open_recording, read_labelled, write_labelled
+from pointworld.data.recordings.build import at_times
+from pointworld.data.recordings.simulated import simulate_recording, write_recording
+from pointworld.data.recordings.windows import find_windows
+from pointworld.data.sample import point_pixels, true_positions
+from pointworld.data.shards import read_manifest
+from pointworld.errors import InputError
+from pointworld.model import WorldModel
+from pointworld.robot import RobotModel
+from pointworld.train import TrainConfig, build_cache, read_cache
+from pointworld.train.augment import whole
+from pointworld.train.objective import batch_loss
+from tests.train.test_trainer import SPEC
+
+pytest.importorskip(
+    "mujoco", reason="the simulator is an extra: pip install 'pointworld-open[sim]'"
+)
+
+#: Simulated motions: in one a thing is nudged in full view, in the other two are, half hidden by the hand.
+SEED, SEEN, HIDDEN = 777, 10, 1
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two recordings as a user would have them, with the truth beside them."""
+    folder = tmp_path_factory.mktemp("recordings")
+    generator = dataset_generator(DatasetSpec(clips=1, seed=SEED))
+    for index in (SEEN, HIDDEN):
+        write_recording(simulate_recording(generator, SEED, index), folder / str(index))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labelled(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("labelled")
+    taken = str(recordings / str(SEEN))
+    workspace = ["--label.workspace", "0.25,-0.4,-0.08,0.85,0.4,0.5"]
+    assert main(["capture", "label", taken, "--out", str(folder), *workspace]) == 0
+    return folder
+
+
+def errors(clip: LabelledClip, truth: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, points) distance of labels to the truth, and true distance moved [m]."""
+    simulated = read_clip(truth)
+    points = clip.points.astype(np.float64)
+    views, pixels = point_pixels(simulated, points)
+    segmentation = np.stack([v.segmentation.reshape(-1) for v in simulated.views])
+    bodies = segmentation[views, pixels].astype(np.int64) - 1
+    positions = true_positions(simulated, points, bodies)
+    return (
+        np.linalg.norm(clip.positions() - positions, axis=-1),
+        np.linalg.norm(positions - positions[0], axis=-1),
+    )
+
+
+def test_labels_are_right_where_they_are_given(recordings: Path, labelled: Path) -> None:
+    (path,) = list_clips(labelled)
+    clip = read_labelled(path)
+    error, moved = errors(clip, recordings / str(SEEN) / "truth.npz")
+    known = clip.known.copy()
+    known[0] = False
+    movers, still = (moved > 0.005) & known, (moved.max(0) < 1e-3) & known
+    assert (moved > 0.005).sum() > 200 and movers.sum() > 0.5 * (moved > 0.005).sum()
+    assert np.median(error[movers]) < 0.003 and np.percentile(error[movers], 95) < 0.01
+    assert (
+        still.sum() > 0.9 * (moved.max(0) < 1e-3).sum() * 10
+        and (error[still] > 0.002).mean() < 0.005
+    )
+    # No motion is far worse, so the labels say something.
+    assert np.median(moved[movers]) > 5 * np.median(error[movers])
+    assert clip.info["labelled"] == pytest.approx(clip.known[1:].mean())
+
+
+def test_a_clip_survives_its_file(labelled: Path, tmp_path: Path) -> None:
+    clip = read_labelled(list_clips(labelled)[0])
+    write_labelled(clip, tmp_path / "again.npz")
+    again = read_labelled(tmp_path / "again.npz")
+    assert again.key == clip.key and again.joint_names == clip.joint_names
+    assert np.array_equal(again.known, clip.known) and np.array_equal(again.points, clip.points)
+    assert np.allclose(again.motions, clip.motions, atol=1e-12)
+    assert np.allclose(again.frames[0].depth, clip.frames[0].depth, atol=1e-4)
+    write_labelled(clip, tmp_path / "twice.npz")
+    assert (tmp_path / "twice.npz").read_bytes() == (tmp_path / "again.npz").read_bytes()
+
+
+def test_points_without_label_have_no_weight(labelled: Path, tmp_path: Path) -> None:
+    assert build_cache(labelled, tmp_path / "cache") == 1
+    (sample,) = read_cache(tmp_path / "cache")
+    clip = read_labelled(list_clips(labelled)[0])
+    assert sample.supervised is not None and sample.key == clip.key
+    assert torch.equal(sample.supervised, torch.from_numpy(clip.known))
+    every = torch.arange(len(sample.points))
+    assert np.allclose(sample.positions(every).numpy(), clip.positions(), atol=1e-5)
+    # What lies where nothing is known must not change the loss; what is known must.
+    item = whole(sample, step_dt=0.1)
+    torch.manual_seed(0)
+    model = WorldModel(replace(SPEC, max_robot_points=192)).eval()
+    unknown = ~item.known()
+    assert unknown[1:].any()
+
+    def loss(displacements: torch.Tensor) -> float:
+        changed = replace(item, displacements=displacements)
+        return batch_loss(model, [changed], TrainConfig(minutes=0, steps=1)).item()
+
+    steps = item.displacements.clone()
+    # A whole trajectory, so that no step between a known and an unknown position changes.
+    never = ~item.known()[1:].any(0)
+    assert never.any()
+    steps[:, never] += 0.3 * torch.arange(len(steps))[:, None, None]
+    assert loss(steps) == loss(item.displacements)
+    steps[:, ~never] += 0.3 * torch.arange(len(steps))[:, None, None]
+    assert loss(steps) != loss(item.displacements)
+
+
+def test_labelling_again_adds_only_what_is_new(
+    recordings: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "clips"
+    shutil.copytree(labelled, folder)
+    before = list_clips(folder)[0].read_bytes()
+    workspace = ["--label.workspace", "0.25,-0.4,-0.08,0.85,0.4,0.5"]
+    taken = [str(recordings / str(SEEN)), "--out", str(folder), "--json"]
+    capsys.readouterr()
+    assert main(["capture", "label", *taken, *workspace]) == 0
+    assert json.loads(capsys.readouterr().out)["clips"] == 0
+    assert [p.read_bytes() for p in list_clips(folder)] == [before]
+    assert main(["capture", "label", *taken, "--label.stride", "0.25", *workspace]) == 2
+    assert "other settings" in capsys.readouterr().err
+    assert main(["shards", "pack", str(folder), "--out", str(tmp_path / "shards")]) == 0
+    assert scene_keys(tmp_path / "shards") == scene_keys(folder)
+    assert read_manifest(tmp_path / "shards")[1][0].families == {"recording": 1}
+    with pytest.raises(InputError, match="labelled recording"):
+        read_clip(list_clips(folder)[0])
+
+
+def test_motions_are_moved_to_the_times_of_the_steps() -> None:
+    times = np.array([0.0, 0.12, 0.21, 0.3])
+    motions = np.tile(np.eye(4), (4, 1, 1, 1))
+    motions[:, 0, 0, 3] = times
+    moved = at_times(motions, times, 5.0 + 0.1 * np.arange(4))
+    assert np.allclose(moved[:, 0, 0, 3], [0.0, 0.1, 0.2, 0.3])
+    assert at_times(motions, 0.1 * np.arange(4), 5.0 + 0.1 * np.arange(4)) is motions
+
+
+def test_windows_follow_the_clock_of_the_log(recordings: Path) -> None:
+    robot = RobotModel.load("fr3")
+    folder = recordings / str(SEEN)
+    recording = open_recording(folder, robot)
+    settings = {"num_steps": 6, "step_dt": 0.1, "stride": 0.2, "max_skew": 0.02}
+    found = find_windows(recording, **settings)
+    assert [round(w.start, 3) for w in found] == [0.0, 0.2, 0.4]
+    assert all(len(w.frames) == 6 and len(w.frames[0]) == len(recording.cameras) for w in found)
+    late = open_recording(folder, robot, joints=folder / "joints.npz", joints_start=0.4)
+    assert [round(w.start, 3) for w in find_windows(late, **settings)] == [0.4]
+    assert np.allclose(late.joints_at(np.array([0.45])), recording.joints_at(np.array([0.05])))
+    with pytest.raises(InputError, match="joints-start"):
+        find_windows(
+            open_recording(folder, robot, joints=folder / "joints.npz", joints_start=9.0),
+            **settings,
+        )
+    # Without a log beside them the frames' own joints serve.
+    assert np.allclose(
+        open_recording(_without_log(folder), robot).joint_positions, recording.joint_positions
+    )
+
+
+def _without_log(folder: Path) -> Path:
+    copy = folder.parent / "without_log"
+    shutil.copytree(folder, copy, dirs_exist_ok=True)
+    (copy / "joints.npz").unlink()
+    return copy
