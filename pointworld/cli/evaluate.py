@@ -22,13 +22,13 @@ from pointworld.cli.common import (
     stdout_json,
     write_run_json,
 )
-from pointworld.data import ClipGenerator, DatasetSpec, dataset_generator, list_clips
+from pointworld.data import ClipGenerator, DatasetSpec, dataset_generator
 from pointworld.errors import InputError
 from pointworld.files import write_json, write_text
 from pointworld.model import WorldModel
 from pointworld.train import PREDICTORS, evaluate, tune_radius
 from pointworld.train.evaluation_clip import EvaluationClip
-from pointworld.train.evaluator import read_clips, tune_spread
+from pointworld.train.evaluator import clip_paths, read_clips, tune_spread
 from pointworld.train.graph_model import load_graph_model
 from pointworld.train.plots import plot_families, plot_steps
 from pointworld.train.predictors import (
@@ -60,14 +60,14 @@ class EvaluateArgs:
     Example: pointworld evaluate data/test --validation data/val --gnn runs/gnn --simulator --out runs/tiny/test
     """
 
-    data: tyro.conf.Positional[Path]
-    """Folder of clips."""
+    data: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of clips."""
     checkpoint: str = "tiny"
     """Name of a bundled checkpoint, or a folder or file."""
     domain: str | None = None
     """Domain of the clips, for a model of several; its first by default."""
-    validation: Path | None = None
-    """Clips for tuning the rigid-carry radius; without them it is 3 cm."""
+    validation: tuple[Path, ...] = ()
+    """Folders of clips for tuning the rigid-carry radius; without them it is 3 cm."""
     gnn: Path | None = None
     """Folder of `pointworld train gnn`, for its row."""
     simulator: bool = False
@@ -79,7 +79,7 @@ class EvaluateArgs:
     out: Path | None = None
     """Folder for evaluation.json, tables and pictures of it (evaluation.md, families.png, steps.png), and run.json."""
     limit: int | None = None
-    """Evaluate only the first clips."""
+    """Evaluate only so many clips, evenly spread."""
     device: str = "cpu"
     """auto, cpu or cuda."""
     json: bool = False
@@ -93,13 +93,13 @@ def main(argv: list[str]) -> int:
     if "--report" in argv:
         return evaluate_report.main(argv)
     args = parse(EvaluateArgs, argv, prog="pointworld evaluate")
-    if args.fit_spread and (args.validation is None or args.spread is not None):
+    if args.fit_spread and (not args.validation or args.spread is not None):
         raise InputError("--fit-spread needs --validation, and takes no --spread")
     start = time.perf_counter()
     model = pointworld.load(args.checkpoint, device=pick_device(args.device))
     radius, spread = _tuned(args, model)
     tuned = time.perf_counter()
-    count = len(list_clips(args.data)[: args.limit])
+    count = len(clip_paths(args.data, limit=args.limit))
     with progress(count, "clips") as advance:
         table = evaluate(
             args.data,
@@ -109,7 +109,7 @@ def main(argv: list[str]) -> int:
             on_clip=advance,
         )
     result = {
-        "data": str(args.data),
+        "data": " ".join(map(str, args.data)),
         "checkpoint": args.checkpoint,
         "parameters": sum(p.numel() for p in model.parameters()),
         "rigid_carry_radius_m": radius,
@@ -147,12 +147,14 @@ def _predictors(
     if args.gnn is not None:
         found["gnn"] = graph_predictor(load_graph_model(args.gnn))
     if args.simulator:
-        found["wrong_physics"] = simulator_predictor(clip_generator(args.data))
+        found["wrong_physics"] = simulator_predictor(
+            [clip_generator(folder) for folder in args.data]
+        )
     return found
 
 
-def clip_generator(data: Path) -> ClipGenerator:
-    """The generator that made a data set, from its manifest.
+def clip_generator(data: Path) -> tuple[DatasetSpec, ClipGenerator]:
+    """What a data set is, and the generator that made it, from its manifest.
 
     Raises:
         InputError: there is no manifest, or not one of a simulated data set.
@@ -165,17 +167,18 @@ def clip_generator(data: Path) -> ClipGenerator:
     values = json.loads(path.read_text())
     known = {field.name for field in fields(DatasetSpec)}
     given = {name: value for name, value in values.items() if name in known}
-    return dataset_generator(from_mapping(DatasetSpec, given, str(path)))
+    spec = from_mapping(DatasetSpec, given, str(path))
+    return spec, dataset_generator(spec)
 
 
 def _tuned(args: EvaluateArgs, model: WorldModel) -> tuple[float, SpreadMap | None]:
     """Radius of rigid carry [m] and correction of the spread."""
     spread = None if args.spread is None else read_spread(args.spread)
-    if args.validation is None:
+    if not args.validation:
         return 0.03, spread
     encoder = model.image_encoder() if args.fit_spread else None
     clips: list[EvaluationClip] = []
-    count = len(list_clips(args.validation)[:TUNING_CLIPS])
+    count = len(clip_paths(args.validation, limit=TUNING_CLIPS))
     with progress(count, "validation clips") as advance:
         for clip in read_clips(args.validation, encoder=encoder, limit=TUNING_CLIPS):
             clips.append(clip)

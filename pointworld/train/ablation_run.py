@@ -201,7 +201,7 @@ def measure_variant(variant: Variant, model: WorldModel, setup: Setup) -> dict[s
         predictor = blind_to_colour(predictor)
     still = carry_predictors(0.0)["no_motion"]
     table = evaluate(
-        setup.test,
+        [setup.test],
         {"model": predictor, "no_motion": still},
         encoder=_encoder(variant),
         limit=setup.limit,

@@ -46,20 +46,27 @@ class ClipScores:
     at_rest: dict[str, Tensor]
 
 
+def clip_paths(data: Sequence[str | Path], *, limit: int | None = None) -> list[Path]:
+    """The clips of all folders, or `limit` of them, evenly spread."""
+    paths = [path for folder in data for path in list_clips(folder)]
+    return paths if limit is None else paths[:: max(1, len(paths) // max(limit, 1))][:limit]
+
+
 def read_clips(
-    data: str | Path,
+    data: Sequence[str | Path],
     *,
     encoder: ImageEncoder | None = None,
     limit: int | None = None,
     prepare: Callable[[Clip], Clip] = lambda clip: clip,
 ) -> Iterator[EvaluationClip]:
-    """The clips of a data set as evaluation sees them, each with the description of its own robot.
+    """The clips of data sets as evaluation sees them, each with the description of its own robot.
 
     Args:
+        limit: see only so many, evenly spread.
         prepare: changes a clip before it is seen, e.g. leaves out views.
     """
     robots = cache(RobotModel.load)
-    for path in list_clips(data)[:limit]:
+    for path in clip_paths(data, limit=limit):
         clip = prepare(read_clip(path))
         yield read_evaluation_clip(clip, robots(clip.robot), encoder=encoder)
 
@@ -148,7 +155,7 @@ def _spread_metrics(forecast: Forecast, clip: EvaluationClip) -> dict[str, float
 
 
 def evaluate(
-    data: str | Path,
+    data: Sequence[str | Path],
     predictors: Mapping[str, Predictor],
     *,
     encoder: ImageEncoder | None = None,
@@ -156,7 +163,7 @@ def evaluate(
     prepare: Callable[[Clip], Clip] = lambda clip: clip,
     on_clip: Callable[[int], None] | None = None,
 ) -> dict[str, object]:
-    """Evaluate on every clip below `data`.
+    """Evaluate on every clip of these folders.
 
     Args:
         predictors: by name, of PREDICTORS; `no_motion` must be among them.

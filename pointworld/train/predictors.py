@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from pointworld.data import ClipGenerator
+from pointworld.data import ClipGenerator, DatasetSpec
 from pointworld.model import WorldModel, collate
 from pointworld.model.context import nearest_to_robot
 from pointworld.train.baselines import no_motion, object_carry, rigid_carry
@@ -116,10 +116,16 @@ def graph_predictor(model: GraphModel) -> Predictor:
     return predict
 
 
-def simulator_predictor(generator: ClipGenerator) -> Predictor:
-    """The simulator with nominal friction and mass; says nothing of clips without free objects, or with soft ones."""
+def simulator_predictor(generators: Sequence[tuple[DatasetSpec, ClipGenerator]]) -> Predictor:
+    """The simulator with nominal friction and mass; says nothing of clips without free objects, or with soft ones.
+
+    Args:
+        generators: what made the clips, one per data set; seed and robot tell which.
+    """
+    made = {(spec.seed, spec.robot): generator for spec, generator in generators}
 
     def predict(clip: EvaluationClip) -> Forecast | None:
+        generator = made[clip.clip.seed, clip.clip.robot]
         replay = prepare_replay(generator, clip.clip)
         if replay is None:
             return None
