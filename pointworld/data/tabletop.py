@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from pointworld.data.mesh_shapes import MESH_SETS, OBJECTS, make_mesh_shape
 from pointworld.data.robot_tree import RobotTree
 from pointworld.data.shapes import TALL_SHAPES, TEST_SHAPES, TRAIN_SHAPES, Shape, make_shape
 from pointworld.data.shapes import rotation_about as rotation_about
@@ -36,6 +37,8 @@ class TabletopConfig:
 
     shapes: Literal["train", "test", "all"] = "train"
     """Shape classes: those of training, those never seen in training, or all."""
+    meshes: bool = False
+    """Draw objects from the meshes of the package metaworld too, which must be installed."""
     min_objects: int = 1
     """Fewest rigid objects on the table."""
     max_objects: int = 5
@@ -92,6 +95,11 @@ class TabletopConfig:
                 f"family_weights has {len(weights)} values {weights}, expected {len(FAMILIES)} that are not "
                 f"negative, in the order {', '.join(FAMILIES)}"
             )
+
+    @property
+    def object_classes(self) -> tuple[str, ...]:
+        """Names of the classes that free rigid objects are drawn from."""
+        return SHAPE_SETS[self.shapes] + (MESH_SETS[self.shapes] if self.meshes else ())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -218,8 +226,10 @@ def draw_object(rng: Rng, names: tuple[str, ...], family: str | None) -> ObjectS
     tall = family == "topple" or (family is None and rng.random() < 0.15)
     pool = [n for n in names if n in TALL_SHAPES] if tall else list(names)
     if family == "grasp_lift":
-        pool = [n for n in pool if n not in ("bowl",)]
-    shape = make_shape(str(rng.choice(pool)), rng, tall=tall)
+        # The fingers close on the middle of the bounding box, where these have nothing.
+        pool = [n for n in pool if n != "bowl" and n not in OBJECTS]
+    name = str(rng.choice(pool))
+    shape = make_mesh_shape(name, rng) if name in OBJECTS else make_shape(name, rng, tall=tall)
     rest = shape.rests[rng.integers(len(shape.rests))]
     rotation = rotation_about(2, rng.uniform(-np.pi, np.pi)) @ rest
     friction = rng.uniform(0.5, 1.0) if family == "topple" else rng.uniform(0.15, 0.9)
@@ -283,7 +293,7 @@ def graspable_yaw(spec: ObjectSpec, *, max_width: float = 0.066) -> tuple[float,
 
 def draw_scene(rng: Rng, config: TabletopConfig, family: str) -> SceneSpec:
     """A random scene whose object 0 suits a motion of `family`."""
-    names = SHAPE_SETS[config.shapes]
+    names = config.object_classes
     table_height = float(rng.uniform(-0.05, 0.0))
     count = int(rng.integers(config.min_objects, config.max_objects + 1))
     objects: list[ObjectSpec] = []

@@ -10,7 +10,6 @@ import numpy as np
 from pointworld.data.motions import Motion
 from pointworld.data.shapes import Part
 from pointworld.data.tabletop import (
-    SHAPE_SETS,
     ObjectSpec,
     Rng,
     SceneSpec,
@@ -62,7 +61,7 @@ def scatter(
     """Up to `count` random objects at rest on the table, outside circles (x, y, radius) [m]."""
     placed: list[ObjectSpec] = []
     for _ in range(count):
-        item = draw_object(rng, SHAPE_SETS[config.shapes], None)
+        item = draw_object(rng, config.object_classes, None)
         lower, upper = item.shape.bounds(item.rotation)
         radius = float(np.hypot(*np.maximum(np.abs(lower[:2]), np.abs(upper[:2]))))
         taken = [

@@ -11,7 +11,6 @@ from pointworld.data.families.variants import draw_variant, polygon_wall
 from pointworld.data.motions import Motion, grasping, pushing, wandering
 from pointworld.data.shapes import Part, Shape, make_shape, rotation_about
 from pointworld.data.tabletop import (
-    SHAPE_SETS,
     ObjectSpec,
     Rng,
     SceneSpec,
@@ -61,7 +60,7 @@ def _clutter_scene(rng: Rng, config: TabletopConfig) -> SceneSpec | None:
     objects: list[ObjectSpec] = []
     boxes: list[tuple[np.ndarray, np.ndarray]] = []
     for _ in range(int(rng.integers(4, 9))):
-        item = draw_object(rng, SHAPE_SETS[config.shapes], None)
+        item = draw_object(rng, config.object_classes, None)
         lower, upper = item.shape.bounds(item.rotation)
         angle = rng.uniform(-np.pi, np.pi)
         outward = np.array([np.cos(angle), np.sin(angle)])
