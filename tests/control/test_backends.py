@@ -55,9 +55,7 @@ def _fake(monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 
 def _franka(monkeypatch: pytest.MonkeyPatch) -> Bench:
-    arm = SimpleNamespace(
-        q=np.zeros(7), time=0.0, mode="Idle", error=False, motions=[], relative_dynamics_factor=1.0
-    )
+    arm = SimpleNamespace(q=np.zeros(7), time=0.0, error=False)
 
     class Arm(SimpleNamespace):
         @property
@@ -73,16 +71,17 @@ def _franka(monkeypatch: pytest.MonkeyPatch) -> Bench:
                 control_command_success_rate=1.0,
             )
 
-        is_in_control = True
-
         @property
         def has_errors(self) -> bool:
             return bool(arm.error)
 
         def move(self, motion: Any, asynchronous: bool) -> None:
             assert asynchronous
-            if motion is not None:
-                arm.q = motion[0][0]
+
+        is_in_control = True
+
+        def poll_motion(self) -> bool:
+            return False
 
         def recover_from_errors(self) -> bool:
             return not arm.error
@@ -92,10 +91,12 @@ def _franka(monkeypatch: pytest.MonkeyPatch) -> Bench:
         "franky",
         Robot=lambda host, realtime_config: Arm(),
         RealtimeConfig=SimpleNamespace(Enforce=1, Ignore=0),
-        JointState=lambda q, v=None: (q, v),
-        JointWaypoint=lambda state: state,
-        JointWaypointMotion=lambda waypoints, return_when_finished: waypoints,
-        JointStopMotion=lambda: None,
+        JointReference=lambda q, dq=None: q,
+        JointImpedanceTrackingMotion=lambda stiffness, damping: SimpleNamespace(
+            set_reference=lambda q: setattr(arm, "q", q)
+        ),
+        TorqueStopMotion=lambda: None,
+        ControlException=RuntimeError,
     )
     clock = ManualClock()
     robot = FrankaRobot(clock=clock, host="127.0.0.1", gripper=False)

@@ -122,6 +122,7 @@ def test_the_controller_is_killed(three: Three, tmp_path: Path) -> None:
     assert not read_recording(tmp_path / "run").complete
 
 
+@pytest.mark.slow
 def test_the_controller_freezes_and_wakes(three: Three) -> None:
     three.move()
     os.kill(three.controller.process.pid, signal.SIGSTOP)
@@ -132,6 +133,7 @@ def test_the_controller_freezes_and_wakes(three: Three) -> None:
     assert reason in ("watchdog", "robot_error", "state_stale", "robot_link")
 
 
+@pytest.mark.slow
 def test_the_robot_server_is_killed(three: Three) -> None:
     three.move()
     three.server.process.kill()
@@ -139,6 +141,7 @@ def test_the_robot_server_is_killed(three: Three) -> None:
     assert three.planner.status().fields["reason"] in ("robot_link", "state_stale")
 
 
+@pytest.mark.slow
 @pytest.mark.rejects_input
 def test_a_controller_without_a_robot_says_so() -> None:
     with pytest.raises(ControlError, match="did not start"):

@@ -21,7 +21,7 @@ from pointworld.control.body import ArmBody
 from pointworld.control.client import RemoteRobot
 from pointworld.control.clock import SystemClock
 from pointworld.control.limits import JointLimits
-from pointworld.control.loop import ControlLoop
+from pointworld.control.loop import ControlLoop, LoopConfig
 from pointworld.control.safety import SafetyConfig, SafetyFilter
 from pointworld.control.serve import ServerProcess, start_server
 from pointworld.control.types import Chunk, Reason, RobotMode, SafetyMode
@@ -46,7 +46,7 @@ class Box:
             stderr=subprocess.DEVNULL,
         )
         eventually(_listening, 60)
-        options = {"host": HOST, "realtime": False, "gripper": False, "dynamics": 0.3}
+        options = {"host": HOST, "realtime": False, "gripper": False}
         self.server: ServerProcess = start_server("franka", options, python=PYTHON)
         self.robot = RemoteRobot(self.server.address, self.server.token, SystemClock())
         self.robot.connect()
@@ -76,7 +76,8 @@ def _start(
 ) -> tuple[ControlLoop, threading.Event]:
     # The simulated box may run slower than real time: the arm may lag behind its targets.
     config = SafetyConfig(period=0.02, watchdog=0.5, state_age=0.4, tracking=0.3, ramp=0.5)
-    loop = ControlLoop(box.robot, SafetyFilter(limits, config, body=body), SystemClock())
+    safety = SafetyFilter(limits, config, body=body)
+    loop = ControlLoop(box.robot, safety, SystemClock(), config=LoopConfig(planner_timeout=60.0))
     over = threading.Event()
     loop.arm()
     threading.Thread(target=loop.run, args=(over.is_set,), daemon=True).start()
@@ -99,8 +100,8 @@ def test_a_chunk_moves_the_arm_and_a_frozen_box_stops_the_run(
     assert start.mode is RobotMode.READY and not start.errors
     loop, over = _start(box, fr3_limits, None)
     q = start.joint_positions
-    loop.submit(_chunk(q, 0.1, 3.0))
-    eventually(lambda: box.robot.get_state().joint_positions[0] > q[0] + 0.08, 30)
+    loop.submit(_chunk(q, 0.1, 9.0))
+    eventually(lambda: box.robot.get_state().joint_positions[0] > q[0] + 0.05, 40)
     assert loop.status().mode is SafetyMode.ARMED, loop.status().message
     assert not box.robot.get_state().errors
     os.kill(box.box.pid, signal.SIGSTOP)
@@ -116,8 +117,8 @@ def test_a_chunk_moves_the_arm_and_a_frozen_box_stops_the_run(
 def test_a_stop_in_motion_comes_to_rest_and_recovers(box: Box, fr3_limits: JointLimits) -> None:
     loop, over = _start(box, fr3_limits, None)
     q = box.robot.get_state().joint_positions
-    loop.submit(_chunk(q, 0.3, 6.0))
-    eventually(lambda: box.robot.get_state().joint_positions[0] > q[0] + 0.03, 30)
+    loop.submit(_chunk(q, 0.1, 9.0))
+    eventually(lambda: box.robot.get_state().joint_positions[0] > q[0] + 0.02, 40)
     loop.stop()
     eventually(lambda: box.robot.get_state().mode is RobotMode.STOPPED, 10)
     # The box simulates with its own inertia and its own pace.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,13 +26,16 @@ from pointworld.control.types import (
 
 _MODES = {"Idle": RobotMode.READY, "Move": RobotMode.MOVING}
 _GRIPPER_STEP = 0.004
+STIFFNESS = (600.0, 600.0, 600.0, 600.0, 250.0, 150.0, 50.0)
+DAMPING = (50.0, 50.0, 50.0, 20.0, 20.0, 20.0, 10.0)
 
 
 class FrankaRobot(VendorArm):
     """See `Robot`.
 
-    Every command is a small motion of its own: to the target with its speed, and on to rest. It replaces the one
-    before it; when no more come, the arm comes to rest by itself.
+    Commands are references of a joint impedance controller, which is made for a stream of them: the arm gives way when
+    it meets something, and holds the last reference when no more come. Whole position motions that replace each other
+    100 times a second hardly start to move.
     """
 
     def __init__(
@@ -41,25 +45,22 @@ class FrankaRobot(VendorArm):
         host: str,
         model: str = "fr3",
         gripper: bool = True,
-        dynamics: float = 0.5,
-        period: float = 0.02,
+        stiffness: Sequence[float] = STIFFNESS,
+        damping: Sequence[float] = DAMPING,
         realtime: bool = True,
     ) -> None:
-        """Args: dynamics: share of the arm's speed, acceleration and jerk that franky may use.
-
-        period: shortest time between motions handed to franky [s]. realtime: insist on a real-time kernel.
-        """
+        """Args: stiffness [Nm/rad], damping [Nms/rad]: (7,) of the controller. realtime: insist on such a kernel."""
         super().__init__(clock)
         self._host, self._model, self._with_gripper = host, model, gripper
-        self._dynamics, self._period, self._realtime = dynamics, period, realtime
+        self._stiffness, self._damping = np.array(stiffness), np.array(damping)
+        self._realtime = realtime
         self._franky: Any = None
         self._robot: Any = None
         self._gripper: Any = None
+        self._motion: Any = None
         self._width: float | None = None
         self._wanted: float | None = None
         self._over = threading.Event()
-        self._due = -np.inf
-        self._deceleration = np.full(7, 10.0 * dynamics)
 
     @property
     def info(self) -> RobotInfo:
@@ -81,7 +82,6 @@ class FrankaRobot(VendorArm):
         config = franky.RealtimeConfig.Enforce if self._realtime else franky.RealtimeConfig.Ignore
         try:
             self._robot = franky.Robot(self._host, realtime_config=config)
-            self._robot.relative_dynamics_factor = self._dynamics
             if self._with_gripper:
                 self._gripper = franky.Gripper(self._host)
                 self._width = float(self._gripper.width)
@@ -128,41 +128,43 @@ class FrankaRobot(VendorArm):
         )
 
     def send_action(self, command: JointCommand) -> JointCommand:
-        """See `Robot`. Commands that come faster than `period` are passed over, and the newest goes next."""
+        """See `Robot`."""
         if self._robot is None:
             raise ControlError(Reason.ROBOT_LINK, "Franka: not connected")
         self._refuse_if_stopped()
         q = check_command(command, 7)
-        self._wanted = command.gripper_width
-        now = self._clock.now()
-        if now < self._due:
-            return command
-        self._due = now + 0.9 * self._period
         v = np.asarray(command.joint_velocities, dtype=np.float64)
-        rest = q + v * np.abs(v) / (2 * self._deceleration)
-        franky = self._franky
-        motion = franky.JointWaypointMotion(
-            [
-                franky.JointWaypoint(franky.JointState(q, v)),
-                franky.JointWaypoint(franky.JointState(rest)),
-            ],
-            return_when_finished=False,
-        )
+        self._wanted = command.gripper_width
         try:
-            self._robot.move(motion, asynchronous=True)
+            if self._motion is None:
+                self._begin()
+            else:
+                self._robot.poll_motion()  # raises what ended it, if anything did
+                if not self._robot.is_in_control:
+                    raise RuntimeError("its controller has ended")
+            self._motion.set_reference(self._franky.JointReference(q=q, dq=v))
         except Exception as error:
             raise ControlError(Reason.ROBOT_ERROR, f"Franka: {error}") from error
         return command
 
+    def _begin(self) -> None:
+        """Start the controller where the arm is."""
+        motion = self._franky.JointImpedanceTrackingMotion(
+            stiffness=self._stiffness, damping=self._damping
+        )
+        motion.set_reference(self._franky.JointReference(q=np.array(self._robot.state.q)))
+        self._robot.move(motion, asynchronous=True)
+        self._motion = motion
+
     def stop(self) -> None:
         """See `Robot`."""
         self._stopped = True
-        robot = self._robot
-        if robot is None:
+        robot, motion = self._robot, self._motion
+        self._motion = None
+        if robot is None or motion is None:
             return
         try:
-            if robot.is_in_control:
-                robot.move(self._franky.JointStopMotion(), asynchronous=True)
+            robot.move(self._franky.TorqueStopMotion(), asynchronous=True)
         except Exception:
             with contextlib.suppress(Exception):
                 robot.stop()
@@ -172,6 +174,8 @@ class FrankaRobot(VendorArm):
         if self._robot is None:
             raise ControlError(Reason.ROBOT_LINK, "Franka: not connected")
         try:
+            with contextlib.suppress(self._franky.ControlException):
+                self._robot.poll_motion()  # what ended the last motion is known already
             if self._robot.has_errors and not self._robot.recover_from_errors():
                 raise ControlError(Reason.ROBOT_ERROR, "Franka: it does not leave its error")
         except ControlError:
