@@ -20,7 +20,7 @@ from pointworld.data.recordings.windows import find_windows
 from pointworld.data.sample import point_pixels, true_positions
 from pointworld.data.shards import read_manifest
 from pointworld.errors import InputError
-from pointworld.model import WorldModel
+from pointworld.model import WorldModel, load
 from pointworld.robot import RobotModel
 from pointworld.train import TrainConfig, build_cache, read_cache
 from pointworld.train.augment import whole
@@ -184,3 +184,56 @@ def _without_log(folder: Path) -> Path:
     shutil.copytree(folder, copy, dirs_exist_ok=True)
     (copy / "joints.npz").unlink()
     return copy
+
+
+def test_a_checkpoint_learns_from_recordings(
+    recordings: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The way of docs/finetuning.md, but for the number of recordings and steps."""
+    validation = tmp_path / "val"
+    taken = [str(recordings / str(HIDDEN)), "--out", str(validation)]
+    assert main(["capture", "label", *taken]) == 0
+    run = ["--init", "tiny", "--out", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")]
+    steps = "--train.minutes 0 --train.steps 2 --train.batch-size 2 --threads 1 --workers 1"
+    folders = ["--data", str(labelled), "--validation", str(validation)]
+    assert main(["train", *folders, *run, *steps.split()]) == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["summary"]["clips"] == 1 and np.isfinite(record["summary"]["last"]["loss"])
+    before = torch.cat([p.flatten() for p in load("tiny").parameters()])
+    after = torch.cat([p.flatten() for p in load(str(tmp_path / "run")).parameters()])
+    assert not torch.equal(before, after)
+    capsys.readouterr()
+    scored = [str(validation), "--checkpoints", "tiny", str(tmp_path / "run"), "--json"]
+    assert main(["capture", "score", *scored, "--cache", str(tmp_path / "cache")]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert set(scores) == {"tiny", str(tmp_path / "run")}
+    assert scores["tiny"]["moving_clips"] == 1 and scores["tiny"]["moved"] > 0
+    # The same recording for both would be learned by heart.
+    same = ["--data", str(labelled), "--validation", str(labelled), "--out", str(tmp_path / "x")]
+    assert main(["train", *same]) == 2
+    assert "label other recordings" in capsys.readouterr().err
+
+
+@pytest.mark.rejects_input
+def test_bad_recordings_are_refused(recordings: Path, labelled: Path, tmp_path: Path) -> None:
+    robot = RobotModel.load("fr3")
+    bare = _without_log(recordings / str(SEEN))
+    record = json.loads((bare / "capture.json").read_text())
+    for frame in record["frames"]:
+        del frame["joint_positions"]
+    (bare / "capture.json").write_text(json.dumps(record | {"joint_names": []}))
+    with pytest.raises(InputError, match="nothing says how the robot moved"):
+        open_recording(bare, robot)
+    (bare / "capture.json").write_text(json.dumps(record | {"T_world_base": None}))
+    (bare / "joints.npz").write_bytes((recordings / str(SEEN) / "joints.npz").read_bytes())
+    with pytest.raises(InputError, match="where the robot stands"):
+        open_recording(bare, robot)
+    clip = tmp_path / "clip.npz"
+    clip.write_bytes(list_clips(labelled)[0].read_bytes()[:5000])
+    with pytest.raises(InputError, match="not a readable clip"):
+        read_labelled(clip)
+    good = read_labelled(list_clips(labelled)[0])
+    with pytest.raises(InputError, match="follows no motion"):
+        replace(good, motion_ids=good.motion_ids + 1000)
+    with pytest.raises(InputError, match="NaN"):
+        replace(good, points=good.points * np.nan)
