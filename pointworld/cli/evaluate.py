@@ -26,6 +26,7 @@ from pointworld.data import ClipGenerator, DatasetSpec, dataset_generator
 from pointworld.errors import InputError
 from pointworld.files import write_json, write_text
 from pointworld.model import WorldModel
+from pointworld.model.spread import SpreadMap
 from pointworld.train import PREDICTORS, evaluate, tune_radius
 from pointworld.train.evaluation_clip import EvaluationClip
 from pointworld.train.evaluator import clip_paths, read_clips, tune_spread
@@ -39,7 +40,6 @@ from pointworld.train.predictors import (
     simulator_predictor,
 )
 from pointworld.train.report import report
-from pointworld.train.spread import SpreadMap
 
 #: Validation clips on which the rigid-carry radius and the correction of the spread are tuned.
 TUNING_CLIPS = 100

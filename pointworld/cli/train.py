@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -35,7 +35,11 @@ from pointworld.train import (
     train,
 )
 from pointworld.train.cache import SURFACE_POINTS
+from pointworld.train.spread import fit_model_spread
+from pointworld.train.trainer import spread_out
 
+#: Validation samples on which the predicted spread is corrected.
+SPREAD_CLIPS = 100
 SIZES = {"tiny": PTv3Arch.tiny, "small": PTv3Arch.small}
 
 
@@ -155,7 +159,21 @@ def _train(
         )
     if ranks.leads:
         timings = {"cache": cached - start, "train": time.perf_counter() - cached}
+        model = with_spread(model, spread_out(validation, SPREAD_CLIPS))
         _finish(args, model, len(samples), timings)
+
+
+def with_spread(model: WorldModel, validation: Sequence[CachedSample]) -> WorldModel:
+    """The model with its predicted spread corrected on validation samples."""
+    spread = fit_model_spread(_with_map(model, ()), validation)
+    return _with_map(model, tuple(zip(spread.sigma, spread.factor, strict=True)))
+
+
+def _with_map(model: WorldModel, spread: tuple[tuple[float, float], ...]) -> WorldModel:
+    """A copy of a model with another map of its spread."""
+    copy = WorldModel(replace(model.spec, spread=spread))
+    copy.load_state_dict(model.state_dict())
+    return copy.to(model.device).eval()
 
 
 def chosen_samples(samples: list[CachedSample], args: TrainArgs) -> list[CachedSample]:

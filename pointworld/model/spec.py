@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pointworld.errors import CheckpointError, InputError
 from pointworld.model.features_relative import relative_robot_channels, relative_scene_channels
+from pointworld.model.spread import SpreadMap
 from pointworld.ptv3 import PTv3Arch
 
 Mode = Literal["released", "stable"]
@@ -44,6 +45,8 @@ class ModelSpec:
     context_points: how many scene points the network looks at, those nearest to the robot's path; the others are
         predicted to stay. 0 = all of them (always in `released` mode).
     max_scene_points, max_robot_points: caps of the training data.
+    spread: (stated standard deviation [m], factor) knots of the map that corrects the predicted spread outside
+        training (see `SpreadMap`); none = as the network states it.
     head_init_scale: of the displacement head's initial weights; 0 = training starts at "nothing moves".
     """
 
@@ -70,6 +73,7 @@ class ModelSpec:
     max_scene_points: int = 12_000
     max_robot_points: int = 500
     head_init_scale: float = 1.0
+    spread: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
         _require(
@@ -104,11 +108,20 @@ class ModelSpec:
                 len(given) in (0, len(self.domains)),
                 f"{name} has {len(given)} entries for {len(self.domains)} domains",
             )
+        _ = self.spread_map  # refuses one that is none
         unknown = set(self.simulated_domains) - set(self.domains)
         _require(
             not unknown,
             f"simulated_domains {sorted(unknown)} are not among the domains {self.domains}",
         )
+
+    @property
+    def spread_map(self) -> SpreadMap | None:
+        """The correction of the predicted spread, if there is one."""
+        if not self.spread:
+            return None
+        sigma, factor = zip(*self.spread, strict=True)
+        return SpreadMap(sigma=sigma, factor=factor)
 
     @property
     def num_steps(self) -> int:
@@ -170,8 +183,11 @@ class ModelSpec:
             raise CheckpointError(f"{where}: 'arch' is not a group of keys")
         try:
             built["arch"] = PTv3Arch.from_dict(built["arch"])
+            built["spread"] = tuple(
+                (float(sigma), float(factor)) for sigma, factor in built["spread"]
+            )
             return cls(**built)
-        except (InputError, TypeError) as error:
+        except (InputError, TypeError, ValueError) as error:
             raise CheckpointError(f"{where}: {error}") from error
 
 

@@ -139,6 +139,20 @@ class WorldModel(nn.Module):
         with torch.autocast(pred.device.type, enabled=False):
             return frame.turn_back(pred.to(scale.dtype)) * scale, log_var
 
+    def stated_sigma(self, log_var: Tensor, domain: Tensor) -> Tensor:
+        """Standard deviation per axis [m] of log variances (batch, steps, points, 1) of normalised errors."""
+        _, variance = self._displacement_stats(domain)
+        unit = variance.mean(-1, keepdim=True).clamp_min(VARIANCE_FLOOR).sqrt()
+        return (log_var / 2).exp() * unit
+
+    def _corrected(self, log_var: Tensor, domain: Tensor) -> Tensor:
+        """Log variances under the spec's spread map; those of step 0 stay."""
+        spread = self.spec.spread_map
+        if spread is None:
+            return log_var
+        sigma = self.stated_sigma(log_var, domain)
+        return torch.cat([log_var[:, :1], (log_var + 2 * (spread(sigma) / sigma).log())[:, 1:]], 1)
+
     def _chosen_robot_tokens(
         self, inputs: ModelInputs, raw_robot: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -235,6 +249,8 @@ class WorldModel(nn.Module):
         )
         if self.spec.features == "relative":
             pred_norm, log_var = self._from_hand_frame(pred_norm, log_var, inputs)
+        if not self.training:
+            log_var = self._corrected(log_var, domain)
         mean, variance = self._displacement_stats(domain)
         displacements = unnormalise(pred_norm, mean, variance)
         displacements = torch.cat([torch.zeros_like(displacements[:, :1]), displacements[:, 1:]], 1)

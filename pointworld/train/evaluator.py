@@ -14,6 +14,7 @@ from pointworld.data import Clip, list_clips, read_clip
 from pointworld.data.families import REGISTRY
 from pointworld.encoders import ImageEncoder
 from pointworld.errors import InputError
+from pointworld.model.spread import SpreadMap
 from pointworld.robot import RobotModel
 from pointworld.train.baselines import RADII, rigid_carry
 from pointworld.train.evaluation_clip import EvaluationClip, read_evaluation_clip
@@ -27,7 +28,7 @@ from pointworld.train.metrics import (
 )
 from pointworld.train.predictors import PREDICTORS, Forecast, Predictor
 from pointworld.train.released_metrics import released_metrics
-from pointworld.train.spread import SpreadMap, fit_spread
+from pointworld.train.spread import fit_spread
 
 Tensor = torch.Tensor
 

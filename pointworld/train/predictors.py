@@ -10,10 +10,10 @@ import torch
 from pointworld.data import ClipGenerator, DatasetSpec
 from pointworld.model import WorldModel, collate
 from pointworld.model.context import nearest_to_robot
+from pointworld.model.spread import SpreadMap
 from pointworld.train.baselines import no_motion, object_carry, rigid_carry
 from pointworld.train.evaluation_clip import EvaluationClip
 from pointworld.train.graph_model import GraphModel
-from pointworld.train.spread import SpreadMap
 from pointworld.train.wrong_physics import nominal_physics, prepare_replay
 from pointworld.types import RobotFlow, ScenePoints
 

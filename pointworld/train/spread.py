@@ -1,22 +1,18 @@
-"""Correct the spread that a model predicts, so that as many errors lie within it as should.
-
-A network that is trained on a loss which favours movers states too much spread for points that stay and too little for
-those that move. One increasing map from stated to real spread, fitted on validation clips, mends both; it keeps the
-order of points, and so every rank correlation.
-"""
+"""Fit the correction of the spread that a model predicts, so that as many errors lie within it as should."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
 
 from pointworld.errors import InputError
-from pointworld.train.metrics import WITHIN
+from pointworld.model import WorldModel, collate
+from pointworld.model.spread import SpreadMap
+from pointworld.train.augment import whole
+from pointworld.train.cache import CachedSample
+from pointworld.train.metrics import WITHIN, moved_mask
 
 Tensor = torch.Tensor
 
@@ -24,60 +20,24 @@ Tensor = torch.Tensor
 KNOTS, _LOWEST, _HIGHEST, _TRIED, _FEWEST = 8, 0.05, 20.0, 300, 200
 
 
-@dataclass(frozen=True, kw_only=True)
-class SpreadMap:
-    """What a stated standard deviation is multiplied by: between knots linear in its logarithm, constant beyond them.
+@torch.no_grad()
+def fit_model_spread(model: WorldModel, samples: Sequence[CachedSample]) -> SpreadMap:
+    """The map for a model's own spread on samples that it was not trained on.
 
-    sigma: knots, per-axis standard deviation [m], increasing. factor: at each knot, such that sigma * factor does not
-    decrease.
+    Raises:
+        InputError: nothing is known about the motion in these samples.
     """
-
-    sigma: tuple[float, ...]
-    factor: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        scaled = [s * f for s, f in zip(self.sigma, self.factor, strict=False)]
-        if (
-            not self.sigma
-            or len(self.sigma) != len(self.factor)
-            or min(*self.sigma, *self.factor) <= 0
-            or list(self.sigma) != sorted(set(self.sigma))
-            or any(b < a * (1 - 1e-6) for a, b in itertools.pairwise(scaled))
-        ):
-            raise InputError(
-                f"spread map: knots {self.sigma} with factors {self.factor}, expected as many of both, positive, knots "
-                "increasing and their products not decreasing"
-            )
-
-    def __call__(self, sigma: Tensor) -> Tensor:
-        """Corrected standard deviations, any shape."""
-        if len(self.sigma) == 1:
-            return sigma * self.factor[0]
-        x = torch.tensor(self.sigma, dtype=torch.float64).log()
-        y = torch.tensor(self.factor, dtype=torch.float64).log()
-        at = sigma.double().clamp_min(1e-12).log()
-        right = torch.bucketize(at, x).clamp(1, len(x) - 1)
-        share = ((at - x[right - 1]) / (x[right] - x[right - 1])).clamp(0.0, 1.0)
-        return (sigma * torch.lerp(y[right - 1], y[right], share).exp()).to(sigma.dtype)
-
-    def to_json(self) -> dict[str, list[float]]:
-        """Plain lists, for a JSON file."""
-        return {"sigma_m": list(self.sigma), "factor": list(self.factor)}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> SpreadMap:
-        """Inverse of `to_json`.
-
-        Raises:
-            InputError: keys are missing, or the map is none.
-        """
-        try:
-            return cls(
-                sigma=tuple(float(v) for v in values["sigma_m"]),
-                factor=tuple(float(v) for v in values["factor"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"spread map: expected lists sigma_m and factor ({error})") from error
+    rows, spec = [], model.spec
+    for sample in samples:
+        step_dt = spec.step_dt_of(spec.domains[sample.domain])
+        item = whole(sample, step_dt=step_dt, max_points=spec.context_points or None)
+        inputs = collate([(item.scene, item.robot)], domain=[item.domain]).to(model.device)
+        outputs = model(inputs)
+        sigma = model.stated_sigma(outputs.log_var, inputs.domain)[0, ..., 0].cpu()
+        error = outputs.displacements[0].cpu() - item.displacements
+        known, moved = item.known()[1:], moved_mask(item.displacements)[1:]
+        rows.append((sigma[1:][known], error[1:][known], moved[known]))
+    return fit_spread(rows)
 
 
 def fit_spread(clips: Iterable[tuple[Tensor, Tensor, Tensor]], *, knots: int = KNOTS) -> SpreadMap:

@@ -26,6 +26,7 @@ def test_json_round_trip_is_exact() -> None:
         robot_links=("a", "b"),
         domain_robot_links=(("a", "b"), "gripper"),
         grippers=2,
+        spread=((0.001, 0.5), (0.02, 1.25)),
     )
     assert ModelSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
 
@@ -43,6 +44,7 @@ def test_json_round_trip_is_exact() -> None:
         ({"grippers": 3}, "grippers"),
         ({"step_dt": 0.0}, "step_dt"),
         ({"image_channels": -1}, "image_channels"),
+        ({"spread": ((0.02, 1.0), (0.001, 1.0))}, "spread map"),
     ],
 )
 def test_impossible_descriptions_are_refused(change: dict[str, Any], message: str) -> None:

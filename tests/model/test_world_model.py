@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -89,6 +91,30 @@ def test_displacements_are_the_unnormalised_prediction(generator: torch.Generato
     variance = model.norm_stats_per_step_var[0, 3, 1].sqrt()
     expected = outputs.pred_norm[1, 3, 2, 1] * variance + model.norm_stats_per_step_mean[0, 3, 1]
     torch.testing.assert_close(outputs.displacements[1, 3, 2, 1], expected)
+
+
+def test_the_spread_map_holds_outside_training_and_leaves_motion_alone(
+    generator: torch.Generator,
+) -> None:
+    plain = make_model()
+    mapped = WorldModel(replace(plain.spec, spread=((1e-4, 0.5), (1e-2, 3.0))))
+    mapped.load_state_dict(plain.state_dict())
+    inputs = collate(pairs(generator, 2))
+    with torch.no_grad():
+        for training in (True, False):
+            before = plain.train(training)(inputs)
+            after = mapped.train(training)(inputs)
+            assert torch.equal(before.displacements, after.displacements)
+            assert torch.equal(before.log_var[:, 0], after.log_var[:, 0])
+            if training:
+                assert torch.equal(before.log_var, after.log_var)
+                continue
+            sigma = plain.stated_sigma(before.log_var, inputs.domain)[:, 1:]
+            got = mapped.stated_sigma(after.log_var, inputs.domain)[:, 1:]
+            spread = mapped.spec.spread_map
+            assert spread is not None
+            torch.testing.assert_close(got, spread(sigma))
+            assert not torch.allclose(got, sigma)
 
 
 def test_domain_chooses_the_statistics(generator: torch.Generator) -> None:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from pointworld.errors import InputError
+from pointworld.model import ModelSpec, WorldModel, collate
+from pointworld.model.spread import SpreadMap
+from pointworld.ptv3 import PTv3Arch
+from pointworld.train.augment import whole
 from pointworld.train.metrics import calibration, rank_correlation
-from pointworld.train.spread import SpreadMap, fit_spread
+from pointworld.train.objective import prepare_heads
+from pointworld.train.spread import fit_model_spread, fit_spread
+from tests.train.synthetic import push
 
 
 def draw(seed: int, still: float, moving: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -62,3 +70,26 @@ def test_maps_that_are_none_are_refused() -> None:
         SpreadMap.from_json({"sigma_m": [1.0]})
     with pytest.raises(InputError, match="no predictions"):
         fit_spread([])
+
+
+def test_a_models_own_spread_is_fitted_on_samples_it_has_not_seen() -> None:
+    torch.manual_seed(0)
+    model = WorldModel(ModelSpec(arch=PTv3Arch.tiny(16), robot_tokens=6)).eval()
+    prepare_heads(model)
+    fitted = fit_model_spread(model, [push(i) for i in range(8)])
+    spread = tuple(zip(fitted.sigma, fitted.factor, strict=True))
+    corrected = WorldModel(replace(model.spec, spread=spread)).eval()
+    corrected.load_state_dict(model.state_dict())
+
+    def inside(of: WorldModel) -> float:
+        item = whole(push(20), step_dt=0.1)
+        inputs = collate([(item.scene, item.robot)])
+        with torch.no_grad():
+            outputs = of(inputs)
+        sigma = of.stated_sigma(outputs.log_var, inputs.domain)[0, 1:]
+        return float(
+            (outputs.displacements[0, 1:] - item.displacements[1:]).abs().lt(sigma).float().mean()
+        )
+
+    assert abs(inside(model) - 0.683) > 0.2
+    assert abs(inside(corrected) - 0.683) < 0.15
