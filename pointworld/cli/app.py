@@ -37,6 +37,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "capture score": ("capture_score", "measure checkpoints on labelled recordings"),
     "capture simulate": ("capture_simulate", "make recordings without a robot, to try things"),
     "doctor capture": ("doctor_capture", "check a capture: calibration, depth, poses"),
+    "doctor robot": (
+        "doctor_robot",
+        "check an arm, its connection and this machine; moves nothing",
+    ),
+    "calibrate": ("calibrate", "find where a camera is, from images of a board"),
     "checkpoint inspect": ("checkpoint_inspect", "say what is in a checkpoint"),
     "checkpoint convert": ("checkpoint_convert", "turn a released .pt into safetensors + JSON"),
 }
