@@ -17,7 +17,7 @@ FALSE_MOTION = 0.01
 #: A body has come to rest when none of its points moves farther than REST in any of the last REST_STEPS steps [m].
 REST, REST_STEPS = 1e-3, 3
 #: Bins of the error of points on bodies that never move, for percentiles over many clips [m]; beyond: the last bin.
-REST_BIN, REST_BINS = 1e-4, 1000
+REST_BIN, REST_BINS = 1e-4, 5000
 #: Limits in standard deviations, by the per cent of Gaussian errors within them, and that share.
 WITHIN = {68: (1.0, 0.682689), 95: (1.959964, 0.95)}
 

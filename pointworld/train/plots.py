@@ -35,7 +35,7 @@ def plot_families(results: Mapping[str, Result], path: Path) -> None:
     turn = 0 if len(shown) <= 8 else 30
     axes.set_xticks(range(len(shown)), shown, rotation=turn, ha="center" if not turn else "right")
     axes.set_ylabel("mover error / no motion")
-    axes.legend(frameon=False, fontsize=8, ncols=2)
+    figure.legend(loc="outside upper center", frameon=False, fontsize=8, ncols=3)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
 
