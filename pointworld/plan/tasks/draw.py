@@ -1,0 +1,363 @@
+"""The eight task families: from a seed to a cluttered scene at rest with a goal at least 10 cm (30 degrees) away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from pointworld.data.families import REGISTRY
+from pointworld.data.families.articulated import Articulated
+from pointworld.data.families.base import box_part, draw_table_height, scatter
+from pointworld.data.families.rigid import small_object
+from pointworld.data.families.soft import Soft
+from pointworld.data.families.tools import HeldTool
+from pointworld.data.ik import ArmKinematics
+from pointworld.data.motions import tool_rotation
+from pointworld.data.robot_tree import RobotTree
+from pointworld.data.scene_model import scene_model
+from pointworld.data.shapes import Shape, rotation_about
+from pointworld.data.simulator import ModelIndex, import_mujoco, index_model, set_joints
+from pointworld.data.tabletop import (
+    ObjectSpec,
+    Rng,
+    SceneSpec,
+    TabletopConfig,
+    draw_cameras,
+    draw_surface,
+    furnish,
+)
+from pointworld.errors import InputError, PointWorldError
+from pointworld.plan.simulator_dynamics import read_physics
+from pointworld.plan.tasks.task import STILL, TOLERANCE, Kind, Target, Task, body_poses, surface_of
+
+#: The goal is at least this far from the start [m, rad].
+FAR, FAR_ANGLE = 0.10, float(np.radians(30.0))
+_POINTS, _TRIES, _SETTLE = 120, 200, 0.6
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Draft:
+    """A scene with a goal, not simulated yet.
+
+    motions: T_world_world (4, 4) from start to goal by name of the body. joint: name of the joint, its way in its own
+    unit, and whether it is a hinge. grip: box (lower, upper) in the world, within which task points are for the hand.
+    tool: (3,) where the hand starts, None = anywhere above.
+    """
+
+    scene: SceneSpec
+    motions: Mapping[str, np.ndarray]
+    kind: Kind
+    joint: tuple[str, float, bool] | None = None
+    grip: tuple[np.ndarray, np.ndarray] | None = None
+    tool: np.ndarray | None = None
+
+
+def _moved(about: np.ndarray, yaw: float, way: np.ndarray) -> np.ndarray:
+    """(4, 4) turn by `yaw` about the vertical through `about`, then a step `way` (3,)."""
+    T = np.eye(4)
+    T[:3, :3] = rotation_about(2, yaw)
+    T[:3, 3] = about - T[:3, :3] @ about + way
+    return T
+
+
+def _push_goal(rng: Rng, spot: np.ndarray, far: tuple[float, float]) -> np.ndarray | None:
+    """A step (3,) on the table from `spot` that stays in comfortable reach, None when the draw does not."""
+    heading, length = rng.uniform(-np.pi, np.pi), rng.uniform(*far)
+    way = length * np.array([np.cos(heading), np.sin(heading), 0.0])
+    goal = spot + way
+    inside = 0.40 < goal[0] < 0.64 and abs(goal[1]) < 0.24
+    return way if inside else None
+
+
+def _slab(
+    rng: Rng, config: TabletopConfig, half: np.ndarray, density: float, turn: float
+) -> Draft | None:
+    """A box on the table between one to four other things, to be pushed and turned."""
+    height = draw_table_height(rng)
+    shape = Shape(
+        name="box",
+        parts=(box_part((0, 0, 0), (float(half[0]), float(half[1]), float(half[2]))),),
+        rests=(np.eye(3),),
+    )
+    spot = np.array([rng.uniform(0.43, 0.60), rng.uniform(-0.18, 0.18), height + half[2] + 0.001])
+    way = _push_goal(rng, spot, (0.11, 0.18))
+    if way is None:
+        return None
+    item = ObjectSpec(
+        shape=shape,
+        rotation=rotation_about(2, rng.uniform(-np.pi, np.pi)),
+        position=spot,
+        density=density,
+        friction=float(rng.uniform(0.3, 0.6)),
+        surface=draw_surface(rng),
+    )
+    radius = float(np.hypot(half[0], half[1]))
+    track = [(*(spot + share * way)[:2], radius + 0.01) for share in (0.0, 0.5, 1.0)]
+    # The hand needs room behind the box.
+    behind = spot - (radius + 0.03) * way / np.linalg.norm(way)
+    keep_out = tuple((float(x), float(y), float(r)) for x, y, r in (*track, (*behind[:2], 0.05)))
+    others = scatter(rng, config, height, int(rng.integers(1, 5)), keep_out=keep_out)
+    if not others:
+        return None
+    scene = furnish(rng, (item, *others), height)
+    goal = _moved(spot, float(rng.uniform(-turn, turn)), way)
+    return Draft(scene=scene, motions={"object0": goal}, kind="rigid")
+
+
+def _tissue_box(rng: Rng, config: TabletopConfig) -> Draft | None:
+    half = np.array([rng.uniform(0.055, 0.08), rng.uniform(0.04, 0.055), rng.uniform(0.03, 0.045)])
+    return _slab(rng, config, half, float(rng.uniform(100, 250)), 0.6)
+
+
+def _book(rng: Rng, config: TabletopConfig) -> Draft | None:
+    half = np.array([rng.uniform(0.07, 0.1), rng.uniform(0.05, 0.07), rng.uniform(0.011, 0.018)])
+    return _slab(rng, config, half, float(rng.uniform(300, 600)), 0.6)
+
+
+def _fixture(rng: Rng, config: TabletopConfig, family: str) -> tuple[SceneSpec, Articulated] | None:
+    scene = REGISTRY[family].draw_scene(rng, config)
+    if scene is None or not scene.objects:
+        return None
+    prop = scene.props[0]
+    assert isinstance(prop, Articulated)
+    return scene, prop
+
+
+def _joint_draft(scene: SceneSpec, prop: Articulated, start: float, goal: float) -> Draft:
+    prop = replace(prop, joint=replace(prop.joint, start=start))
+    T = prop.T_world_fixture
+    carry = prop.joint.transform(goal) @ np.linalg.inv(prop.joint.transform(start))
+    return Draft(
+        scene=replace(scene, props=(prop,)),
+        motions={f"object_{prop.name}": T @ carry @ np.linalg.inv(T)},
+        kind="articulated",
+        joint=(f"{prop.name}_joint", goal - start, prop.joint.hinge),
+    )
+
+
+def _microwave(rng: Rng, config: TabletopConfig) -> Draft | None:
+    """A door that stands open, to be closed."""
+    drawn = _fixture(rng, config, "door")
+    if drawn is None:
+        return None
+    return _joint_draft(*drawn, start=float(rng.uniform(0.8, 1.6)), goal=0.02)
+
+
+def _drawer(rng: Rng, config: TabletopConfig) -> Draft | None:
+    """A drawer to be pulled open or (two of five) pushed shut."""
+    drawn = _fixture(rng, config, "drawer")
+    if drawn is None or drawn[1].joint.upper < FAR + 0.025:
+        return None
+    scene, prop = drawn
+    upper = prop.joint.upper
+    if rng.random() < 0.4:
+        return _joint_draft(scene, prop, start=float(rng.uniform(FAR + 0.01, upper)), goal=0.002)
+    start = float(rng.uniform(0.0, 0.01))
+    draft = _joint_draft(scene, prop, start=start, goal=start + FAR + 0.005)
+    # The handle is what stands out in front of the face.
+    bounds = np.concatenate([part.support()[0] for part in prop.moving])
+    face = float(np.sort(np.unique(bounds[:, 0].round(4)))[0]) + 0.025
+    lower, high = np.array([-9.0, -9.0, -9.0]), np.array([face - start, 9.0, 9.0])
+    return replace(draft, grip=(lower, high))
+
+
+def _sweep(rng: Rng, config: TabletopConfig, family: str) -> Draft | None:
+    """One or two small things among others, to be swept to a place with the tool in the hand."""
+    drawn = REGISTRY[family].draw_scene(rng, config)
+    if drawn is None:
+        return None
+    tool = drawn.props[0]
+    assert isinstance(tool, HeldTool)
+    height = drawn.table_height
+    spot = np.array([rng.uniform(0.45, 0.58), rng.uniform(-0.15, 0.15), 0.0])
+    way = _push_goal(rng, spot, (0.11, 0.16))
+    if way is None:
+        return None
+    item = small_object(rng, config.shapes, (0.012, 0.02))
+    low = float(item.shape.bounds(item.rotation)[0][2])
+    spot[2] = height - low + 0.001
+    if item.shape.rolls:
+        return None
+    item = replace(item, position=spot)
+    track = tuple(
+        (float(x), float(y), tool.half_width + 0.02)
+        for x, y in (spot[:2] + share * way[:2] for share in (-0.6, 0.0, 0.5, 1.0))
+    )
+    others = scatter(rng, config, height, int(rng.integers(1, 4)), keep_out=track)
+    if not others:
+        return None
+    scene = replace(drawn, objects=(item, *others))
+    return Draft(scene=scene, motions={"object0": _moved(spot, 0.0, way)}, kind="rigid")
+
+
+def _soft(rng: Rng, config: TabletopConfig, family: str) -> Draft | None:
+    """A scarf or pillow, to be moved without turning."""
+    scene = REGISTRY[family].draw_scene(rng, config)
+    if scene is None or not scene.objects:
+        return None
+    prop = scene.props[0]
+    assert isinstance(prop, Soft)
+    way = _push_goal(rng, prop.centre, (0.105, 0.15))
+    if way is None:
+        return None
+    goal = {f"object_{prop.name}": _moved(prop.centre, 0.0, way)}
+    return Draft(scene=scene, motions=goal, kind="deformable")
+
+
+def _broom(rng: Rng, config: TabletopConfig) -> Draft | None:
+    return _sweep(rng, config, "broom")
+
+
+def _duster(rng: Rng, config: TabletopConfig) -> Draft | None:
+    return _sweep(rng, config, "duster")
+
+
+def _scarf(rng: Rng, config: TabletopConfig) -> Draft | None:
+    return _soft(rng, config, "scarf")
+
+
+def _pillow(rng: Rng, config: TabletopConfig) -> Draft | None:
+    return _soft(rng, config, "pillow")
+
+
+#: Every task family by name.
+TASKS: Mapping[str, Callable[[Rng, TabletopConfig], Draft | None]] = MappingProxyType(
+    {
+        "tissue_box": _tissue_box,
+        "book": _book,
+        "scarf": _scarf,
+        "pillow": _pillow,
+        "microwave": _microwave,
+        "drawer": _drawer,
+        "duster": _duster,
+        "broom": _broom,
+    }
+)
+
+
+def make_task(name: str, seed: int, tree: RobotTree, *, timestep: float = 0.005) -> Task:
+    """Task `seed` of a family; the same seed gives the same task.
+
+    Args:
+        timestep: of the simulator [s].
+
+    Raises:
+        InputError: unknown family.
+        PointWorldError: no usable scene in many draws.
+    """
+    if name not in TASKS:
+        raise InputError(f"task is '{name}', expected one of {', '.join(TASKS)}")
+    rng = np.random.default_rng([seed, *name.encode()])
+    config = TabletopConfig(shapes="test", timestep=timestep, min_cameras=3, max_cameras=3)
+    arm = ArmKinematics(tree)
+    for _ in range(_TRIES):
+        draft = TASKS[name](rng, config)
+        if draft is None:
+            continue
+        task = _settle(rng, draft, config, arm, name, seed)
+        if task is not None:
+            return task
+    raise PointWorldError(f"task {name}/{seed}: no usable scene in {_TRIES} draws")
+
+
+def _settle(
+    rng: Rng, draft: Draft, config: TabletopConfig, arm: ArmKinematics, name: str, seed: int
+) -> Task | None:
+    """Simulate until all is at rest; None when it does not stay, or the arm cannot start."""
+    mujoco = import_mujoco()
+    tree, scene = arm.tree, draft.scene
+    joints = _start_joints(rng, draft, arm)
+    if joints is None:
+        return None
+    cameras = draw_cameras(rng, config, scene.table_height)
+    model = scene_model(tree, scene, cameras, config)
+    data, index = mujoco.MjData(model), index_model(model, tree)
+    set_joints(data, index, joints)
+    data.ctrl[:] = joints
+    mujoco.mj_forward(model, data)
+    before = body_poses(data)
+    mujoco.mj_step(model, data, nstep=round(_SETTLE / config.timestep))
+    mujoco.mj_forward(model, data)
+    loose = [i for i in index.objects if i not in index.held]
+    drift = np.linalg.norm(body_poses(data)[loose, :3, 3] - before[loose, :3, 3], axis=-1)
+    if drift.max(initial=0.0) > STILL / 2 or np.abs(data.qvel).max() > 0.2:
+        return None
+    targets = tuple(
+        _target(model, data, body, motion, seed) for body, motion in draft.motions.items()
+    )
+    goals = np.concatenate([t.goals - t.points for t in targets])
+    if draft.kind != "articulated" and np.linalg.norm(goals, axis=-1).mean() < FAR:
+        return None
+    points = np.concatenate([t.points for t in targets])
+    return Task(
+        name=name,
+        seed=seed,
+        kind=draft.kind,
+        scene=scene,
+        cameras=cameras,
+        image=(config.height, config.width),
+        tree=tree,
+        model=model,
+        physics=read_physics(model, data),
+        targets=targets,
+        grip=_grip(draft, points),
+        still=_still(index, targets),
+        hinge=_hinge(model, data, draft),
+        tolerance=_tolerance(draft),
+    )
+
+
+def _start_joints(rng: Rng, draft: Draft, arm: ArmKinematics) -> np.ndarray | None:
+    """The hand above the table with closed fingers, or around the handle of its tool."""
+    scene = draft.scene
+    held = next((p for p in scene.props if isinstance(p, HeldTool)), None)
+    below = held.length if held is not None else 0.0
+    T = np.eye(4)
+    T[:3, :3] = tool_rotation(0.0, 0.0, 0.0)
+    T[:3, 3] = rng.uniform(0.38, 0.46), rng.uniform(-0.1, 0.1), scene.table_height + below + 0.26
+    width = held.grip + 0.001 if held is not None else 0.0
+    start = np.append(arm.tree.home, arm.tree.finger_position(width))
+    return arm.solve(T, start, iterations=150)
+
+
+def _target(model: Any, data: Any, name: str, motion: np.ndarray, seed: int) -> Target:
+    mujoco = import_mujoco()
+    body = int(mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, name))
+    if body < 0:
+        body = model.nbody + int(mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_FLEX, name))
+    return Target(body=body, points=surface_of(model, data, body, _POINTS, seed), motion=motion)
+
+
+def _grip(draft: Draft, points: np.ndarray) -> np.ndarray:
+    """Which task points the hand should act on: all, or those of a handle."""
+    if draft.grip is None:
+        return np.ones(len(points), dtype=bool)
+    prop = draft.scene.props[0]
+    assert isinstance(prop, Articulated)
+    T = np.linalg.inv(prop.T_world_fixture)
+    local = points @ T[:3, :3].T + T[:3, 3]
+    lower, upper = draft.grip
+    chosen: np.ndarray = ((local > lower) & (local < upper)).all(1)
+    return chosen
+
+
+def _still(index: ModelIndex, targets: tuple[Target, ...]) -> tuple[int, ...]:
+    moving = {t.body for t in targets} | set(index.held)
+    return tuple(i for i in index.objects if i not in moving)
+
+
+def _hinge(model: Any, data: Any, draft: Draft) -> tuple[int, float] | None:
+    if draft.joint is None or not draft.joint[2]:
+        return None
+    # The compiled joint is zero at the start.
+    return int(model.joint(draft.joint[0]).qposadr[0]), draft.joint[1]
+
+
+def _tolerance(draft: Draft) -> float:
+    if draft.joint is None:
+        return TOLERANCE[draft.kind]
+    return TOLERANCE["hinge" if draft.joint[2] else "slide"]
