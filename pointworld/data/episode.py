@@ -59,7 +59,7 @@ def simulate(
     index = index_model(model, tree)
     per_step = round(config.step_dt / config.timestep)
     lead_steps = round(motion.lead / config.timestep)
-    controls = _controls(tree, path, config, lead_steps + per_step * config.horizon)
+    controls = joint_controls(tree, path, config, lead_steps + per_step * config.horizon)
     set_joints(data, index, path[0])
     data.ctrl[:] = path[0]
     mujoco.mj_forward(model, data)
@@ -126,7 +126,7 @@ def _burst(vertices: np.ndarray, step_dt: float) -> bool:
     return bool(speed.max(initial=0.0) > _MAX_VERTEX_SPEED)
 
 
-def _controls(tree: RobotTree, path: np.ndarray, config: TabletopConfig, steps: int) -> np.ndarray:
+def joint_controls(tree: RobotTree, path: np.ndarray, config: TabletopConfig, steps: int) -> np.ndarray:
     """Servo targets (steps, joints): the path, plus what makes up for the servos' lag, smoothly started."""
     from scipy.interpolate import CubicSpline
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from pointworld.data import Clip, ClipGenerator, true_positions
-from pointworld.data.episode import _controls
+from pointworld.data.episode import joint_controls
 from pointworld.data.families import REGISTRY
 from pointworld.data.generate import Drawn
 from pointworld.data.motions import joint_path
@@ -67,7 +67,7 @@ class Replay:
         data = mujoco.MjData(model)
         lead = round(motion.lead / config.timestep)
         per_step = round(config.step_dt / config.timestep)
-        controls = _controls(
+        controls = joint_controls(
             self.generator.tree, self.path, config, lead + per_step * config.horizon
         )
         set_joints(data, self.drawn.episode.index, self.path[0])
