@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,8 +99,7 @@ def _examine_arm(args: DoctorRobotArgs, model: RobotModel, report: _Report) -> N
         options = {"joints": arm_joints, "home": home, "max_width": 0.08}
     elif args.host is None:
         raise InputError(f"--robot {args.robot} needs --host with the arm's address")
-    more = {} if args.python is None else {"python": args.python}
-    server = start_server(args.robot, options, **more)
+    server = start_server(args.robot, options, python=args.python or sys.executable)
     robot = RemoteRobot(server.address, server.token, SystemClock())
     try:
         robot.connect()

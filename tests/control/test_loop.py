@@ -14,6 +14,7 @@ from pointworld.control.backends import FakeRobot
 from pointworld.control.clock import ManualClock
 from pointworld.control.limits import JointLimits
 from pointworld.control.loop import ControlLoop, LoopConfig
+from pointworld.control.planning import planning
 from pointworld.control.protocols import Robot
 from pointworld.control.recording import Recorder, read_recording
 from pointworld.control.safety import SafetyConfig, SafetyFilter
@@ -334,3 +335,47 @@ def test_a_folder_is_not_recorded_into_twice(tmp_path: Path) -> None:
         _record(tmp_path / "run")
     with pytest.raises(InputError, match="no recording"):
         read_recording(tmp_path)
+
+
+def test_a_planner_that_fails_stops_the_run(scene: Scene) -> None:
+    scene.loop.submit(scene.chunk(seconds=2.0))
+    scene.go(0.3)
+    with (
+        pytest.raises(ZeroDivisionError),
+        planning(scene.loop, scene.clock, deadline=0.1),
+    ):
+        raise ZeroDivisionError("no candidates")
+    assert "no candidates" in scene.loop.status().message
+    scene.check_stopped(Reason.PLANNER_ERROR)
+
+
+def test_a_planner_ten_times_over_its_deadline_stops_the_run(scene: Scene) -> None:
+    scene.loop.submit(scene.chunk(seconds=4.0))
+    with planning(scene.loop, scene.clock, deadline=0.1):
+        scene.go(0.9)
+    assert scene.loop.status().mode is SafetyMode.ARMED
+    with planning(scene.loop, scene.clock, deadline=0.1):
+        scene.go(1.1)
+    scene.check_stopped(Reason.PLANNER_LATE)
+
+
+@pytest.mark.rejects_input
+def test_a_plan_of_nan_is_refused_and_the_arm_ends_in_a_hold(scene: Scene) -> None:
+    scene.loop.submit(scene.chunk(seconds=0.5))
+    scene.go(0.2)
+    with (
+        pytest.raises(ControlError) as caught,
+        planning(scene.loop, scene.clock, deadline=0.1),
+    ):
+        scene.loop.submit(
+            Chunk(
+                sequence=9,
+                start_time=scene.clock.now(),
+                joint_positions=np.full((5, 7), np.nan),
+                step_dt=0.1,
+            )
+        )
+    assert caught.value.reason is Reason.CHUNK_INVALID
+    scene.go(0.8)
+    assert scene.loop.status().holding
+    assert np.array_equal(scene.places[-1], scene.places[-10])
