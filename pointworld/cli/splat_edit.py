@@ -121,8 +121,8 @@ def main(argv: list[str]) -> int:
         extra={"summary": summary},
     )
     console.print(
-        f"{args.operation} object {args.object} ({summary['object_gaussians']:,} Gaussians): {len(edited):,} of "
-        f"{len(stored.scene):,} Gaussians in {args.out / SCENE}; see edit.png"
+        f"{args.operation} object {args.object} ({summary['object_gaussians']:,} Gaussians): {len(stored.scene):,} "
+        f"became {len(edited):,} in {args.out / SCENE}; see edit.png"
     )
     if args.json:
         stdout_json(summary)
