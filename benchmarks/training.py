@@ -1,15 +1,16 @@
 """Times what feeds training and a training step of `tiny`, on samples that `pointworld train` has cached.
 
-    python benchmarks/training.py CACHE [--clips DATA] [--threads 1] [--batch 8] [--steps 20]
+    python benchmarks/training.py [--clips DATA] [--threads 1] [--batch 8] [--steps 20]
 
-CACHE: a folder of cached samples, for example datasets/train_cache/train-plain. DATA: the clips themselves, to time
-how long one takes to become a sample. Seconds are of the CPU, so that other processes disturb them less.
+DATA: clips of `pointworld generate`; 40 are made in a temporary folder when it is not given. Seconds are of the CPU,
+so that other processes disturb them less.
 """
 
 from __future__ import annotations
 
 import argparse
 import resource
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,13 +19,12 @@ from typing import Literal
 
 import torch
 
-from pointworld.data import list_clips, read_clip
+from pointworld.data import DatasetSpec, generate_dataset
 from pointworld.model import ModelSpec, WorldModel
 from pointworld.ptv3 import PTv3Arch
-from pointworld.robot import RobotModel
 from pointworld.train import TrainConfig
 from pointworld.train.augment import TrainingSample, augment
-from pointworld.train.cache import SURFACE_POINTS, CachedSample, cache_clip, read_cached
+from pointworld.train.cache import SURFACE_POINTS, CachedSample, build_cache, read_cached
 from pointworld.train.objective import batch_loss
 from pointworld.train.optimiser import make_optimiser
 
@@ -36,6 +36,19 @@ def seconds(work: Callable[[int], object], count: int) -> float:
     for index in range(count):
         work(index)
     return (time.process_time() - start) / count
+
+
+def time_samples(clips: Path, folder: Path) -> list[CachedSample]:
+    """Prints how fast clips become samples and samples are read; the samples."""
+    start = time.perf_counter()
+    count = build_cache(clips, folder)
+    print(
+        f"clips to samples, once     {count / (time.perf_counter() - start):8.1f} a second (wall)"
+    )
+    files = sorted(folder.glob("*.safetensors"))
+    each = seconds(lambda i: read_cached(files[i % len(files)]), len(files))
+    print(f"cached samples read, once  {1 / each:8.1f} a second")
+    return [read_cached(path) for path in files]
 
 
 def time_steps(samples: list[CachedSample], config: TrainConfig, count: int) -> tuple[float, float]:
@@ -71,25 +84,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("cache", type=Path)
     parser.add_argument("--clips", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    files = sorted(arguments.cache.glob("*.safetensors"))[:256]
     print(f"torch {torch.__version__}, {arguments.threads} threads, batches of {arguments.batch}")
-    if arguments.clips is not None:
-        paths = list_clips(arguments.clips)[:20]
-        robot = RobotModel.load(read_clip(paths[0]).robot)
-        each = seconds(
-            lambda i: cache_clip(read_clip(paths[i % len(paths)]), robot, encoder=None), 20
-        )
-        print(f"clip to sample, once       {1 / each:8.1f} a second")
-    each = seconds(lambda i: read_cached(files[i % len(files)]), len(files))
-    print(f"cached sample read, once   {1 / each:8.1f} a second")
-    samples = [read_cached(path) for path in files]
+    with tempfile.TemporaryDirectory() as folder:
+        clips = arguments.clips or Path(folder, "clips")
+        if arguments.clips is None:
+            generate_dataset(DatasetSpec(clips=40, seed=0), clips, workers=0)
+        samples = time_samples(clips, Path(folder, "cache"))
     kinds: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
     for precision in kinds:
         config = TrainConfig(batch_size=arguments.batch, precision=precision)
