@@ -1,0 +1,270 @@
+"""What a planner knows of a task: from the simulator itself, or from its cameras."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+
+from pointworld.data.render import RenderedView, SceneRenderer
+from pointworld.data.sample import tabletop_workspace
+from pointworld.data.tabletop import CameraSpec
+from pointworld.encoders import ImageEncoder
+from pointworld.errors import InputError
+from pointworld.geometry import SUPPORT, transform_points
+from pointworld.plan.dynamics import PlanState
+from pointworld.plan.simulator_dynamics import read_physics
+from pointworld.plan.tasks.task import Judge, Task, body_poses, surface_of
+from pointworld.robot import RobotModel
+from pointworld.scene import build_scene
+from pointworld.types import RGBDFrame, ScenePoints
+
+Tensor = torch.Tensor
+
+#: Scene points within this of the target's surface belong to it [m].
+_NEAR = 0.012
+#: Points searched for a match around the target's last place [m]; it moves less between two looks.
+_SEARCH = 0.05
+_TEMPLATE, _STILL_POINTS = 900, 40
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Seen:
+    """One look at a task.
+
+    state: for the dynamics; `task_index` are the task points. goals: one per task point (chosen, 3) [m].
+    grip_index: those of them that the hand should act on. still_index: points that should stay.
+    error: mean distance to the goals over the whole target, seen or not [m]. points, places: the whole target's
+    surface now and its goals (all, 3) [m], grip: (all,) where the hand should act. top: height of what stands
+    around [m].
+    """
+
+    state: PlanState
+    goals: Tensor
+    grip_index: Tensor
+    still_index: Tensor
+    points: np.ndarray
+    places: np.ndarray
+    grip: np.ndarray
+    top: float
+
+    @property
+    def index(self) -> Tensor:
+        """(chosen,) task points."""
+        assert self.state.task_index is not None
+        return self.state.task_index
+
+    @property
+    def error(self) -> float:
+        return float(np.linalg.norm(self.points - self.places, axis=-1).mean())
+
+
+class TrueView:
+    """The simulator's truth, without images: points on the target and on what should stay. For the oracle."""
+
+    def __init__(self, task: Task) -> None:
+        self._task, self._judge = task, Judge(task)
+        data = task.restart()
+        self._start = body_poses(data)
+        surfaces = [surface_of(task.model, data, b, _STILL_POINTS, task.seed) for b in task.still]
+        self._still = np.concatenate([np.zeros((0, 3)), *surfaces])
+        self._bodies = np.repeat(np.array(task.still, dtype=np.int64), _STILL_POINTS)
+
+    def see(self, data: Any, joints: np.ndarray) -> Seen:
+        """Args: data: the simulation now, with kinematics up to date. joints: (joints,) measured."""
+        task = self._task
+        moved = (body_poses(data) @ np.linalg.inv(self._start))[self._bodies]
+        still = (moved[:, :3, :3] @ self._still[..., None])[..., 0] + moved[:, :3, 3]
+        places = self._judge.positions(data)
+        points = torch.from_numpy(np.concatenate([places, still])).float()
+        count = len(places)
+        up = torch.zeros_like(points)
+        up[:, 2] = 1.0
+        owners = np.concatenate([np.full(len(t.points), t.body) for t in task.targets])
+        state = PlanState(
+            scene=ScenePoints(points=points, colors=torch.full_like(points, 0.5), normals=up),
+            joint_positions=torch.from_numpy(joints),
+            task_index=torch.arange(count),
+            physics=read_physics(task.model, data),
+            point_bodies=np.concatenate([owners, self._bodies]),
+        )
+        return Seen(
+            state=state,
+            goals=torch.from_numpy(task.goals).float(),
+            grip_index=torch.from_numpy(np.flatnonzero(task.grip)),
+            still_index=torch.arange(count, len(points)),
+            points=places,
+            places=task.goals,
+            grip=task.grip,
+            top=float(points[:, 2].max()),
+        )
+
+
+class CameraView:
+    """The scene points of the task's cameras, rebuilt at every look with the robot masked out.
+
+    The target is found again by fitting its surface, as known from the task's selection, to the new points near where
+    it was: it turns about the vertical and moves; soft things only move. `track=False` takes its place from the
+    simulator instead (true points with real images).
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        robot: RobotModel,
+        renderer: SceneRenderer,
+        *,
+        encoder: ImageEncoder | None = None,
+        track: bool = True,
+        depth_noise: float = 0.0015,
+    ) -> None:
+        """Args: depth_noise: standard deviation at 1 m, growing with the square of the distance [m]."""
+        self._task, self._robot, self._renderer = task, robot, renderer
+        self._encoder, self._track, self._noise = encoder, track, depth_noise
+        self._rng = np.random.default_rng([task.seed, 17])
+        data = task.restart()
+        self._start = body_poses(data)
+        self._surfaces = [
+            surface_of(task.model, data, t.body, _TEMPLATE, task.seed) for t in task.targets
+        ]
+        self._moves = [np.eye(4) for _ in task.targets]
+        nearest = cKDTree(task.points).query(np.concatenate(self._surfaces))[1]
+        self._grip = task.grip[nearest]
+        self.views: Sequence[RenderedView] = ()
+
+    def see(self, data: Any, joints: np.ndarray) -> Seen:
+        """Args: data: the simulation now, to be rendered. joints: (joints,) measured.
+
+        Raises:
+            InputError: the target cannot be found any more.
+        """
+        task = self._task
+        self.views = self._renderer.render(task.model, data, task.cameras)
+        frames = [self._frame(i, *pair) for i, pair in enumerate(zip(task.cameras, self.views))]
+        scene = build_scene(
+            frames,
+            T_world_base=np.eye(4),
+            workspace=tabletop_workspace(),
+            robot=self._robot,
+            joint_positions=joints,
+            encoder=self._encoder,
+        )
+        points = scene.points.double().numpy()
+        assert scene.clusters is not None
+        free = (scene.clusters != SUPPORT).numpy()
+        self._update(data, points[free])
+        surface = [
+            transform_points(T, s) for T, s in zip(self._moves, self._surfaces, strict=True)
+        ]
+        moves = [t.motion @ np.linalg.inv(T) for t, T in zip(task.targets, self._moves)]
+        places = [transform_points(M, s) for M, s in zip(moves, surface, strict=True)]
+        whole = np.concatenate(surface)
+        owner = np.repeat(np.arange(len(surface)), _TEMPLATE)
+        distance, nearest = cKDTree(whole).query(points)
+        index = np.flatnonzero((distance < _NEAR) & (points[:, 2] > self._floor(whole)))
+        if len(index) < 3:
+            raise InputError(f"{task.name}/{task.seed}: the target is out of sight of all cameras")
+        carry = np.stack(moves)[owner[nearest[index]]]
+        goals = (carry[:, :3, :3] @ points[index][..., None])[..., 0] + carry[:, :3, 3]
+        gripped = self._grip[nearest[index]]
+        rest = free.copy()
+        rest[distance < 2 * _NEAR] = False
+        grip_index = index[gripped] if gripped.any() else index
+        state = PlanState(
+            scene=scene,
+            joint_positions=torch.from_numpy(joints),
+            task_index=torch.from_numpy(index),
+        )
+        return Seen(
+            state=state,
+            goals=torch.from_numpy(goals).float(),
+            grip_index=torch.from_numpy(grip_index),
+            still_index=torch.from_numpy(np.flatnonzero(rest)),
+            points=whole,
+            places=np.concatenate(places),
+            grip=self._grip,
+            top=float(max(points[rest, 2].max(initial=-1.0), whole[:, 2].max())),
+        )
+
+    def _floor(self, whole: np.ndarray) -> float:
+        """Points below this are the table, unless the target itself is as flat as the table."""
+        lowest = self._task.scene.table_height
+        return lowest + min(0.006, 0.3 * (float(whole[:, 2].max()) - lowest))
+
+    def _frame(self, number: int, camera: CameraSpec, view: RenderedView) -> RGBDFrame:
+        depth = view.depth.astype(np.float64)
+        depth = depth + self._noise * depth**2 * self._rng.standard_normal(depth.shape)
+        valid = view.depth > 0
+        return RGBDFrame(
+            rgb=view.rgb,
+            depth=np.where(valid, np.maximum(depth, 1e-3), 0.0).astype(np.float32),
+            valid=valid,
+            K=camera.K,
+            T_world_cam=camera.T_world_cam,
+            name=f"cam{number}",
+            camera=f"cam{number}",
+        )
+
+    def _update(self, data: Any, free: np.ndarray) -> None:
+        """Where every target is now, as the motion from its start."""
+        task = self._task
+        for i, target in enumerate(task.targets):
+            rigid = target.body < task.model.nbody
+            if not self._track and rigid:
+                self._moves[i] = body_poses(data)[target.body] @ np.linalg.inv(
+                    self._start[target.body]
+                )
+            else:
+                self._moves[i] = register(self._surfaces[i], self._moves[i], free, turns=rigid)
+
+
+def register(
+    surface: np.ndarray,
+    T: np.ndarray,
+    points: np.ndarray,
+    *,
+    turns: bool = True,
+    iterations: int = 20,
+) -> np.ndarray:
+    """Move a known surface onto the points seen of it: iterated closest points, about the vertical only.
+
+    Args:
+        surface: (samples, 3) of the whole thing. T: (4, 4) where it was. points: (seen, 3) of anything. turns: False:
+            it only moves. The points may show a part of it, and other things nearby.
+
+    Returns:
+        (4, 4) where it is now; `T` when fewer than five points are near it.
+    """
+    here = transform_points(T, surface)
+    distance, _ = cKDTree(here).query(points)
+    seen = points[distance < _SEARCH]
+    if len(seen) < 5:
+        return T
+    radius = _SEARCH
+    for _ in range(iterations):
+        distance, match = cKDTree(transform_points(T, surface)).query(seen)
+        near = distance < radius
+        if near.sum() < 5:
+            return T
+        step = _align(transform_points(T, surface)[match[near]], seen[near], turns)
+        T = step @ T
+        radius = max(0.7 * radius, 0.02)
+    return T
+
+
+def _align(source: np.ndarray, target: np.ndarray, turns: bool) -> np.ndarray:
+    """(4, 4) least-squares turn about the vertical and move from `source` to `target` (points, 3)."""
+    a, b = source.mean(0), target.mean(0)
+    T = np.eye(4)
+    if turns:
+        p, q = source[:, :2] - a[:2], target[:, :2] - b[:2]
+        angle = np.arctan2(
+            (p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0]).sum(), (p * q).sum()
+        )
+        T[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    T[:3, 3] = b - T[:3, :3] @ a
+    return T
