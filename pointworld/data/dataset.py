@@ -66,18 +66,18 @@ def make_clip_file(spec: DatasetSpec, index: int, path: Path) -> dict[str, Any]:
     """Make clip `index` of a data set as a file, with the generator that this process keeps for it.
 
     Returns:
-        Facts about the clip: index, family, seconds per stage, bytes, what moves.
+        Facts about the clip: index, family, processor seconds per stage, bytes, what moves.
     """
     if _GENERATOR is None or _GENERATOR[0] != spec:
         _start_worker(spec)
     assert _GENERATOR is not None
     generator = _GENERATOR[1]
     before = dict(generator.timings)
-    start = time.perf_counter()
+    start = time.process_time()
     clip = generator.make(spec.seed, index)
-    stage = time.perf_counter()
+    stage = time.process_time()
     write_clip(clip, path)
-    end = time.perf_counter()
+    end = time.process_time()
     laps = {name: value - before.get(name, 0.0) for name, value in generator.timings.items()}
     laps |= {"write": end - stage, "total": end - start}
     return {"index": index, "laps": laps, "bytes": path.stat().st_size, **clip_facts(clip)}

@@ -42,7 +42,7 @@ class Drawn:
 class ClipGenerator:
     """Makes clips of one robot; holds what is the same for all of them.
 
-    timings: seconds spent per stage, summed over the clips made so far.
+    timings: processor seconds spent per stage, summed over the clips made so far.
     """
 
     tree: RobotTree
@@ -160,7 +160,7 @@ class ClipGenerator:
         mujoco = import_mujoco()
         data = mujoco.MjData(model)
         data.qpos[:] = episode.qpos[0]
-        target = _target_id(model, _target_name(scene))
+        target = _target_ids(model, _target_name(scene))
         for attempt in range(_CAMERA_TRIES):
             if attempt > 0:
                 config = replace(self.config, min_cameras=len(cameras), max_cameras=len(cameras))
@@ -169,7 +169,7 @@ class ClipGenerator:
             mujoco.mj_forward(model, data)
             views = self.renderer.render(model, data, cameras)
             if (
-                sum(int((view.segmentation == target).sum()) for view in views)
+                sum(int(np.isin(view.segmentation, target).sum()) for view in views)
                 >= _MIN_TARGET_PIXELS
             ):
                 break
@@ -212,12 +212,16 @@ def _target_name(scene: SceneSpec) -> str:
     return scene.target_name or f"object{scene.target}"
 
 
-def _target_id(model: Any, name: str) -> int:
-    """What the renderers' segmentation shows of a body or flex."""
+def _target_ids(model: Any, name: str) -> list[int]:
+    """What the renderers' segmentation shows of a body, of the whole free chain that it is in, or of a flex."""
     flexes = flex_names(model)
     if name in flexes:
-        return int(model.nbody) + 1 + flexes.index(name)
-    return int(model.body(name).id) + 1
+        return [int(model.nbody) + 1 + flexes.index(name)]
+    body = int(model.body(name).id)
+    root = int(model.body_rootid[body])
+    if int(model.body_dofnum[root]) != 6:
+        return [body + 1]
+    return [int(b) + 1 for b in np.flatnonzero(model.body_rootid == root)]
 
 
 def _info(drawn: Drawn) -> dict[str, Any]:
@@ -267,9 +271,9 @@ def _clip_views(
 
 class _Clock:
     def __init__(self, totals: dict[str, float]) -> None:
-        self.totals, self.last = totals, time.perf_counter()
+        self.totals, self.last = totals, time.process_time()
 
     def lap(self, stage: str) -> None:
-        now = time.perf_counter()
+        now = time.process_time()
         self.totals[stage] = self.totals.get(stage, 0.0) + now - self.last
         self.last = now
