@@ -29,6 +29,7 @@ from pointworld.types import RGBDFrame
 
 FORMAT = "pointworld-labelled-clips-1"
 
+_CLIPS = "[0-9][0-9][0-9][0-9]/[0-9]*.npz"
 # One copy per process.
 _robot = cache(RobotModel.load)
 
@@ -209,7 +210,7 @@ def label_recordings(
         for window in windows_of(recording, config)
         if (recording.name, round(window.start, 6)) not in have
     ]
-    first = max(have.values(), default=-1) + 1
+    first = max((int(path.stem) for path in root.glob(_CLIPS)), default=-1) + 1
     numbered = [(first + k, recording, window) for k, (recording, window) in enumerate(tasks)]
     write_json(root / "manifest.json", {"format": FORMAT, **settings})
     work = partial(_label_one, root=root, robot=robot, config=config)
@@ -237,8 +238,8 @@ def windows_of(recording: Recording, config: LabelConfig) -> list[Window]:
     )
 
 
-def _present(root: Path, settings: dict[str, Any]) -> dict[tuple[str, float], int]:
-    """Number of the clip of every (recording, start) that the folder has."""
+def _present(root: Path, settings: dict[str, Any]) -> set[tuple[str, float]]:
+    """(recording, start) of every clip that the folder has."""
     manifest = root / "manifest.json"
     if manifest.is_file():
         found = json.loads(manifest.read_text())
@@ -246,11 +247,11 @@ def _present(root: Path, settings: dict[str, Any]) -> dict[tuple[str, float], in
             raise InputError(
                 f"{root} holds clips that were made with other settings. Choose another --out."
             )
-    have = {}
-    for path in root.glob("[0-9][0-9][0-9][0-9]/[0-9]*.npz"):
+    have = set()
+    for path in root.glob(_CLIPS):
         header = read_header(path)
         if header["format"] == LABELLED:
-            have[header["recording"], round(float(header["start"]), 6)] = int(path.stem)
+            have.add((header["recording"], round(float(header["start"]), 6)))
     return have
 
 

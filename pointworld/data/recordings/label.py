@@ -33,8 +33,9 @@ DIFFERENT = 0.005
 MARGIN = 0.06
 #: A label with a larger standard deviation is left out [m].
 MAX_SIGMA = 0.0035
-#: A point that costs more than this moved otherwise, and its neighbours may have [of 1].
-CONTRADICTS = 0.4
+#: A point that costs more than this [of 1] did something else than its motion says, and what hangs together with it may
+#: have done so too, this far away [m]: a plain face that slides along itself looks as before.
+CONTRADICTS, UNEXPLAINED = 0.4, 0.1
 #: A pixel speaks for the scene point nearest to it, up to this distance [m].
 PIXEL_REACH = 0.015
 #: Motions of pieces this near are tried for points that belong to none [m].
@@ -79,9 +80,10 @@ def label_points(points: np.ndarray, normals: np.ndarray, scene: Scene, *, seed:
             parts.append(part)
             owners.append(number)
     near = _nearest_points(points, scene, usable)
-    own, beside = _parts_of(points, near, parts)
+    own, near_parts = _parts_of(points, near, parts)
     same_piece = np.array(owners, np.int64)[:, None] == pieces
-    beside = np.logical_or(beside, same_piece & own.any(1)[:, None])
+    found = own.any(axis=1, keepdims=True)
+    beside = np.asarray(near_parts | (same_piece & found))
     followed = [k for k, part in enumerate(parts) if part.trajectory is not None]
     motions = [_stays(scene, usable), *(p.trajectory for p in parts if p.trajectory is not None)]
     nobody = np.zeros((1, len(points)), bool)
@@ -222,9 +224,10 @@ def _decide(
     agrees = (count > 0) & (here < AGREES)
     moving = np.array([not trajectory.still for trajectory in motions])
     loose = own | (candidates & moving[:, None] & (pieces == 0))
-    known &= ~(rests & _maybe_moved(trusted, loose, candidates[moving].any(0), agrees))
     contradicts = (count > 0) & (here > CONTRADICTS) & (pieces > 0)
-    known[1:] &= ~(rests & (lost | _near_any(points, contradicts)))[1:]
+    beside = candidates[moving].any(0) | _in_disturbed_piece(pieces, contradicts)
+    known &= ~(rests & _maybe_moved(trusted, loose, beside, agrees))
+    known[1:] &= ~(rests & (lost | _near_unexplained(points, pieces, contradicts)))[1:]
     return Labels(
         positions=_fill(positions, known),
         known=known,
@@ -247,21 +250,28 @@ def _maybe_moved(
 ) -> np.ndarray:
     """(moments, points): moments at which a point may not be called still, whatever else speaks for it.
 
-    That is while a part that it may belong to (`loose`, (motions, points)) is lost, and while a point `beside` a
-    moving part is hidden until it is seen at its place again.
+    That is while a part that it may belong to (`loose`, (motions, points)) is lost, and while a point `beside` what
+    moves is hidden until it is seen at its place again.
     """
     lost = (loose[:, None, :] & ~trusted[..., None]).any(0)
     seen_again = np.logical_or.accumulate(agrees[::-1])[::-1]
     return np.asarray(lost | (beside & ~seen_again))
 
 
-def _near_any(points: np.ndarray, marked: np.ndarray) -> np.ndarray:
-    """(moments, points): which points have a marked one (moments, points) within `BESIDE`."""
+def _in_disturbed_piece(pieces: np.ndarray, contradicts: np.ndarray) -> np.ndarray:
+    """(points,): points of pieces of which some points are seen to do something else than their motion."""
+    counts = np.bincount(pieces[contradicts.any(0)], minlength=int(pieces.max(initial=0)) + 1)
+    return np.asarray((pieces > 0) & (counts[pieces] >= 2))
+
+
+def _near_unexplained(points: np.ndarray, pieces: np.ndarray, marked: np.ndarray) -> np.ndarray:
+    """(moments, points): points with a `marked` one (moments, points) of their own piece within `UNEXPLAINED`."""
     near = np.zeros_like(marked)
-    for moment in range(len(marked)):
-        if marked[moment].any():
-            distance, _ = cKDTree(points[marked[moment]]).query(points)
-            near[moment] = distance < BESIDE
+    for piece in np.unique(pieces[marked.any(0)]):
+        mine = pieces == piece
+        for moment in np.flatnonzero(marked[:, mine].any(1)):
+            tree = cKDTree(points[mine & marked[moment]])
+            near[moment, mine] = tree.query(points[mine])[0] < UNEXPLAINED
     return near
 
 
