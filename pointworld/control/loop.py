@@ -187,6 +187,15 @@ class ControlLoop:
 
     def run(self, until: Callable[[], bool]) -> None:
         """Tick at the filter's period until `until()`; then come to rest and tell the arm to stop."""
+        try:
+            self._run(until)
+        except Exception as error:
+            # An error of this program: nobody watches the arm any more.
+            self.stop(Reason.WATCHDOG, f"the control loop failed: {error}")
+            self.robot.stop()
+            raise
+
+    def _run(self, until: Callable[[], bool]) -> None:
         due = self.clock.now()
         while not until():
             self.tick()

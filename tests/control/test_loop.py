@@ -379,3 +379,19 @@ def test_a_plan_of_nan_is_refused_and_the_arm_ends_in_a_hold(scene: Scene) -> No
     scene.go(0.8)
     assert scene.loop.status().holding
     assert np.array_equal(scene.places[-1], scene.places[-10])
+
+
+def test_an_error_in_the_loop_itself_stops_the_arm(fr3_limits: JointLimits) -> None:
+    scene = Scene(fr3_limits, wrap=Wrapped)  # type: ignore[arg-type]
+    scene.loop.submit(scene.chunk())
+
+    def broken(state: RobotState) -> RobotState:
+        if scene.clock.now() > 50.3:
+            raise KeyError("a mistake in a driver")
+        return state
+
+    scene.loop.robot.change = broken  # type: ignore[attr-defined]
+    with pytest.raises(KeyError):
+        scene.loop.run(lambda: False)
+    assert scene.arm.get_state().mode is RobotMode.STOPPED
+    assert scene.loop.status().reason is Reason.WATCHDOG
