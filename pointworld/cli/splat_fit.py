@@ -16,7 +16,7 @@ from PIL import Image
 from pointworld.capture import read_capture
 from pointworld.cli.common import console, parse, progress, stdout_json, write_run_json
 from pointworld.cli.splat_features import Featured, add_features
-from pointworld.encoders import load_encoder
+from pointworld.encoders import ImageEncoder, load_encoder
 from pointworld.errors import InputError
 from pointworld.files import atomic_path
 from splat.features import ENCODER
@@ -88,12 +88,7 @@ def main(argv: list[str]) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     config = FitConfig(**{**args.fit.__dict__, **QUICK}) if args.quick else args.fit
-    if not 1 <= args.feature_channels <= 128 or args.feature_iterations < 0:
-        raise InputError(
-            f"--feature-channels {args.feature_channels} and --feature-iterations {args.feature_iterations}: expected "
-            "1 to 128, and 0 or more"
-        )
-    encoder = None if args.features is None else load_encoder(args.features)
+    encoder = feature_encoder(args)
     capture = read_capture(args.capture, frames=list(args.frames) or None)
     training, held = split_views(
         capture,
@@ -149,6 +144,20 @@ def main(argv: list[str]) -> int:
     if args.json:
         stdout_json(report)
     return 0
+
+
+def feature_encoder(args: SplatFitArgs) -> ImageEncoder | None:
+    """The encoder of --features, or None.
+
+    Raises:
+        InputError: the options of features are out of range, or there is no such encoder.
+    """
+    if not 1 <= args.feature_channels <= 128 or args.feature_iterations < 0:
+        raise InputError(
+            f"--feature-channels {args.feature_channels} and --feature-iterations {args.feature_iterations}: expected "
+            "1 to 128, and 0 or more"
+        )
+    return None if args.features is None else load_encoder(args.features)
 
 
 def write_scene(
