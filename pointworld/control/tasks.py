@@ -19,7 +19,7 @@ from pointworld.control.recording import Recorder
 from pointworld.control.safety import SafetyConfig, SafetyFilter
 from pointworld.control.types import Chunk, ControlError, Reason, SafetyMode
 from pointworld.data.families.tools import HeldTool
-from pointworld.data.motions import CLEARANCE, TIP
+from pointworld.data.motions import CLEARANCE
 from pointworld.data.simulator import import_mujoco
 from pointworld.errors import InputError
 from pointworld.plan.actions import Actions, Body, PathLimits, ToolPathSpace
@@ -37,7 +37,7 @@ from pointworld.plan.dynamics import Dynamics, PlanState
 from pointworld.plan.mpc import MpcSettings, MpcStep, run_mpc
 from pointworld.plan.planners import Planner
 from pointworld.plan.tasks import Judge, Task, Verdict
-from pointworld.plan.tasks.pushing import plan_push
+from pointworld.plan.tasks.pushing import FLOOR, plan_push
 from pointworld.plan.tasks.seen import Seen
 from pointworld.plan.tasks.task import HOLD, STILL
 from pointworld.robot import RobotModel
@@ -164,15 +164,17 @@ def held_depth(task: Task) -> float:
 
 def _allowed(task: Task) -> Space:
     table = task.scene.table_height
-    return Space(lower=(0.2, -0.55, table), upper=(0.85, 0.55, 0.85), table=table)
+    return Space(
+        lower=(0.2, -0.55, table), upper=(0.85, 0.55, 0.85), table=table, tool_speed=0.75
+    )
 
 
 def task_space(task: Task, robot: RobotModel, *, horizon: int = 10) -> ToolPathSpace:
     """What is searched over: paths of the upright hand above the table. Args: horizon: steps of 0.1 s."""
     depth = held_depth(task)
-    low = task.scene.table_height + (depth + CLEARANCE if depth else TIP + CLEARANCE + 0.002)
+    low = task.scene.table_height + (depth + CLEARANCE if depth else FLOOR)
     limits = PathLimits(
-        workspace_lower=(0.25, -0.45, low), workspace_upper=(0.80, 0.45, 0.7), speed=0.3
+        workspace_lower=(0.30, -0.45, low), workspace_upper=(0.80, 0.45, 0.7), speed=0.25
     )
     body = Body.of(robot, step_dt=0.1, num_steps=horizon + 1, surface=96)
     return ToolPathSpace(

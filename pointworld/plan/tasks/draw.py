@@ -160,7 +160,7 @@ def _drawer(rng: Rng, config: TabletopConfig) -> Draft | None:
     draft = _joint_draft(scene, prop, start=start, goal=start + FAR + 0.005)
     # The handle is what stands out in front of the face.
     bounds = np.concatenate([part.support()[0] for part in prop.moving])
-    face = float(np.sort(np.unique(bounds[:, 0].round(4)))[0]) + 0.025
+    face = float(np.sort(np.unique(bounds[:, 0].round(4)))[0]) + 0.014
     lower, high = np.array([-9.0, -9.0, -9.0]), np.array([face - start, 9.0, 9.0])
     return replace(draft, grip=(lower, high))
 

@@ -21,7 +21,11 @@ Tensor = torch.Tensor
 
 #: Half the thickness of closed fingers, the gap before contact, and how far above everything the hand travels [m].
 _FINGER, _GAP, _OVER = 0.012, 0.02, 0.04
+#: The gap where the hand acts on a handle: there is little room behind one [m].
+_HANDLE_GAP = 0.003
 _SPEED = 0.2
+#: Fingertips stay this far above the table, more than the safety filter asks for [m].
+FLOOR = TIP + 0.010
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,17 +33,19 @@ class Push:
     """A straight push on the table.
 
     contact: (3,) tool place where it touches. ahead: (2,) unit direction. way: length [m]. over: height to travel at.
+    gap: how far behind the contact the hand comes down [m].
     """
 
     contact: np.ndarray
     ahead: np.ndarray
     way: float
     over: float
+    gap: float = _GAP
 
     @property
     def behind(self) -> np.ndarray:
         """(3,) where the hand comes down."""
-        step = np.append(_GAP * self.ahead, 0.0)
+        step = np.append(self.gap * self.ahead, 0.0)
         return np.asarray(self.contact - step)
 
     @property
@@ -68,11 +74,12 @@ def plan_push(seen: Seen, table: float, *, depth: float = 0.0, turn: bool = Fals
         offset = -0.5 * wide * float(np.clip(_yaw_left(points, goals) / 0.4, -1.0, 1.0))
     near = np.abs(flat @ side - offset) < 0.015
     back = float((flat[near] @ ahead).min()) if near.any() else float((flat @ ahead).min())
-    low = table + depth + (CLEARANCE if depth else TIP + CLEARANCE)
+    low = table + depth + (CLEARANCE if depth else FLOOR)
     height = low if depth else max(low, 0.5 * float(points[:, 2].min() + points[:, 2].max()))
     xy = centre[:2] + (back - _FINGER) * ahead + offset * side
     over = min(max(seen.top + depth + _OVER, height + 0.05), table + depth + 0.28)
-    return Push(contact=np.append(xy, height), ahead=ahead, way=length, over=over)
+    gap = _GAP if seen.grip.all() else _HANDLE_GAP
+    return Push(contact=np.append(xy, height), ahead=ahead, way=length, over=over, gap=gap)
 
 
 def _yaw_left(points: np.ndarray, goals: np.ndarray) -> float:
@@ -91,10 +98,10 @@ def waypoints(tool: np.ndarray, push: Push, *, pushing: bool = False) -> list[np
     along = float(gap @ push.ahead)
     beside = abs(float(gap @ np.array([-push.ahead[1], push.ahead[0]])))
     down = tool[2] < push.contact[2] + 0.02
-    if pushing or (down and beside < 0.012 and -2.5 * _GAP < along < 0.012):
+    if pushing or (down and beside < 0.012 and -2.5 * push.gap - 0.01 < along < 0.012):
         return [push.end]
     above = np.append(push.behind[:2], push.over)
-    if beside < 0.015 and abs(along + _GAP) < 0.015:
+    if beside < 0.015 and abs(along + push.gap) < 0.015:
         return [push.behind, push.end]
     if tool[2] < push.over - 0.02:
         return [np.append(tool[:2], push.over), above, push.behind, push.end]

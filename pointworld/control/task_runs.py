@@ -1,0 +1,267 @@
+"""Many episodes of a task: what to run, one file per episode so that a stopped run goes on, and the success rate."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pointworld.control.recording import Recorder
+from pointworld.control.tasks import (
+    EpisodeResult,
+    TaskWorld,
+    View,
+    held_depth,
+    run_episode,
+    task_space,
+)
+from pointworld.data.render import make_renderer
+from pointworld.data.robot_tree import robot_tree
+from pointworld.errors import InputError
+from pointworld.files import atomic_path, write_json
+from pointworld.model.load import load
+from pointworld.plan import CEM, ICEM, MPPI, ConstantMotion, Gradient, ModelDynamics, Nevergrad
+from pointworld.plan.dynamics import Dynamics
+from pointworld.plan.mpc import MpcSettings
+from pointworld.plan.planners import Planner
+from pointworld.plan.simulator_dynamics import SimulatorDynamics
+from pointworld.plan.tasks import TASKS, Task, make_task
+from pointworld.plan.tasks.pushing import Guided, RandomMotion, StraightPush
+from pointworld.plan.tasks.seen import CameraView, TrueView
+from pointworld.robot import RobotModel
+
+DynamicsName = Literal["model", "oracle", "none"]
+PlannerName = Literal["mppi", "cem", "icem", "gradient", "nevergrad", "straight", "random"]
+Perception = Literal["rgbd", "true"]
+#: Planners that follow a rule instead of predicting.
+RULES = ("straight", "random")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything but the seed that decides how an episode goes.
+
+    samples, iterations: of the planner. horizon, execute, max_steps: steps of 0.1 s planned ahead, carried out of
+    each plan, and of the episode. budget_s: most time for a plan, 0 = no bound. checkpoint: of the world model.
+    """
+
+    task: str
+    dynamics: DynamicsName = "model"
+    planner: PlannerName = "mppi"
+    perception: Perception = "rgbd"
+    samples: int = 32
+    iterations: int = 2
+    horizon: int = 10
+    execute: int = 4
+    max_steps: int = 100
+    budget_s: float = 0.0
+    checkpoint: str = "tiny"
+    renderer: Literal["auto", "gl", "rays"] = "auto"
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise InputError(f"task is '{self.task}', expected one of {', '.join(TASKS)}")
+        if self.dynamics == "oracle" and self.perception != "true":
+            raise InputError(
+                "the oracle predicts with the simulator's own state: use it with --perception true"
+            )
+        if self.dynamics == "oracle" and TASKS[self.task].__name__ in ("_scarf", "_pillow"):
+            raise InputError(f"the oracle cannot carry points of a soft body: task '{self.task}'")
+        if not 1 <= self.execute <= self.horizon:
+            raise InputError(f"execute is {self.execute}, expected 1 to the horizon {self.horizon}")
+        if self.max_steps < 1 or self.budget_s < 0:
+            raise InputError("max_steps must be at least 1, and budget_s at least 0")
+
+
+@lru_cache(maxsize=1)
+def _robot() -> RobotModel:
+    return RobotModel.load("fr3")
+
+
+def make_planner(config: RunConfig) -> Planner:
+    """The planner of that name that searches, at about samples x iterations predictions."""
+    samples, iterations = config.samples, config.iterations
+    if config.planner == "mppi":
+        return MPPI(samples=samples, iterations=iterations, decay=0.5)
+    if config.planner == "cem":
+        return CEM(samples=samples, iterations=iterations, elites=max(2, samples // 8))
+    if config.planner == "icem":
+        return ICEM(samples=samples, iterations=iterations, elites=max(2, samples // 8))
+    if config.planner == "gradient":
+        return Gradient(starts=max(1, samples // 8), iterations=8 * iterations)
+    return Nevergrad(samples=samples, iterations=iterations)
+
+
+def run_one(
+    config: RunConfig, seed: int, *, record: Path | None = None, model: Any = None
+) -> EpisodeResult:
+    """One episode. Args: record: folder for its recording. model: loaded world model, for `dynamics="model"`."""
+    robot = _robot()
+    task = make_task(config.task, seed, robot_tree(robot))
+    recorder = None
+    if record is not None:
+        recorder = Recorder(record, joints=task.tree.joint_names[:-1])
+    world = TaskWorld(
+        task, robot, _view(config, task, model), recorder=recorder, dry_run=config.dry_run
+    )
+    rule = config.planner in RULES
+    try:
+        if record is not None:
+            save_picture(world, record / "start.png", config)
+        result = run_episode(
+            world,
+            task_space(task, robot, horizon=config.horizon),
+            _dynamics(config, task, model),
+            _planner(config, world),
+            settings=MpcSettings(
+                execute=config.execute,
+                max_steps=config.execute if config.dry_run else config.max_steps,
+                budget_s=config.budget_s or None,
+            ),
+            seed=seed,
+            corrects=not rule,
+        )
+        if record is not None:
+            save_picture(world, record / "end.png", config)
+    finally:
+        if recorder is not None:
+            recorder.close()
+    return result
+
+
+def _view(config: RunConfig, task: Task, model: Any) -> View:
+    if config.perception == "true" and config.dynamics != "model":
+        return TrueView(task)
+    encoder = None if model is None else model.image_encoder("cpu")
+    return CameraView(
+        task,
+        _robot(),
+        make_renderer(config.renderer, *task.image),
+        encoder=encoder,
+        track=config.perception == "rgbd",
+    )
+
+
+def _dynamics(config: RunConfig, task: Task, model: Any) -> Dynamics:
+    if config.planner in RULES or config.dynamics == "none":
+        return ConstantMotion()
+    if config.dynamics == "oracle":
+        return SimulatorDynamics(model=task.model, tree=task.tree)
+    assert model is not None
+    return ModelDynamics(model=model, gradients=config.planner == "gradient")
+
+
+def _planner(config: RunConfig, world: TaskWorld) -> Planner:
+    task = world.task
+    space = task_space(task, _robot(), horizon=config.horizon)
+    table, depth = task.scene.table_height, held_depth(task)
+    if config.planner == "straight":
+        return StraightPush(space, world.look, table, depth=depth)
+    if config.planner == "random":
+        return RandomMotion(space=space)
+    return Guided(
+        planner=make_planner(config), space=space, look=world.look, table=table, depth=depth
+    )
+
+
+def load_model(config: RunConfig) -> Any:
+    """The world model that a configuration needs, None when it needs none."""
+    if config.dynamics != "model" or config.planner in RULES:
+        return None
+    return load(config.checkpoint, device="cpu")
+
+
+def save_picture(world: TaskWorld, path: Path, config: RunConfig) -> None:
+    """What the first camera sees now, as PNG."""
+    task = world.task
+    renderer = make_renderer(config.renderer, *task.image)
+    view = renderer.render(task.model, world.arm.data, task.cameras)[0]
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        Image.fromarray(view.rgb).save(file, format="PNG")
+
+
+def run_many(
+    config: RunConfig,
+    seeds: Sequence[int],
+    *,
+    out: Path | None = None,
+    record: Path | None = None,
+    on_episode: Callable[[int, dict[str, Any]], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Episodes in the order of their seeds; those whose file is in `out` are not run again.
+
+    Raises:
+        InputError: a file in `out` comes from other settings, or is damaged.
+    """
+    episodes, model = [], None
+    for seed in seeds:
+        path = None if out is None else out / f"episode_{seed:05d}.json"
+        known = None if path is None or not path.exists() else _read_episode(path, config)
+        if known is None:
+            model = model or load_model(config)
+            folder = None if record is None else record / f"episode_{seed:05d}"
+            result = run_one(config, seed, record=folder, model=model)
+            known = {"seed": seed, "config": asdict(config), "result": asdict(result)}
+            if path is not None:
+                write_json(path, known)
+        episodes.append(known)
+        if on_episode is not None:
+            on_episode(seed, known)
+    return episodes
+
+
+def _read_episode(path: Path, config: RunConfig) -> dict[str, Any]:
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        same = known["config"] == asdict(config)
+        known["result"]["outcome"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no episode of this program: {error}") from error
+    if not same:
+        raise InputError(f"{path} was made with other settings; choose another folder or remove it")
+    return dict(known)
+
+
+def wilson(good: int, total: int, *, z: float = 1.96) -> tuple[float, float]:
+    """Confidence interval of a success rate (95 % by default).
+
+    Source: Wilson, J. Am. Stat. Assoc. 1927.
+    """
+    if total == 0:
+        return 0.0, 1.0
+    share, spread = good / total, z * z / total
+    middle = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def summarise(episodes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Success rate with its interval, steps, plan seconds, faults, and every episode's seed and outcome."""
+    results = [e["result"] for e in episodes]
+    good = sum(r["outcome"] == "success" for r in results)
+    steps = [r["steps"] for r in results if r["outcome"] == "success"]
+    return {
+        "episodes": len(results),
+        "successes": good,
+        "success_rate": good / len(results) if results else 0.0,
+        "interval_95": list(wilson(good, len(results))),
+        "mean_steps_of_successes": float(np.mean(steps)) if steps else None,
+        "mean_plan_seconds": float(np.mean([r["plan_seconds"] for r in results])) if results else 0,
+        "faults": list(_faults(episodes)),
+        "outcomes": [{"seed": e["seed"], **e["result"]} for e in episodes],
+    }
+
+
+def _faults(episodes: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for episode in episodes:
+        if episode["result"]["outcome"] == "fault":
+            yield {"seed": episode["seed"], "reason": episode["result"]["reason"]}
