@@ -172,24 +172,25 @@ def _pillow(rng: Rng, variant: str) -> dict[str, Any]:
 
 
 def _scarf_motion(rng: Rng, scene: SceneSpec, duration: float) -> Motion | None:
-    """Fingertips close on the cloth and drag or lift it, or push at its edge; a few pass above or miss."""
+    """Fingertips close on the cloth and drag or lift it; some close beside it or slide over it."""
     cloth = scene.props[0]
     assert isinstance(cloth, Soft)
     times = waypoint_times(LEAD, duration)
     floor = scene.table_height + TIP + CLEARANCE
     heading = float(rng.uniform(-np.pi, np.pi))
     grip = None
-    if rng.random() < 0.8:
+    if rng.random() < 0.85:
         grip = float(rng.uniform(-0.08, 0.25))
         spot = _cloth_vertex(rng, cloth)
         # Beyond the cloth or between its vertices the fingers close on nothing.
         spot = spot + (rng.uniform(0.03, 0.06) if rng.random() < 0.08 else 0.0)
-        move = smooth_step((times - grip - 0.03) / rng.uniform(0.7, 1.2))
+        move = smooth_step((times - grip - 0.03) / rng.uniform(0.8, 1.3))
         points = np.tile([*spot, floor], (len(times), 1))
-        away = rng.uniform(0.05, 0.25) * np.array([np.cos(heading), np.sin(heading)])
+        away = rng.uniform(0.04, 0.2) * np.array([np.cos(heading), np.sin(heading)])
         points[:, :2] += move[:, None] * away
-        points[:, 2] += move * (0.0 if rng.random() < 0.4 else rng.uniform(0.04, 0.2))
-        points[:, 2] += 0.03 * (1 - smooth_step((times + LEAD) / (grip + LEAD)))
+        points[:, 2] += move * (0.0 if rng.random() < 0.4 else rng.uniform(0.03, 0.16))
+        # The earlier it closes, the lower the hand starts.
+        points[:, 2] += 0.06 * (grip + LEAD) * (1 - smooth_step((times + LEAD) / (grip + LEAD)))
         closing = smooth_step((times - grip + 0.12) / 0.15)
         widths = rng.uniform(0.02, 0.06) * (1 - closing) + 0.002 * closing
     else:
