@@ -109,9 +109,7 @@ def main(argv: list[str]) -> int:
             advance(1)
             console.print(line(seed, episode["result"]), soft_wrap=True)
 
-        episodes = run_many(
-            args.config(), seeds, out=args.out, record=args.record, on_episode=show
-        )
+        episodes = run_many(args.config(), seeds, out=args.out, record=args.record, on_episode=show)
     summary = {"config": plain(args.config()), **summarise(episodes)}
     if args.out is not None:
         write_json(args.out / "summary.json", summary)

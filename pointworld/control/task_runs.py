@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from PIL import Image
 
 from pointworld.control.recording import Recorder
@@ -23,7 +22,7 @@ from pointworld.control.tasks import (
     run_episode,
     task_space,
 )
-from pointworld.data.render import make_renderer
+from pointworld.data.render import SceneRenderer, make_renderer
 from pointworld.data.robot_tree import robot_tree
 from pointworld.errors import InputError
 from pointworld.files import atomic_path, write_json
@@ -87,6 +86,12 @@ def _robot() -> RobotModel:
     return RobotModel.load("fr3")
 
 
+@lru_cache(maxsize=2)
+def _renderer(name: str, height: int, width: int) -> SceneRenderer:
+    """One per process: OpenGL contexts must not get in each other's way."""
+    return make_renderer(name, height, width)
+
+
 def make_planner(config: RunConfig) -> Planner:
     """The planner of that name that searches, at about samples x iterations predictions."""
     samples, iterations = config.samples, config.iterations
@@ -145,7 +150,7 @@ def _view(config: RunConfig, task: Task, model: Any) -> View:
     return CameraView(
         task,
         _robot(),
-        make_renderer(config.renderer, *task.image),
+        _renderer(config.renderer, *task.image),
         encoder=encoder,
         track=config.perception == "rgbd",
     )
@@ -183,7 +188,7 @@ def load_model(config: RunConfig) -> Any:
 def save_picture(world: TaskWorld, path: Path, config: RunConfig) -> None:
     """What the first camera sees now, as PNG."""
     task = world.task
-    renderer = make_renderer(config.renderer, *task.image)
+    renderer = _renderer(config.renderer, *task.image)
     view = renderer.render(task.model, world.arm.data, task.cameras)[0]
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         Image.fromarray(view.rgb).save(file, format="PNG")

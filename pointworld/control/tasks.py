@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +16,7 @@ from pointworld.control.limits import read_joint_limits
 from pointworld.control.loop import ControlLoop
 from pointworld.control.recording import Recorder
 from pointworld.control.safety import SafetyConfig, SafetyFilter
-from pointworld.control.types import Chunk, ControlError, Reason, SafetyMode
+from pointworld.control.types import Chunk, ControlError, SafetyMode
 from pointworld.data.families.tools import HeldTool
 from pointworld.data.motions import CLEARANCE
 from pointworld.data.simulator import import_mujoco
@@ -74,7 +73,7 @@ class TaskWorld:
         self.clock = ManualClock()
         self.judge = Judge(task)
         config = SafetyConfig(
-            velocity=0.5, acceleration=0.6, jerk=0.15, ramp=0.2, space=_allowed(task)
+            velocity=0.6, acceleration=0.8, jerk=0.3, tracking=0.2, ramp=0.2, space=_allowed(task)
         )
         self.arm = MujocoArm(
             task.model, task.tree, self.clock, data=task.restart(), period=config.period
@@ -164,9 +163,7 @@ def held_depth(task: Task) -> float:
 
 def _allowed(task: Task) -> Space:
     table = task.scene.table_height
-    return Space(
-        lower=(0.2, -0.55, table), upper=(0.85, 0.55, 0.85), table=table, tool_speed=0.75
-    )
+    return Space(lower=(0.2, -0.55, table), upper=(0.85, 0.55, 0.85), table=table, tool_speed=0.75)
 
 
 def task_space(task: Task, robot: RobotModel, *, horizon: int = 10) -> ToolPathSpace:
@@ -174,7 +171,10 @@ def task_space(task: Task, robot: RobotModel, *, horizon: int = 10) -> ToolPathS
     depth = held_depth(task)
     low = task.scene.table_height + (depth + CLEARANCE if depth else FLOOR)
     limits = PathLimits(
-        workspace_lower=(0.30, -0.45, low), workspace_upper=(0.80, 0.45, 0.7), speed=0.25
+        workspace_lower=(0.30, -0.45, low),
+        workspace_upper=(0.80, 0.45, 0.7),
+        speed=0.25,
+        turn_speed=0.7,
     )
     body = Body.of(robot, step_dt=0.1, num_steps=horizon + 1, surface=96)
     return ToolPathSpace(

@@ -36,7 +36,9 @@ from pointworld.plan.tasks.task import STILL, TOLERANCE, Kind, Target, Task, bod
 
 #: The goal is at least this far from the start [m, rad].
 FAR, FAR_ANGLE = 0.10, float(np.radians(30.0))
-_POINTS, _TRIES, _SETTLE = 120, 200, 0.6
+_POINTS, _TRIES, _SETTLE = 120, 400, 0.6
+#: Distances from the base at which the upright hand works low over the table [m].
+_NEAREST, _FARTHEST = 0.37, 0.74
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -155,7 +157,7 @@ def _drawer(rng: Rng, config: TabletopConfig) -> Draft | None:
     scene, prop = drawn
     upper = prop.joint.upper
     if rng.random() < 0.4:
-        return _joint_draft(scene, prop, start=float(rng.uniform(FAR + 0.01, upper)), goal=0.002)
+        return _joint_draft(scene, prop, start=float(rng.uniform(FAR + 0.012, upper)), goal=0.01)
     start = float(rng.uniform(0.0, 0.01))
     draft = _joint_draft(scene, prop, start=start, goal=start + FAR + 0.005)
     # The handle is what stands out in front of the face.
@@ -293,6 +295,9 @@ def _settle(
     if draft.kind != "articulated" and np.linalg.norm(goals, axis=-1).mean() < FAR:
         return None
     points = np.concatenate([t.points for t in targets])
+    grip = _grip(draft, points)
+    if not _reachable(points[grip], goals[grip]):
+        return None
     return Task(
         name=name,
         seed=seed,
@@ -304,7 +309,7 @@ def _settle(
         model=model,
         physics=read_physics(model, data),
         targets=targets,
-        grip=_grip(draft, points),
+        grip=grip,
         still=_still(index, targets),
         hinge=_hinge(model, data, draft),
         tolerance=_tolerance(draft),
@@ -322,6 +327,16 @@ def _start_joints(rng: Rng, draft: Draft, arm: ArmKinematics) -> np.ndarray | No
     width = held.grip + 0.001 if held is not None else 0.0
     start = np.append(arm.tree.home, arm.tree.finger_position(width))
     return arm.solve(T, start, iterations=150)
+
+
+def _reachable(points: np.ndarray, way: np.ndarray) -> bool:
+    """Whether the hand can be behind the target at its start and goal without folding the arm or stretching it."""
+    step = way.mean(0)[:2]
+    ahead = step / max(float(np.linalg.norm(step)), 1e-9)
+    centre = points.mean(0)[:2]
+    back = float(((points[:, :2] - centre) @ ahead).min()) - 0.035
+    away = [float(np.hypot(*(centre + back * ahead + share * step))) for share in (0.0, 1.0)]
+    return min(away) > _NEAREST and max(away) < _FARTHEST
 
 
 def _target(model: Any, data: Any, name: str, motion: np.ndarray, seed: int) -> Target:

@@ -108,7 +108,9 @@ def waypoints(tool: np.ndarray, push: Push, *, pushing: bool = False) -> list[np
     return [above, push.behind, push.end]
 
 
-def path_plan(space: ToolPathSpace, pose: np.ndarray, stops: list[np.ndarray], yaw: float) -> Tensor:
+def path_plan(
+    space: ToolPathSpace, pose: np.ndarray, stops: list[np.ndarray], yaw: float
+) -> Tensor:
     """Knots (knots, dims) that follow the stops at an even speed while the hand turns towards `yaw`.
 
     Args:
@@ -126,7 +128,7 @@ def path_plan(space: ToolPathSpace, pose: np.ndarray, stops: list[np.ndarray], y
     left = (yaw - now + math.pi / 2) % math.pi - math.pi / 2
     # The wrist would reach its limit beyond a quarter turn from straight ahead.
     left = float(np.clip(now + left, -1.5, 1.5)) - now
-    plan[:, 5] = torch.from_numpy(np.sign(left) * np.minimum(abs(left), 1.0 * times))
+    plan[:, 5] = torch.from_numpy(np.sign(left) * np.minimum(abs(left), 0.6 * times))
     return torch.minimum(torch.maximum(plan, space.lower), space.upper)
 
 

@@ -144,7 +144,10 @@ class CameraView:
         """
         task = self._task
         self.views = self._renderer.render(task.model, data, task.cameras)
-        frames = [self._frame(i, *pair) for i, pair in enumerate(zip(task.cameras, self.views))]
+        frames = [
+            self._frame(i, *pair)
+            for i, pair in enumerate(zip(task.cameras, self.views, strict=True))
+        ]
         scene = build_scene(
             frames,
             T_world_base=np.eye(4),
@@ -157,10 +160,10 @@ class CameraView:
         assert scene.clusters is not None
         free = (scene.clusters != SUPPORT).numpy()
         self._update(data, points[free])
-        surface = [
-            transform_points(T, s) for T, s in zip(self._moves, self._surfaces, strict=True)
+        surface = [transform_points(T, s) for T, s in zip(self._moves, self._surfaces, strict=True)]
+        moves = [
+            t.motion @ np.linalg.inv(T) for t, T in zip(task.targets, self._moves, strict=True)
         ]
-        moves = [t.motion @ np.linalg.inv(T) for t, T in zip(task.targets, self._moves)]
         places = [transform_points(M, s) for M, s in zip(moves, surface, strict=True)]
         whole = np.concatenate(surface)
         owner = np.repeat(np.arange(len(surface)), _TEMPLATE)
@@ -262,9 +265,7 @@ def _align(source: np.ndarray, target: np.ndarray, turns: bool) -> np.ndarray:
     T = np.eye(4)
     if turns:
         p, q = source[:, :2] - a[:2], target[:, :2] - b[:2]
-        angle = np.arctan2(
-            (p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0]).sum(), (p * q).sum()
-        )
+        angle = np.arctan2((p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0]).sum(), (p * q).sum())
         T[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     T[:3, 3] = b - T[:3, :3] @ a
     return T
