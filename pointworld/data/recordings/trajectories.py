@@ -27,6 +27,8 @@ AGREES = 0.2
 PIECE_AGREES, PIECE_SEEN = 0.9, 0.45
 #: It is followed from a moment at which it was found less surely.
 FOUND_AGREES, FOUND_SEEN = 0.8, 0.25
+#: A piece that was in full view and disagreed with its motion this often is not believed again.
+DOUBTS = 2
 #: What goes farther from one moment to the next is not followed: it may have turned in any way on its way [m].
 STEP_REACH = 0.07
 #: Share of a piece that has to contradict its motion before the rest is followed by itself.
@@ -127,7 +129,7 @@ def follow_piece(scene: Scene, piece: Piece) -> Trajectory:
     identity = np.eye(4)
     fits = [assess(piece, scene.moments[0], identity)]
     sound = [True]
-    last, jumped = 0, False
+    last, jumped, doubts = 0, False, 0
     for moment in range(1, len(scene.moments)):
         shots, before = scene.moments[moment], fits[last].motion
         still = assess(piece, shots, identity)
@@ -140,7 +142,9 @@ def follow_piece(scene: Scene, piece: Piece) -> Trajectory:
         if fit.agree >= FOUND_AGREES and fit.seen >= FOUND_SEEN:
             way = _farthest(fit.motion, piece, since=before)
             jumped, last = jumped or way > STEP_REACH * (moment - last), moment
-        sound.append(not jumped and _is_sound(scene, piece, fit, moment))
+        visible = fit.seen >= PIECE_SEEN and _farthest(fit.motion, piece) > SAME
+        doubts += int(visible and fit.agree < PIECE_AGREES)
+        sound.append(not jumped and doubts < DOUBTS and _is_sound(scene, piece, fit, moment))
     return Trajectory(
         piece=piece,
         fits=tuple(fits),
