@@ -356,8 +356,7 @@ def _grip(draft: Draft, points: np.ndarray) -> np.ndarray:
     T = np.linalg.inv(prop.T_world_fixture)
     local = points @ T[:3, :3].T + T[:3, 3]
     lower, upper = draft.grip
-    chosen: np.ndarray = ((local > lower) & (local < upper)).all(1)
-    return chosen
+    return np.asarray(((local > lower) & (local < upper)).all(1))
 
 
 def _still(index: ModelIndex, targets: tuple[Target, ...]) -> tuple[int, ...]:
