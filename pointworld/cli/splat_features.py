@@ -1,4 +1,4 @@
-"""What `splat fit --features` does after the fit: encode the frames, lift their features into the Gaussians, measure."""
+"""After the fit, `splat fit --features`: encode the frames, lift their features into the Gaussians, measure."""
 
 from __future__ import annotations
 

@@ -126,7 +126,9 @@ def _burst(vertices: np.ndarray, step_dt: float) -> bool:
     return bool(speed.max(initial=0.0) > _MAX_VERTEX_SPEED)
 
 
-def joint_controls(tree: RobotTree, path: np.ndarray, config: TabletopConfig, steps: int) -> np.ndarray:
+def joint_controls(
+    tree: RobotTree, path: np.ndarray, config: TabletopConfig, steps: int
+) -> np.ndarray:
     """Servo targets (steps, joints): the path, plus what makes up for the servos' lag, smoothly started."""
     from scipy.interpolate import CubicSpline
 
