@@ -95,6 +95,7 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "capture"
 
 
+@pytest.mark.slow
 def test_goal_adds_sets_that_choose_points(
     capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
