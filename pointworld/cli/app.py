@@ -41,6 +41,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "doctor_robot",
         "check an arm, its connection and this machine; moves nothing",
     ),
+    "mpc": ("mpc", "plan and act in simulation until the goal is reached; count successes"),
+    "goal": ("goal", "write goal.json: which points of a capture should go where"),
     "calibrate": ("calibrate", "find where a camera is, from images of a board"),
     "checkpoint inspect": ("checkpoint_inspect", "say what is in a checkpoint"),
     "checkpoint convert": ("checkpoint_convert", "turn a released .pt into safetensors + JSON"),
