@@ -225,11 +225,27 @@ def world_triangles(model: Any, data: Any) -> tuple[np.ndarray, np.ndarray, np.n
         bodies.append(np.full(len(faces), model.geom_bodyid[geom]))
         colors.append(np.broadcast_to(geom_color(model, geom), (len(faces), 3)))
     for flex in range(model.nflex):
-        rows = flex_faces(model, flex)
-        pieces.append(data.flexvert_xpos[rows])
-        bodies.append(np.full(len(rows), model.nbody + flex))
-        colors.append(np.broadcast_to(model.flex_rgba[flex, :3], (len(rows), 3)))
+        skin = _flex_skin(model, data, flex)
+        pieces.append(skin)
+        bodies.append(np.full(len(skin), model.nbody + flex))
+        colors.append(np.broadcast_to(model.flex_rgba[flex, :3], (len(skin), 3)))
     return np.concatenate(pieces), np.concatenate(bodies), np.concatenate(colors)
+
+
+def _flex_skin(model: Any, data: Any, flex: int) -> np.ndarray:
+    """Triangles (faces, 3, 3) of a flex as thick as its radius [m], as GL draws it: both sides of a cloth, no rim."""
+    rows, vertices = flex_faces(model, flex), data.flexvert_xpos
+    corners = vertices[rows]
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals /= np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-12)
+    outward = np.zeros_like(vertices)
+    for k in range(3):
+        np.add.at(outward, rows[:, k], normals)
+    outward /= np.maximum(np.linalg.norm(outward, axis=-1, keepdims=True), 1e-12)
+    offset = float(model.flex_radius[flex]) * outward[rows]
+    if int(model.flex_dim[flex]) == 2:
+        return np.concatenate([corners + offset, corners - offset])
+    return np.asarray(corners + offset)
 
 
 def geom_color(model: Any, geom: int) -> np.ndarray:

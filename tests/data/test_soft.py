@@ -124,3 +124,22 @@ def test_bursting_flexes_are_rejected() -> None:
 def test_rigid_points_keep_their_body(soft_clip: Clip) -> None:
     ids = np.arange(len(soft_clip.body_names) - 1)
     assert np.array_equal(motion_ids(soft_clip, np.zeros((len(ids), 3)), ids), ids)
+
+
+@pytest.mark.parametrize("family", ["scarf", "pillow"])
+def test_both_renderers_see_the_same_surface(
+    rays: ClipGenerator, any_renderer: ClipGenerator, family: str
+) -> None:
+    if any_renderer.renderer.name != "gl":
+        pytest.skip("no OpenGL here")
+    config = replace(rays.config, families=(family,))
+    drawn = [
+        replace(generator, config=config, timings={}).make(SEED, 1)
+        for generator in (rays, any_renderer)
+    ]
+    body, apart = drawn[0].body_names.index(f"object_{family}") + 1, []
+    for one, other in zip(drawn[0].views, drawn[1].views, strict=True):
+        both = (one.segmentation == body) & (other.segmentation == body)
+        apart.append(np.abs(one.depth - other.depth)[both])
+    difference = np.concatenate(apart)
+    assert len(difference) > 100 and np.quantile(difference, 0.98) < 3e-4
