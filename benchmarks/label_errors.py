@@ -1,6 +1,16 @@
 """How right the labels of recordings are, and how much they cover: simulated recordings, whose truth is known.
 
-RESULTS
+Measured 2026-11-21 on 2 shared cores of an x86-64 server, Python 3.11, NumPy 2, MuJoCo with Mesa EGL, 320x180, 10 Hz.
+Points and steps that move more than 5 mm: share labelled; median, mean, 95th percentile of the labels' error [mm];
+share of labels wrong by more than 1 cm. Then the same share for points at rest. About 2-6 s of CPU per clip.
+
+    --seed 900 --recordings 20                       44 %   0.7   1.7    6.9   0.9 %   98 %   (two rules fewer)
+    --seed 901 --recordings 12                       23 %   0.8   3.7   21.4    12 %   99 %   (one rule fewer)
+    --seed 902 --recordings 16                       35 %   1.7   5.8   21.6    23 %   98 %
+    --seed 902 --recordings 10 --noise               42 %   2.7   6.0   19.7    20 %   97 %
+    --seed 901 --recordings 4 --families tool        60 %   0.6   1.2    3.2   0.9 %   97 %   (one rule fewer)
+    --seed 901 --recordings 5 --families articulated 41 %   0.7   1.4    6.8   1.0 %   93 %   (one rule fewer)
+    --seed 901 --recordings 4 --families clutter     26 %   0.8   3.9   14.4    10 %   95 %
 
 Run: python benchmarks/label_errors.py --recordings 12 [--noise] [--families tabletop]
 """
