@@ -85,7 +85,9 @@ def test_settings_that_cannot_be_are_refused() -> None:
 def test_wilson_interval_matches_known_values() -> None:
     low, high = wilson(8, 10)
     assert (low, high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
-    assert wilson(0, 20)[0] == 0.0 and wilson(20, 20)[1] == 1.0
+    assert wilson(0, 20)[0] == pytest.approx(0.0, abs=1e-12)
+    assert wilson(20, 20)[1] == pytest.approx(1.0)
+    assert wilson(0, 0) == (0.0, 1.0)
 
 
 @pytest.fixture(scope="module")
