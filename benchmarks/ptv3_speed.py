@@ -23,17 +23,20 @@ Results: EPYC Zen 4 with 2 virtual cores, torch 2.13.0, nothing else running, 2 
 
 Largest difference between the two outputs with the same draws: 6e-6 to 1e-5.
 
-bfloat16 products (convolutions too; attention, norms and sums stay float32), 1 thread, CPU seconds, a busy machine:
+bfloat16 products (convolutions too; attention, norms and sums stay float32), the same machine and threads on another
+day, best of 3, weights as drawn; peak memory of the process with all four variants in it:
 
-    size    batch  tokens   ours    bfloat16   reference   bfloat16 / reference   change of the output (drawn weights)
-    small   1       3,100   0.266   0.163      0.300       0.54                   0.80 %
-    small   1       8,200   0.640   0.364      0.750       0.49                   0.68 %
-    small   2       6,200   0.509   0.305      0.617       0.49                   0.65 %
-    small   2      16,400   1.326   0.655      1.686       0.39                   0.76 %
-    small   2      30,600   3.171   1.363      3.312       0.41                   0.69 %
+    size    tokens   ours           bfloat16       reference      bfloat16 / reference   change of the output   memory
+    small    3,100   0.204          0.156          0.390          0.40                   0.80 %                 0.9 GB
+    small    8,200   0.390          0.266          0.699          0.38                   0.68 %                 1.0 GB
+    small   15,300   0.761          0.403          1.058          0.38                   0.72 %                 1.2 GB
+    base     3,100   0.680          0.469          1.053          0.45                   0.92 %                 3.9 GB
+    base     8,200   1.489          0.809          2.064          0.39                   0.76 %                 4.2 GB
+    base    15,300   3.076          1.300          3.370          0.39                   0.88 %                 4.5 GB
 
-Without the reference beside it, `base` took 0.49 (3,100 tokens) and 0.46 (8,200) of its own float32 time. The trained
-`tiny` changes its displacements by 0.43 % (24 validation clips) and gains no time: its matrices are small.
+Two small samples together (6,200 / 16,400 / 30,600 tokens, 1 thread, CPU seconds, a busy machine): ours 0.51 / 1.33 /
+3.17, bfloat16 0.31 / 0.66 / 1.36, reference 0.62 / 1.69 / 3.31. The trained `tiny` changes its displacements by 0.43 %
+(24 validation clips) and gains no time: its matrices are small.
 """
 
 from __future__ import annotations
