@@ -326,11 +326,24 @@ def feature_cosine(
     return {name: float(value) for name, value in zip(names, cells.mean(0), strict=True)}
 
 
-def feature_colors(features: Tensor) -> Tensor:
-    """(..., 3) in 0-1: the first three channels as colours, for pictures; equal features, equal colour."""
+def feature_span(features: Tensor) -> tuple[Tensor, Tensor]:
+    """The values (3,) of the first three channels of (..., channels) that are shown as 0 and as 1."""
+    flat = _three(features).reshape(-1, 3)
+    # Quantiles of at most some 10^5 values: torch.quantile refuses very many.
+    flat = flat[:: max(1, len(flat) // 100_000)]
+    return flat.quantile(0.02, 0), flat.quantile(0.98, 0)
+
+
+def feature_colors(features: Tensor, span: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """(..., 3) in 0-1: the first three channels as colours, for pictures; equal features, equal colour.
+
+    Args:
+        span: from `feature_span`, the same for pictures that are to be compared; by default that of `features`.
+    """
+    low, high = feature_span(features) if span is None else span
+    return ((_three(features) - low) / (high - low).clamp_min(1e-6)).clamp(0, 1)
+
+
+def _three(features: Tensor) -> Tensor:
     first = features[..., :3]
-    if first.shape[-1] < 3:
-        first = F.pad(first, (0, 3 - first.shape[-1]))
-    flat = first.reshape(-1, 3)
-    low, high = flat.quantile(0.02, 0), flat.quantile(0.98, 0)
-    return ((first - low) / (high - low).clamp_min(1e-6)).clamp(0, 1)
+    return F.pad(first, (0, 3 - first.shape[-1])) if first.shape[-1] < 3 else first

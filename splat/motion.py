@@ -149,7 +149,7 @@ def move(binding: MotionBinding, displacements: Tensor) -> GaussianScene:
         return replace(scene, moving=moving)
     source = points.double()[binding.index[rows]]
     T = fit_guarded(source, source + shift[binding.index[rows]], weights)
-    return _place(scene, T, rows, moving, binding.options)
+    return place(scene, T, rows, moving, binding.options)
 
 
 def move_steps(binding: MotionBinding, displacements: Tensor) -> list[GaussianScene]:
@@ -182,9 +182,10 @@ def _followers(binding: MotionBinding, shift: Tensor) -> tuple[Tensor, Tensor]:
     return rows[kept], weights[kept]
 
 
-def _place(
+def place(
     scene: GaussianScene, T: Tensor, rows: Tensor, moving: Tensor, options: MotionOptions
 ) -> GaussianScene:
+    """The scene with its Gaussians `rows` (M,) moved rigidly by T (M, 4, 4) float64, and marked by `moving` (N,)."""
     R = T[:, :3, :3]
     means, quats, sh = scene.means.clone(), scene.quats_wxyz.clone(), scene.sh
     placed = (R @ scene.means[rows].double()[..., None])[..., 0] + T[:, :3, 3]
