@@ -18,6 +18,7 @@ from pointworld.files import atomic_path
 from pointworld.robot import RobotModel
 from pointworld.view.geometry import ColorBy, FlowStyle
 from pointworld.view.render import Canvas, render_step
+from pointworld.view.replay import is_recording, read_replay
 from pointworld.view.result import FlowResult, read_result
 from pointworld.view.video import write_video
 from pointworld.view.window import show
@@ -30,13 +31,14 @@ class ViewArgs:
     Example:
         pointworld view result
         pointworld view result --screenshot flow.png --video flow.mp4
+        pointworld view record/episode_00000 --video run.mp4
 
     The window has a time slider, play and pause, speed, and the style of the trails; space plays, left and right go one
     step, up and down change the speed.
     """
 
     result: Annotated[Path, tyro.conf.Positional]
-    """Folder that pointworld predict or demo wrote."""
+    """Folder that pointworld predict or demo wrote, or the recording of an episode of pointworld mpc."""
     screenshot: Path | None = None
     """Write this PNG instead of opening a window."""
     video: Path | None = None
@@ -62,7 +64,7 @@ def main(argv: list[str]) -> int:
         raise InputError(
             "--density must be in (0, 1], --thickness > 0, and pictures at least 64 px"
         )
-    result = read_result(args.result)
+    result = read_replay(args.result) if is_recording(args.result) else read_result(args.result)
     if not -result.num_steps <= args.step < result.num_steps:
         raise InputError(
             f"--step {args.step} is outside the {result.num_steps} steps of the result"

@@ -10,7 +10,7 @@ import json
 import queue
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from pointworld.files import atomic_path, write_json
 from pointworld.types import Capture, RGBDFrame
 
 FORMAT, VERSION = "pointworld-recording", 1
+#: Folder of the controller's part, where it is a process of its own.
+CONTROL = "control"
 _TICKS_PER_FILE = 500
 _END = object()
 
@@ -31,14 +33,27 @@ class Recorder:
     """Writes a run into a folder. All calls return at once; after an error they do nothing and `error` says why."""
 
     def __init__(
-        self, folder: str | Path, *, joints: tuple[str, ...], queue_size: int = 4000
+        self,
+        folder: str | Path,
+        *,
+        joints: tuple[str, ...],
+        robot_joints: tuple[str, ...] | None = None,
+        robot: str | None = None,
+        queue_size: int = 4000,
     ) -> None:
-        """Raises: InputError: the folder holds a recording already."""
+        """Args:
+            joints: of the arm, as in states and commands. robot_joints: all joints of the robot's model, gripper
+                included, in the order that frames and plans carry them; None: the arm's. robot: name of the model.
+
+        Raises:
+            InputError: the folder holds a recording already.
+        """
         self.folder = Path(folder)
         if (self.folder / "recording.json").exists() or (self.folder / "events.jsonl").exists():
             raise InputError(f"{self.folder} holds a recording already; choose a new folder")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.joints = joints
+        self.joints, self.robot = joints, robot
+        self.robot_joints = joints if robot_joints is None else robot_joints
         self.error: str | None = None
         self.lost = 0
         self._queue: queue.Queue[Any] = queue.Queue(maxsize=queue_size)
@@ -149,6 +164,8 @@ class Recorder:
                     "format": FORMAT,
                     "version": VERSION,
                     "joints": list(self.joints),
+                    "robot_joints": list(self.robot_joints),
+                    "robot": self.robot,
                     "lost": self.lost,
                     "counts": self._counts,
                 },
@@ -175,10 +192,15 @@ class Recorder:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Recording:
-    """A run read back. ticks: column name -> array over ticks. complete: it ended in order."""
+    """A run read back. ticks: column name -> array over ticks. complete: it ended in order.
+
+    joints: of the arm, as in the ticks. robot_joints: as frames and plans carry them. robot: name of its model.
+    """
 
     folder: Path
     joints: tuple[str, ...]
+    robot_joints: tuple[str, ...]
+    robot: str | None
     complete: bool
     ticks: dict[str, np.ndarray]
     events: tuple[dict[str, Any], ...]
@@ -201,24 +223,47 @@ class Recording:
                     joint_positions=data["joint_positions"],
                 )
 
+    def plans(self) -> Iterator[dict[str, np.ndarray]]:
+        """What the planner thought, in order: see `plan_record`."""
+        for path in sorted(self.folder.glob("plan-*.npz")):
+            yield _load(path)
+
     def capture(self, *, robot: str | None = None) -> Capture:
         """The images as a capture, for the viewer, `write_capture` and training."""
         return Capture(
             frames=tuple(self.frames()),
             source=str(self.folder),
             T_world_base=np.eye(4),
-            joint_names=self.joints,
-            robot=robot,
+            joint_names=self.robot_joints,
+            robot=robot or self.robot,
         )
 
 
 def read_recording(folder: str | Path) -> Recording:
     """Read a recording, also one that broke off.
 
+    Where the planner and the controller are processes of their own, each records; the controller's part lies in the
+    folder `control` and is read from there.
+
     Raises:
         InputError: there is none in the folder, or a file of it is damaged.
     """
     root = Path(folder)
+    whole = _read_part(root)
+    if (root / CONTROL / "events.jsonl").is_file():
+        part = _read_part(root / CONTROL)
+        whole = replace(
+            whole,
+            complete=whole.complete and part.complete,
+            joints=part.joints,
+            ticks=part.ticks,
+            events=tuple(sorted((*whole.events, *part.events), key=lambda e: float(e["time"]))),
+            chunks=part.chunks,
+        )
+    return whole
+
+
+def _read_part(root: Path) -> Recording:
     log = root / "events.jsonl"
     if not log.is_file():
         raise InputError(f"{root} holds no recording (no events.jsonl)")
@@ -235,6 +280,8 @@ def read_recording(folder: str | Path) -> Recording:
     return Recording(
         folder=root,
         joints=tuple(closing.get("joints", ())),
+        robot_joints=tuple(closing.get("robot_joints", closing.get("joints", ()))),
+        robot=closing.get("robot"),
         complete=bool(closing),
         ticks=ticks,
         events=events,

@@ -13,7 +13,12 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from pointworld.control.recording import Recorder
+from pointworld.control.filming import (
+    FilmedRecorder,
+    film_simulation,
+    look_record,
+    record_plans,
+)
 from pointworld.control.tasks import (
     EpisodeResult,
     TaskWorld,
@@ -112,12 +117,13 @@ def run_one(
     """One episode. Args: record: folder for its recording. model: loaded world model, for `dynamics="model"`."""
     robot = _robot()
     task = make_task(config.task, seed, robot_tree(robot))
-    recorder = None
-    if record is not None:
-        recorder = Recorder(record, joints=task.tree.joint_names[:-1])
+    recorder = None if record is None else _recorder(record, robot)
     world = TaskWorld(
         task, robot, _view(config, task, model), recorder=recorder, dry_run=config.dry_run
     )
+    if recorder is not None:
+        film_simulation(recorder, world.arm, task.cameras, _renderer(config.renderer, *task.image))
+    dynamics = _dynamics(config, task, model)
     rule = config.planner in RULES
     try:
         if record is not None:
@@ -125,7 +131,7 @@ def run_one(
         result = run_episode(
             world,
             task_space(task, robot, horizon=config.horizon),
-            _dynamics(config, task, model),
+            dynamics,
             _planner(config, world),
             settings=MpcSettings(
                 execute=config.execute,
@@ -134,13 +140,22 @@ def run_one(
             ),
             seed=seed,
             corrects=not rule,
+            on_round=None if recorder is None else record_plans(recorder, world, dynamics),
         )
+        if recorder is not None and result.outcome != "lost":
+            world.observe()
+            recorder.plan(world.clock.now(), look_record(world.look()))
         if record is not None:
             save_picture(world, record / "end.png", config)
     finally:
         if recorder is not None:
             recorder.close()
     return result
+
+
+def _recorder(folder: Path, robot: RobotModel) -> FilmedRecorder:
+    joints = robot.joint_names
+    return FilmedRecorder(folder, joints=joints[:-1], robot_joints=joints, robot=robot.name)
 
 
 def _view(config: RunConfig, task: Task, model: Any) -> View:
