@@ -73,6 +73,8 @@ class AblateArgs:
     """CPU threads; 0 = all."""
     workers: int = 2
     """Processes that turn clips into samples, once."""
+    noisy: float = 0.5
+    """Share of the training clips that are seen with a depth camera's errors."""
     page: Path | None = None
     """Markdown page whose parts ablation-STUDY are filled with the tables."""
     pictures: Path | None = None
@@ -121,6 +123,7 @@ def _run(name: str, args: AblateArgs) -> dict[str, Any]:
         robot_tokens=args.robot_tokens,
         context_points=args.context_points,
         workers=args.workers,
+        noisy=args.noisy,
         limit=args.limit,
         device=pick_device(args.device),
         config=args.train,

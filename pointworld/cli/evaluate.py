@@ -22,7 +22,7 @@ from pointworld.cli.common import (
     stdout_json,
     write_run_json,
 )
-from pointworld.data import ClipGenerator, DatasetSpec, dataset_generator
+from pointworld.data import ClipGenerator, DatasetSpec, SensorConfig, dataset_generator
 from pointworld.errors import InputError
 from pointworld.files import write_json, write_text
 from pointworld.model import WorldModel
@@ -78,6 +78,8 @@ class EvaluateArgs:
     """Fit a correction of the predicted spread on --validation, apply it, and write it to --out as spread.json."""
     out: Path | None = None
     """Folder for evaluation.json, tables and pictures of it (evaluation.md, families.png, steps.png), and run.json."""
+    noisy: bool = False
+    """See the clips with a depth camera's errors: noise, holes, calibration up to 1 cm and 1 degree, lost views."""
     limit: int | None = None
     """Evaluate only so many clips, evenly spread."""
     device: str = "cpu"
@@ -106,11 +108,13 @@ def main(argv: list[str]) -> int:
             _predictors(args, model, radius, spread),
             encoder=model.image_encoder(),
             limit=args.limit,
+            sensor=SensorConfig() if args.noisy else None,
             on_clip=advance,
         )
     result = {
         "data": " ".join(map(str, args.data)),
         "checkpoint": args.checkpoint,
+        "noisy": args.noisy,
         "parameters": sum(p.numel() for p in model.parameters()),
         "rigid_carry_radius_m": radius,
         "spread": None if spread is None else spread.to_json(),

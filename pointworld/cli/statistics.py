@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
         cache=args.cache,
     )
     domains, _ = domain_names(like)
-    samples = read_samples(like, args.data, domains, None, Ranks())
+    samples = read_samples(like, args.data, domains, None, Ranks(), noisy=like.noisy)
     spec = model_spec(like, tuple(dict.fromkeys(domains)), samples[0])
     statistics = measure(spec, samples, seed=args.seed)
     write_statistics(args.out, statistics)

@@ -34,7 +34,7 @@ from pointworld.train import (
     read_statistics,
     train,
 )
-from pointworld.train.cache import SURFACE_POINTS
+from pointworld.train.cache import SURFACE_POINTS, cache_folder
 from pointworld.train.spread import fit_model_spread
 from pointworld.train.trainer import spread_out
 
@@ -76,6 +76,8 @@ class TrainArgs:
     """auto, cpu or cuda."""
     encoder: str | None = None
     """Image encoder whose features every scene point gets (for example xfeat); none by default."""
+    noisy: float = 0.5
+    """Share of the training clips that are seen with a depth camera's errors: noise, holes, calibration, lost views."""
     robot_tokens: int = 16
     """Robot points per step that become tokens; raw features always look at the whole surface."""
     context_points: int = 700
@@ -134,8 +136,10 @@ def _train(
     start = time.perf_counter()
     encoder = args.encoder if init is None else init.spec.encoder
     samples, validation = (
-        read_samples(args, folders, names, encoder, ranks)
-        for folders, names in zip((args.data, args.validation), domains, strict=True)
+        read_samples(args, folders, names, encoder, ranks, noisy=noisy)
+        for folders, names, noisy in zip(
+            (args.data, args.validation), domains, (args.noisy, 0.0), strict=True
+        )
     )
     samples = chosen_samples(samples, args)
     cached = time.perf_counter()
@@ -253,13 +257,15 @@ def read_samples(
     domains: Sequence[str],
     encoder: str | None,
     ranks: Ranks,
+    *,
+    noisy: float,
 ) -> list[CachedSample]:
     """The samples of all domains, cached first where they are not yet."""
     samples: list[CachedSample] = []
     rows = {name: row for row, name in enumerate(dict.fromkeys(domains))}
     for data, name in zip(folders, domains, strict=True):
         root = args.cache or data.parent / f"{data.name}_cache"
-        folder = root / f"{data.name}-{encoder or 'plain'}"
+        folder = cache_folder(root, data, encoder, noisy)
         if ranks.leads:
             with progress(None, f"samples of {data}") as advance:
                 build_cache(
@@ -267,6 +273,7 @@ def read_samples(
                     folder,
                     encoder=encoder,
                     workers=args.workers,
+                    noisy=noisy,
                     on_progress=advance,
                 )
         ranks.agree(0.0)  # the others wait until the cache is there

@@ -12,6 +12,7 @@ import torch
 from pointworld.cli.common import console, parse, plain, progress, stdout_json, write_run_json
 from pointworld.data import require_disjoint
 from pointworld.train import CachedSample, TrainConfig, build_cache, read_cache
+from pointworld.train.cache import cache_folder
 from pointworld.train.graph_model import GraphSpec, save_graph_model
 from pointworld.train.graph_training import train_graph
 
@@ -20,7 +21,8 @@ from pointworld.train.graph_training import train_graph
 class TrainGnnArgs:
     """Train a small graph network on clips of `pointworld generate`: a learned baseline for `pointworld evaluate`.
 
-    It sees the same samples, loss and augmentation as the world model. One process, not resumable.
+    It sees the same samples, loss and augmentation as the world model. A run that was interrupted goes on where it
+    stopped when the command is given again.
 
     Example: pointworld train gnn --data data/train --validation data/val --out runs/gnn --train.minutes 20
     """
@@ -37,6 +39,8 @@ class TrainGnnArgs:
     """Processes that turn clips into samples, once."""
     cache: Path | None = None
     """Where the samples are kept, as for `pointworld train`; a folder beside --data by default."""
+    noisy: float = 0.5
+    """Share of the training clips that are seen with a depth camera's errors, as for `pointworld train`."""
     gnn: GraphSpec = field(default_factory=GraphSpec)
     """Size of the network."""
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -52,7 +56,8 @@ def main(argv: list[str]) -> int:
         torch.set_num_threads(args.threads)
     start = time.perf_counter()
     require_disjoint({"training": args.data, "validation": args.validation})
-    samples, validation = (_samples(args, folders) for folders in (args.data, args.validation))
+    samples = _samples(args, args.data, args.noisy)
+    validation = _samples(args, args.validation, 0.0)
     cached = time.perf_counter()
     with progress(100, f"training on {len(samples)} clips [% of the budget]") as advance:
         shown = 0
@@ -62,7 +67,9 @@ def main(argv: list[str]) -> int:
             advance(int(share * 100) - shown)
             shown = int(share * 100)
 
-        model, result = train_graph(samples, validation, args.train, spec=args.gnn, on_step=on_step)
+        model, result = train_graph(
+            samples, validation, args.out, args.train, spec=args.gnn, on_step=on_step
+        )
     summary = {
         "clips": len(samples),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -84,11 +91,12 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _samples(args: TrainGnnArgs, folders: Sequence[Path]) -> list[CachedSample]:
+def _samples(args: TrainGnnArgs, folders: Sequence[Path], noisy: float) -> list[CachedSample]:
     found: list[CachedSample] = []
     for data in folders:
-        folder = (args.cache or data.parent / f"{data.name}_cache") / f"{data.name}-plain"
+        root = args.cache or data.parent / f"{data.name}_cache"
+        folder = cache_folder(root, data, None, noisy)
         with progress(None, f"samples of {data}") as advance:
-            build_cache(data, folder, workers=args.workers, on_progress=advance)
+            build_cache(data, folder, workers=args.workers, noisy=noisy, on_progress=advance)
         found += read_cache(folder)
     return found

@@ -14,7 +14,7 @@ from pointworld.data.tabletop import TABLETOP_WORKSPACE
 from pointworld.errors import InputError
 from pointworld.geometry import invert, project, transform_points, unproject
 from pointworld.robot import RobotModel, SurfacePoints
-from pointworld.scene import Workspace, build_scene
+from pointworld.scene import ROBOT_MARGIN, Workspace, build_scene
 from pointworld.types import Capture, JointPath, RGBDFrame, RobotFlow, ScenePoints
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 #: Points of a body that never moves farther than this count as static [m].
 MOVING_THRESHOLD = 1e-3
-#: What is removed around the robot's pixels [m], the default of scene building.
-ROBOT_MARGIN = 0.02
 
 
 def tabletop_workspace() -> Workspace:
@@ -41,6 +39,7 @@ class FlowSample:
     supervised: (steps, points) bool, True where the truth is known.
     body_ids: (points,) int64 index into Clip.body_names. motion_ids: (points,) int64 index into
     Clip.body_motions(), which differs on soft bodies; None: the same as body_ids.
+    surface: (points, 3) where the points really are at step 0 [m], under a sensor's errors; None: where they are seen.
     moving_bodies: those that move more than 1 mm.
     joint_positions: (steps, joints) as executed. family, key: from the clip.
     """
@@ -55,6 +54,7 @@ class FlowSample:
     family: str
     key: str
     motion_ids: torch.Tensor | None = None
+    surface: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         steps, points = self.robot.num_steps, len(self.scene)
@@ -287,7 +287,7 @@ def clip_to_sample(
         encoder: image features per point; None for none.
         surface: robot surface points, or how many to sample on the gripper.
         mask: how the robot is removed: "robot" ray-casts its description as at inference (use it to evaluate);
-            "segmentation" takes the true segmentation widened by the same margin (faster, for training).
+            "segmentation" takes the true segmentation widened by the same margin (faster, but it leaves other points).
         workspace: crop; None = tabletop_workspace().
         sensor: degrade the images first; a point's true displacement stays that of the surface its pixel shows.
         seed: of the surface points, the choice of points and the sensor's errors.
@@ -319,7 +319,9 @@ def clip_to_sample(
         robot_margin=ROBOT_MARGIN,
     )
     points = scene.points.numpy().astype(np.float64)
-    bodies, motions, truth = _truth(clip, seen, kept, points)
+    bodies, motions, surface_points = _truth(clip, seen, kept, points)
+    moved = true_positions(clip, surface_points, motions)
+    truth = points + (moved - moved[:1])
     joints = torch.from_numpy(clip.joint_positions)
     chosen = (
         robot.sample_surface(surface, links="gripper", seed=seed)
@@ -339,17 +341,18 @@ def clip_to_sample(
         joint_positions=joints,
         family=clip.family,
         key=clip.key,
+        surface=None if sensor is None else torch.from_numpy(surface_points).to(positions.dtype),
     )
 
 
 def _truth(
     clip: Clip, seen: Clip, kept: tuple[int, ...], points: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Body and motion ids (points,), true positions (steps, points, 3) [m] of points of `seen`, a view of `clip`."""
+    """Body and motion ids (points,) of points of `seen`, a view of `clip`, and where they really are (points, 3) [m]."""
     if seen is clip:
         bodies = point_bodies(clip, points)
         motions = motion_ids(clip, points, bodies)
-        return bodies, motions, true_positions(clip, points, motions)
+        return bodies, motions, points
     views, pixels = point_pixels(seen, points)
     clean = np.stack(
         [
@@ -359,6 +362,4 @@ def _truth(
     )[views, pixels]
     shown = np.stack([clip.views[k].segmentation.reshape(-1) for k in kept]).astype(np.int64) - 1
     bodies = np.asarray(shown[views, pixels])
-    motions = motion_ids(clip, clean, bodies)
-    moved = true_positions(clip, clean, motions)
-    return bodies, motions, points + (moved - moved[:1])
+    return bodies, motion_ids(clip, clean, bodies), clean

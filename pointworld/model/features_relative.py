@@ -4,11 +4,14 @@ Nothing depends on where the scene lies in the base frame: every vector is a dif
 robot saturate with distance, because what is far away does not push; close by, the signed clearance says how deep the
 robot's surface will reach past the place where the point is now, which is what moves it. How far the robot sweeps past
 a point, and where the point would go if the gripper carried it, are given as parts of the gripper's travel, as the
-prediction is: a pushed or held object moves by a part of that. All of it is seen in the gripper's heading frame (see
-hand_frame.py), into which the caller has turned positions and normals.
+prediction is: a pushed or held object moves by a part of that. The two are also handed on as guesses of the motion
+itself, which the network may take over in part. All of it is seen in the gripper's heading frame (see hand_frame.py),
+into which the caller has turned positions and normals.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 
@@ -28,6 +31,11 @@ CARRY_RANGE = 0.1
 CLEARANCE_RANGE = 0.05
 #: Unit of places in the gripper's frame and of its path [m].
 PLACE_RANGE = 0.1
+#: A point whose cluster the robot comes nearer than about twice CONTACT_RANGE is wholly offered the gripper's motion;
+#: beyond, ever less.
+OFFERED_CONTACT = 0.15
+#: Guesses of the motion: carried by the gripper, pushed ahead of it.
+GUESSES = 2
 #: Sideways distance within which the robot's surface pushes a point ahead [m].
 SWEEP_WIDTH = 0.02
 #: Every sample of the robot's surface stands for a disc of this radius [m].
@@ -48,6 +56,19 @@ def relative_robot_channels(grippers: int) -> int:
     return 12 + grippers
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RelativeScene:
+    """What the model reads of the scene points at time 0.
+
+    features: (batch, points, relative_scene_channels) raw channels; zero where a point does not exist.
+    guesses: (batch, GUESSES, steps, points, 3) motion from now, as parts of the gripper's travel, if the gripper
+        carried the point's cluster rigidly and if it pushed it straight ahead; vanishing far from the robot's path.
+    """
+
+    features: Tensor
+    guesses: Tensor
+
+
 def relative_scene_features(
     points: Tensor,
     colors: Tensor,
@@ -58,8 +79,8 @@ def relative_scene_features(
     robot_normals: Tensor,
     robot_exists: Tensor,
     gripper_open: Tensor,
-) -> Tensor:
-    """Raw channels of the scene points at time 0.
+) -> RelativeScene:
+    """What the robot means to the scene points at time 0.
 
     Args:
         points, colors, normals: (batch, points, 3). exists: (batch, points) bool.
@@ -67,9 +88,6 @@ def relative_scene_features(
         robot_positions, robot_normals: (batch, steps, robot points, 3) [m], unit.
         robot_exists: (batch, steps, robot points) bool.
         gripper_open: (batch, steps, grippers).
-
-    Returns:
-        (batch, points, relative_scene_channels); zero where a point does not exist.
     """
     batch, count = exists.shape
     centre = gripper_centre(robot_positions, robot_exists)
@@ -87,8 +105,9 @@ def relative_scene_features(
     group = torch.where(exists, clusters, SUPPORT)
     together = cluster_max(torch.cat([contact, swept], -1), group)
     closeness = torch.maximum(contact, together[..., :STEPS]).amax(-1)
-    carry = _carried(points, robot_positions, robot_exists, closing_step(gripper_open))
-    carry = carry.transpose(1, 2) * closeness.pow(CONTACT_RANGE / CARRY_RANGE)[..., None, None]
+    carried = _carried(points, robot_positions, robot_exists, closing_step(gripper_open))
+    carried = carried.transpose(1, 2) / travel[..., None]
+    carry = carried * closeness.pow(CONTACT_RANGE / CARRY_RANGE)[..., None, None]
     place = (points - centre[:, :1]) / PLACE_RANGE
     path = (centre - centre[:, :1]).flatten(1) / PLACE_RANGE
     columns = [
@@ -97,13 +116,20 @@ def relative_scene_features(
         torch.where(robot_exists.any((1, 2))[:, None, None], place, 0.0),
         path[:, None].expand(batch, count, -1),
         *seen,
-        (carry / travel[..., None]).flatten(2),
+        carry.flatten(2),
         swept,
         gripper_open.flatten(1)[:, None].expand(batch, count, -1),
         *_in_cluster(points, group),
         together,
     ]
-    return torch.where(exists[..., None], torch.cat(columns, -1), 0.0)
+    pushed = torch.zeros_like(carried)
+    pushed[..., 0] = torch.maximum(swept, together[..., STEPS:])
+    offered = (closeness / OFFERED_CONTACT).clamp_max(1.0)
+    guesses = torch.stack([carried * offered[..., None, None], pushed], 1)
+    return RelativeScene(
+        features=torch.where(exists[..., None], torch.cat(columns, -1), 0.0),
+        guesses=torch.where(exists[:, None, :, None, None], guesses, 0.0).transpose(2, 3),
+    )
 
 
 def cluster_max(values: Tensor, clusters: Tensor) -> Tensor:

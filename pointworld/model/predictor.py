@@ -50,6 +50,7 @@ class DynamicsPredictor(nn.Module):
         duplicates: released mode only: treatment of tokens that share a voxel, one of `DUPLICATE_RULES`.
         backend: "native", or "pointcept" to run an installed Pointcept with the same weights (released mode only;
             see docs/pointcept.md).
+        guesses: motions offered to every point and step; the network also says how far to trust each.
         head_init_scale: scale of the initial weights of the last displacement layer (0 = start at no motion).
         generator: for the initial weights; torch's default generator if None.
     """
@@ -63,6 +64,7 @@ class DynamicsPredictor(nn.Module):
         num_steps: int = NUM_STEPS,
         duplicates: str = "gpu_last",
         backend: str = "native",
+        guesses: int = 0,
         head_init_scale: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -95,7 +97,8 @@ class DynamicsPredictor(nn.Module):
         self.skip_film_beta = nn.Parameter(torch.empty(1, 1, width))
         self.robot_film_gamma = nn.Parameter(torch.empty(1, 1, width))
         self.robot_film_beta = nn.Parameter(torch.empty(1, 1, width))
-        self.dynamics_head = _head(width, 3 * (num_steps - 1))
+        self.motion_channels = 3 + guesses
+        self.dynamics_head = _head(width, self.motion_channels * (num_steps - 1))
         self.log_var_head = _head(width, num_steps - 1)
         self.reset_parameters(head_init_scale=head_init_scale, generator=generator)
 
@@ -147,7 +150,8 @@ class DynamicsPredictor(nn.Module):
             orders: released mode only: "drawn" permutes the curves at every level as the reference always does.
             generator: CPU generator of those draws, and of drop path in training; torch's default one if None.
         Returns:
-            pred: (batch, steps, points, 3) normalised displacement from now; zero at step 0.
+            pred: (batch, steps, points, 3 + guesses) normalised displacement from now, and the trust in each guess
+                before it is made a share; zero at step 0.
             log_var: (batch, steps, points, 1); zero at step 0. Rows of padding are meaningless.
         Raises:
             InputError: shapes disagree, or positions lie outside the lattice.
@@ -167,7 +171,8 @@ class DynamicsPredictor(nn.Module):
         robot_max = _masked_max(out[:, points:], exists[:, points:])
         hidden = out[:, :points] + (scene_feat0 * self.skip_film_gamma + self.skip_film_beta)
         hidden = hidden + (robot_max * self.robot_film_gamma + self.robot_film_beta)
-        return self._steps(self.dynamics_head(hidden), 3), self._steps(self.log_var_head(hidden), 1)
+        motion = self._steps(self.dynamics_head(hidden), self.motion_channels)
+        return motion, self._steps(self.log_var_head(hidden), 1)
 
     def _tokens(self, coords: torch.Tensor, exists: torch.Tensor, points: int) -> _Tokens:
         slots_each = exists.shape[1]

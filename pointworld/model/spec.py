@@ -42,6 +42,8 @@ class ModelSpec:
     domain_robot_links: the same per domain, where they differ; empty = `robot_links` for all.
     robot_tokens: robot points per step that become tokens, spread by farthest-point sampling; 0 = all of them.
         Raw scene features look at all robot points either way.
+    guesses: with `relative` features, the network is offered the motions of being carried and of being pushed, and
+        says how far to trust each.
     context_points: how many scene points the network looks at, those nearest to the robot's path; the others are
         predicted to stay. 0 = all of them (always in `released` mode).
     max_scene_points, max_robot_points: caps of the training data.
@@ -69,6 +71,7 @@ class ModelSpec:
     robot_links: tuple[str, ...] | str = "gripper"
     domain_robot_links: tuple[tuple[str, ...] | str, ...] = ()
     robot_tokens: int = 0
+    guesses: bool = True
     context_points: int = 0
     max_scene_points: int = 12_000
     max_robot_points: int = 500

@@ -12,6 +12,7 @@ from pointworld.encoders import ImageEncoder, load_encoder
 from pointworld.errors import InputError
 from pointworld.model.context import nearest_to_robot, spread_outputs, take_points, take_tokens
 from pointworld.model.features_relative import (
+    GUESSES,
     farthest_robot_points,
     relative_robot_features,
     relative_scene_features,
@@ -27,6 +28,8 @@ from pointworld.model.spec import ModelSpec
 from pointworld.types import FlowPrediction, RobotFlow, ScenePoints
 
 Tensor = torch.Tensor
+#: Subtracted from what the network says of a guess before it becomes a share: training starts with little trust.
+DISTRUST = 2.0
 #: Makes the image encoder that belongs to a checkpoint, on a device.
 EncoderSource = Callable[[torch.device | str], ImageEncoder]
 
@@ -59,7 +62,10 @@ class WorldModel(nn.Module):
             spec.scene_channels, spec.image_channels, width
         )
         self.dynamics_predictor = DynamicsPredictor(
-            spec.arch, mode=spec.mode, grid_size=spec.grid_size
+            spec.arch,
+            mode=spec.mode,
+            grid_size=spec.grid_size,
+            guesses=GUESSES if spec.features == "relative" and spec.guesses else 0,
         )
 
         self.encoder_source: EncoderSource | None = None
@@ -97,17 +103,18 @@ class WorldModel(nn.Module):
         layers = self.spec.encoder_layers or None
         return load_encoder(self.spec.encoder, layers=layers, device=device)
 
-    def raw_features(self, inputs: ModelInputs) -> tuple[Tensor, Tensor]:
+    def raw_features(self, inputs: ModelInputs) -> tuple[Tensor, Tensor, Tensor | None]:
         """Raw channels before normalisation: scene (batch, points, Ds) and robot (batch, steps, robot points, Fr).
 
-        Geometry keeps its precision under autocast.
+        With `relative` features also guesses of the motion, (batch, guesses, steps, points, 3), in parts of the
+        gripper's travel and along its heading. Geometry keeps its precision under autocast.
         """
         with torch.autocast(inputs.scene_points.device.type, enabled=False):
             return self._raw_features(inputs)
 
-    def _raw_features(self, inputs: ModelInputs) -> tuple[Tensor, Tensor]:
+    def _raw_features(self, inputs: ModelInputs) -> tuple[Tensor, Tensor, Tensor | None]:
         if self.spec.features == "released":
-            return released_scene_features(inputs), released_robot_features(inputs)
+            return released_scene_features(inputs), released_robot_features(inputs), None
         frame = hand_frame(inputs.robot_positions, inputs.robot_exists)
         robot_positions = frame.turn(inputs.robot_positions)
         robot_normals = frame.turn(inputs.robot_normals)
@@ -125,19 +132,25 @@ class WorldModel(nn.Module):
         robot = relative_robot_features(
             robot_positions, robot_normals, inputs.robot_exists, inputs.gripper_open
         )
-        return scene, robot
+        guesses = scene.guesses if self.spec.guesses else scene.guesses[:, :0]
+        return scene.features, robot, guesses
 
     def _from_hand_frame(
-        self, pred: Tensor, log_var: Tensor, inputs: ModelInputs
+        self, pred: Tensor, log_var: Tensor, guesses: Tensor, inputs: ModelInputs
     ) -> tuple[Tensor, Tensor]:
-        """Turn predictions that are parts of the gripper's travel, along its heading, into normalised displacement."""
+        """Turn predictions that are parts of the gripper's travel, along its heading, into normalised displacement.
+
+        `pred` (batch, steps, points, 3 + guesses) has the free motion, and how far each guess is to be trusted.
+        """
         frame = hand_frame(inputs.robot_positions, inputs.robot_exists)
         _, variance = self._displacement_stats(inputs.domain)
         unit = variance.mean(-1, keepdim=True).clamp_min(VARIANCE_FLOOR).sqrt()
         scale = frame.travel[:, :, None, None] / unit
         log_var = torch.cat([log_var[:, :1], (log_var + 2 * scale.log())[:, 1:]], 1)
         with torch.autocast(pred.device.type, enabled=False):
-            return frame.turn_back(pred.to(scale.dtype)) * scale, log_var
+            free, trust = pred.to(scale.dtype).split([3, guesses.shape[1]], dim=-1)
+            share = torch.sigmoid(trust - DISTRUST).movedim(-1, 1)[..., None]
+            return frame.turn_back(free + (share * guesses).sum(1)) * scale, log_var
 
     def stated_sigma(self, log_var: Tensor, domain: Tensor) -> Tensor:
         """Standard deviation per axis [m] of log variances (batch, steps, points, 1) of normalised errors."""
@@ -221,7 +234,7 @@ class WorldModel(nn.Module):
         orders: str,
         generator: torch.Generator | None,
     ) -> ModelOutputs:
-        raw_scene, raw_robot = self.raw_features(inputs)
+        raw_scene, raw_robot, guesses = self.raw_features(inputs)
         robot_positions, raw_robot, robot_exists = self._chosen_robot_tokens(inputs, raw_robot)
         domain = inputs.domain
         raw_scene = normalise(
@@ -247,8 +260,8 @@ class WorldModel(nn.Module):
             orders=orders,
             generator=generator,
         )
-        if self.spec.features == "relative":
-            pred_norm, log_var = self._from_hand_frame(pred_norm, log_var, inputs)
+        if guesses is not None:
+            pred_norm, log_var = self._from_hand_frame(pred_norm, log_var, guesses, inputs)
         if not self.training:
             log_var = self._corrected(log_var, domain)
         mean, variance = self._displacement_stats(domain)

@@ -9,6 +9,7 @@ from pointworld.scene.features import lookup as lookup
 from pointworld.scene.features import point_features as point_features
 from pointworld.scene.features import released_cells as released_cells
 from pointworld.scene.features import sample_features as sample_features
+from pointworld.scene.robot_mask import ROBOT_MARGIN as ROBOT_MARGIN
 from pointworld.scene.robot_mask import MeshCaster as MeshCaster
 from pointworld.scene.robot_mask import MeshedRobot as MeshedRobot
 from pointworld.scene.robot_mask import mask_of_mesh as mask_of_mesh

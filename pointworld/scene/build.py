@@ -26,7 +26,13 @@ from pointworld.scene.features import (
     check_sampling,
     point_features,
 )
-from pointworld.scene.robot_mask import MeshedRobot, mask_of_mesh, pose_robot, robot_mask
+from pointworld.scene.robot_mask import (
+    ROBOT_MARGIN,
+    MeshedRobot,
+    mask_of_mesh,
+    pose_robot,
+    robot_mask,
+)
 from pointworld.scene.workspace import Workspace
 from pointworld.types import RGBDFrame, ScenePoints, check_rigid
 
@@ -55,7 +61,7 @@ def build_scene(
     sampling: Sampling = "centered",
     max_points: int = 12000,
     seed: int = 0,
-    robot_margin: float = 0.02,
+    robot_margin: float = ROBOT_MARGIN,
     depth_threshold: float = RELEASED_DEPTH_THRESHOLD,
 ) -> ScenePoints:
     """Build scene points from calibrated frames of one moment.

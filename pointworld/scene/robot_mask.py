@@ -11,6 +11,9 @@ from scipy import ndimage
 from pointworld.geometry import invert, pixel_grid, rotate_vectors, transform_points
 from pointworld.types import RGBDFrame
 
+#: How far around the robot's surface points are removed [m], for errors of calibration and depth. A wider margin eats
+#: what the fingers hold.
+ROBOT_MARGIN = 0.01
 MAX_RAY_COLUMNS = 320
 """Wider images are ray-cast at a whole fraction of their size; the margin is far wider than what that loses."""
 
@@ -28,7 +31,7 @@ def robot_mask(
     robot: MeshedRobot,
     joint_positions: torch.Tensor | np.ndarray,
     T_world_base: np.ndarray,
-    margin: float = 0.02,
+    margin: float = ROBOT_MARGIN,
 ) -> np.ndarray:
     """Pixels of a frame that show the robot, (height, width) bool.
 
@@ -57,7 +60,7 @@ def pose_robot(robot: MeshedRobot, joint_positions: torch.Tensor | np.ndarray) -
 
 
 def mask_of_mesh(
-    frame: RGBDFrame, caster: MeshCaster, T_world_base: np.ndarray, margin: float = 0.02
+    frame: RGBDFrame, caster: MeshCaster, T_world_base: np.ndarray, margin: float = ROBOT_MARGIN
 ) -> np.ndarray:
     """`robot_mask` for a robot posed by `pose_robot`."""
     T_cam_base = invert(frame.T_world_cam) @ T_world_base

@@ -254,6 +254,11 @@ def one_step_sample(sample: CachedSample, start: int) -> CachedSample:
     here = sample.motions[start].double()
     motions = (sample.motions[index].double() @ torch.linalg.inv(here)).float()
     points = sample.positions(torch.arange(len(sample.points)))[start]
+    surface = sample.surface
+    if surface is not None:
+        surface = replace(sample, points=surface, surface=None).positions(
+            torch.arange(len(surface))
+        )[start]
     normals = (sample.motions[start, sample.body_ids, :3, :3] @ sample.normals.float()[..., None])[
         ..., 0
     ]
@@ -262,6 +267,7 @@ def one_step_sample(sample: CachedSample, start: int) -> CachedSample:
     return replace(
         sample,
         points=points,
+        surface=surface,
         normals=torch.nn.functional.normalize(normals, dim=-1).half(),
         motions=motions,
         robot_positions=robot,

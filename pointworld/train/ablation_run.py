@@ -26,7 +26,13 @@ from pointworld.train.ablation import (
     with_cameras,
     without_colour,
 )
-from pointworld.train.cache import SURFACE_POINTS, CachedSample, build_cache, read_cache
+from pointworld.train.cache import (
+    SURFACE_POINTS,
+    CachedSample,
+    build_cache,
+    cache_folder,
+    read_cache,
+)
 from pointworld.train.config import TrainConfig
 from pointworld.train.curve import read_curve
 from pointworld.train.evaluator import evaluate
@@ -42,7 +48,7 @@ class Setup:
 
     data, validation, test: folders of clips; several of one kind are one set.
     out: one folder per variant, and one file per study.
-    cache: folder of cached samples. limit: test clips, None = all. device: where models are trained.
+    cache: folder of cached samples. noisy: share of the training clips seen with a camera's errors. limit: test clips, None = all. device: where models are trained.
     config: budget, optimiser, augmentation, loss.
     """
 
@@ -56,6 +62,7 @@ class Setup:
     robot_tokens: int = 16
     context_points: int = 700
     workers: int = 2
+    noisy: float = 0.5
     limit: int | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     config: TrainConfig = field(default_factory=TrainConfig)
@@ -70,6 +77,7 @@ class Setup:
             "robot_tokens": self.robot_tokens,
             "context_points": self.context_points,
             "limit": self.limit,
+            "noisy": self.noisy,
             "config": asdict(self.config),
         }
         described = {k: v for k, v in asdict(variant).items() if k not in ("name", "label")}
@@ -132,7 +140,7 @@ def _trained(
     variant: Variant, setup: Setup, on_progress: Progress
 ) -> tuple[WorldModel, dict[str, Any]]:
     on_progress(variant.label, "reading samples")
-    samples = samples_of(variant, setup, setup.data, share=variant.share)
+    samples = samples_of(variant, setup, setup.data, share=variant.share, noisy=setup.noisy)
     validation = samples_of(variant, setup, setup.validation)
     spec = variant_spec(variant, setup, samples[0])
     on_progress(variant.label, f"training on {len(samples)} samples")
@@ -173,22 +181,28 @@ def variant_spec(variant: Variant, setup: Setup, sample: CachedSample) -> ModelS
 
 
 def samples_of(
-    variant: Variant, setup: Setup, folders: Sequence[Path], *, share: float = 1.0
+    variant: Variant,
+    setup: Setup,
+    folders: Sequence[Path],
+    *,
+    share: float = 1.0,
+    noisy: float = 0.0,
 ) -> Sequence[CachedSample]:
     """What a variant trains on: the first `share` of the clips in every folder."""
     samples: list[CachedSample] = []
     for data in folders:
-        name = f"{data.name}-{variant.encoder or 'plain'}"
+        folder = cache_folder(setup.cache, data, variant.encoder, noisy)
         if variant.cameras is not None:
-            name += f"-cameras{variant.cameras}"
+            folder = folder.with_name(f"{folder.name}-cameras{variant.cameras}")
         count = build_cache(
             data,
-            setup.cache / name,
+            folder,
             encoder=variant.encoder,
             workers=setup.workers,
             cameras=variant.cameras,
+            noisy=noisy,
         )
-        samples += read_cache(setup.cache / name, limit=max(1, round(share * count)))
+        samples += read_cache(folder, limit=max(1, round(share * count)))
     if not variant.colour:
         samples = [without_colour(sample) for sample in samples]
     return SingleSteps(samples) if variant.one_step else samples

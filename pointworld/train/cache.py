@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -21,6 +22,7 @@ from pointworld.data import Clip, clip_to_sample, list_clips, read_clip
 from pointworld.data.clip_header import LABELLED
 from pointworld.data.library import clip_file, clip_format
 from pointworld.data.recordings import read_labelled
+from pointworld.data.sensor import SensorConfig
 from pointworld.encoders import ImageEncoder, load_encoder
 from pointworld.errors import InputError
 from pointworld.files import atomic_path
@@ -34,7 +36,7 @@ Tensor = torch.Tensor
 SURFACE_POINTS = 192
 #: The surface is the same in every sample, in training, evaluation and use.
 SURFACE_SEED = 0
-FORMAT = "pointworld-cache-1"
+FORMAT = "pointworld-cache-2"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,6 +50,7 @@ class CachedSample:
     robot_positions: (steps, surface, 3) float32. robot_normals: the same in float16. gripper_open: (steps, grippers).
     clusters: (points,) int64, which points hang together (see `pointworld.geometry.point_clusters`).
     reach: (points,) least distance to the robot's surface over the motion [m].
+    surface: (points, 3) where the points really are at step 0 [m], under a sensor's errors; None: where they are seen.
     supervised: (steps, points) bool, True where the motion is known; None where it is everywhere.
     domain: row of the model's normalisation buffers.
     """
@@ -66,26 +69,40 @@ class CachedSample:
     reach: Tensor
     family: str
     key: str
+    surface: Tensor | None = None
     supervised: Tensor | None = None
     domain: int = 0
 
     def positions(self, index: Tensor) -> Tensor:
-        """True positions (steps, chosen points, 3) [m] of the points at `index`."""
+        """Positions (steps, chosen points, 3) [m] of the points at `index`, seen where they are seen at step 0."""
         motion = self.motions[:, self.body_ids[index]]
-        return (motion[..., :3, :3] @ self.points[index][None, :, :, None])[..., 0] + motion[
-            ..., :3, 3
-        ]
+        seen = self.points[index]
+        surface = seen if self.surface is None else self.surface[index]
+        moved = (motion[..., :3, :3] @ surface[None, :, :, None])[..., 0] + motion[..., :3, 3]
+        return moved if self.surface is None else seen + (moved - moved[:1])
 
 
-def cache_clip(clip: Clip, robot: RobotModel, *, encoder: ImageEncoder | None) -> dict[str, Tensor]:
-    """The tensors of one cached sample, without its names."""
+def cache_clip(
+    clip: Clip,
+    robot: RobotModel,
+    *,
+    encoder: ImageEncoder | None,
+    sensor: SensorConfig | None = None,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """The tensors of one cached sample, without its names.
+
+    Args:
+        sensor, seed: a camera's errors, and what draws them.
+    """
     surface = robot.sample_surface(SURFACE_POINTS, links="gripper", seed=SURFACE_SEED)
     sample = clip_to_sample(
         clip,
         robot,
         encoder=encoder,
         surface=surface,
-        mask="segmentation",
+        sensor=sensor,
+        seed=seed,
     )
     motions = torch.from_numpy(clip.body_motions()).float()
     moving = torch.zeros(motions.shape[1], dtype=torch.bool)
@@ -107,6 +124,8 @@ def cache_clip(clip: Clip, robot: RobotModel, *, encoder: ImageEncoder | None) -
         "gripper_open": sample.robot.gripper_open.float(),
         "reach": reach.min(0).values,
     }
+    if sample.surface is not None:
+        tensors["surface"] = sample.surface.float()
     if sample.scene.features is not None:
         tensors["features"] = sample.scene.features.half()
     return {name: value.contiguous() for name, value in tensors.items()}
@@ -121,19 +140,21 @@ def _encoder(name: str | None) -> ImageEncoder | None:
     return None if name is None else load_encoder(name)
 
 
-def _cache_file(source: Path, *, folder: Path, encoder: str | None, cameras: int | None) -> Path:
+def _cache_file(
+    source: Path, *, folder: Path, encoder: str | None, cameras: int | None, noisy: float
+) -> Path:
     target = folder / f"{source.stem}.safetensors"
     if not target.exists():
-        tensors, names = _tensors_of(source, _encoder(encoder), cameras)
+        tensors, names = _tensors_of(source, _encoder(encoder), cameras, noisy)
         with atomic_path(target) as temporary:
             save_file(tensors, temporary, metadata={"format": FORMAT, **names})
     return target
 
 
 def _tensors_of(
-    source: Path, encoder: ImageEncoder | None, cameras: int | None
+    source: Path, encoder: ImageEncoder | None, cameras: int | None, noisy: float
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and names of a simulated clip or a labelled recording."""
+    """Tensors and names of a simulated clip or a labelled recording; a recording has its camera's errors already."""
     if clip_format(source) == LABELLED:
         with clip_file(source) as file:
             labelled = read_labelled(file)
@@ -144,8 +165,16 @@ def _tensors_of(
         return tensors, {"family": labelled.family, "key": labelled.key}
     clip = read_clip(source)
     clip = replace(clip, views=clip.views[:cameras])
-    tensors = cache_clip(clip, _robot(clip.robot), encoder=encoder)
+    seed = zlib.crc32(source.stem.encode())
+    sensor = SensorConfig(max_cameras=len(clip.views)) if seed < noisy * 2**32 else None
+    tensors = cache_clip(clip, _robot(clip.robot), encoder=encoder, sensor=sensor, seed=seed)
     return tensors, {"family": clip.family, "key": clip.key}
+
+
+def cache_folder(root: Path, data: Path, encoder: str | None, noisy: float) -> Path:
+    """Where the samples of a data set are kept below `root`."""
+    seen = f"-noisy{round(100 * noisy)}" if noisy else ""
+    return root / f"{data.name}-{encoder or 'plain'}{seen}"
 
 
 def build_cache(
@@ -155,6 +184,7 @@ def build_cache(
     encoder: str | None = None,
     workers: int = 1,
     cameras: int | None = None,
+    noisy: float = 0.0,
     on_progress: Callable[[int], None] | None = None,
 ) -> int:
     """Cache every clip below `data` into `folder`; clips already there are kept.
@@ -163,6 +193,7 @@ def build_cache(
         encoder: name for `load_encoder` of the image features, or None.
         workers: processes.
         cameras: views of a clip that are used, the first ones; None = all.
+        noisy: share of the clips that are seen with a depth camera's errors (`pointworld.data.SensorConfig`).
         on_progress: called with 1 after every clip.
 
     Returns:
@@ -174,9 +205,9 @@ def build_cache(
     clips = list_clips(data)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    settings: dict[str, object] = {"encoder": encoder, "surface": SURFACE_POINTS}
+    settings: dict[str, object] = {"encoder": encoder, "surface": SURFACE_POINTS, "noisy": noisy}
     _check_settings(target, settings if cameras is None else settings | {"cameras": cameras})
-    work = partial(_cache_file, folder=target, encoder=encoder, cameras=cameras)
+    work = partial(_cache_file, folder=target, encoder=encoder, cameras=cameras, noisy=noisy)
     advance = on_progress or (lambda _: None)
     if workers <= 1:
         for clip in clips:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from pointworld.data import Clip, FlowSample, clip_to_sample
+from pointworld.data.sensor import SensorConfig
 from pointworld.encoders import ImageEncoder
 from pointworld.errors import InputError
 from pointworld.geometry import transform_points, unproject
@@ -27,7 +28,7 @@ class EvaluationClip:
     """A sample with what the baselines need beside it.
 
     dense_points, dense_bodies: every depth pixel, (pixels, 3) [m] and (pixels,). objects: bodies that can move.
-    held_bodies: those fixed to the hand.
+    held_bodies: those fixed to the hand, and the robot itself, of which a wrongly calibrated camera leaves points.
     """
 
     clip: Clip
@@ -45,7 +46,7 @@ class EvaluationClip:
 
     @property
     def held(self) -> Tensor:
-        """(points,) bool: the point is on a tool that is fixed to the hand."""
+        """(points,) bool: the point is on a tool that is fixed to the hand, or on the robot."""
         return torch.isin(
             self.sample.body_ids, torch.tensor(self.held_bodies, dtype=self.sample.body_ids.dtype)
         )
@@ -57,15 +58,24 @@ class EvaluationClip:
 
 
 def read_evaluation_clip(
-    clip: Clip, robot: RobotModel, *, encoder: ImageEncoder | None = None
+    clip: Clip,
+    robot: RobotModel,
+    *,
+    encoder: ImageEncoder | None = None,
+    sensor: SensorConfig | None = None,
 ) -> EvaluationClip:
-    """Build the sample by the path of inference: the robot is masked by ray casting its description."""
+    """Build the sample by the path of inference: the robot is masked by ray casting its description.
+
+    Args:
+        sensor: a camera's errors, drawn by the clip's seed and index; None = perfect images.
+    """
     sample = clip_to_sample(
         clip,
         robot,
         encoder=encoder,
         surface=robot.sample_surface(SURFACE_POINTS, links="gripper", seed=SURFACE_SEED),
         mask="robot",
+        sensor=sensor,
     )
     dense = robot.flow(
         robot.sample_surface(DENSE_SURFACE, links="gripper", seed=SURFACE_SEED + 1),
@@ -83,7 +93,10 @@ def read_evaluation_clip(
         sample=sample,
         hand=HandMotion(surface=dense.positions, normals=dense.normals, pose=dense.gripper_pose),
         objects=(*clip.bodies_of_kind("object"), *clip.bodies_of_kind("soft")),
-        held_bodies=tuple(i for i, name in enumerate(clip.body_names) if name in held),
+        held_bodies=(
+            *(i for i, name in enumerate(clip.body_names) if name in held),
+            *clip.bodies_of_kind("robot"),
+        ),
         dense_points=torch.from_numpy(points).float(),
         dense_bodies=torch.from_numpy(bodies),
     )

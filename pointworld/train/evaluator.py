@@ -12,6 +12,7 @@ import torch
 
 from pointworld.data import Clip, list_clips, read_clip
 from pointworld.data.families import REGISTRY
+from pointworld.data.sensor import SensorConfig
 from pointworld.encoders import ImageEncoder
 from pointworld.errors import InputError
 from pointworld.model.spread import SpreadMap
@@ -59,17 +60,19 @@ def read_clips(
     encoder: ImageEncoder | None = None,
     limit: int | None = None,
     prepare: Callable[[Clip], Clip] = lambda clip: clip,
+    sensor: SensorConfig | None = None,
 ) -> Iterator[EvaluationClip]:
     """The clips of data sets as evaluation sees them, each with the description of its own robot.
 
     Args:
         limit: see only so many, evenly spread.
         prepare: changes a clip before it is seen, e.g. leaves out views.
+        sensor: the camera's errors; None = perfect images.
     """
     robots = cache(RobotModel.load)
     for path in clip_paths(data, limit=limit):
         clip = prepare(read_clip(path))
-        yield read_evaluation_clip(clip, robots(clip.robot), encoder=encoder)
+        yield read_evaluation_clip(clip, robots(clip.robot), encoder=encoder, sensor=sensor)
 
 
 def tune_radius(clips: Sequence[EvaluationClip], radii: Sequence[float] = RADII) -> float:
@@ -162,20 +165,21 @@ def evaluate(
     encoder: ImageEncoder | None = None,
     limit: int | None = None,
     prepare: Callable[[Clip], Clip] = lambda clip: clip,
+    sensor: SensorConfig | None = None,
     on_clip: Callable[[int], None] | None = None,
 ) -> dict[str, object]:
     """Evaluate on every clip of these folders.
 
     Args:
         predictors: by name, of PREDICTORS; `no_motion` must be among them.
-        prepare: changes a clip before it is seen.
+        prepare: changes a clip before it is seen. sensor: the camera's errors; None = perfect images.
 
     Returns:
         A JSON-ready table: `clips`, `overall`, `rigid` (the families of free rigid objects) and `families`; see
         `tabulate`.
     """
     scores = []
-    for clip in read_clips(data, encoder=encoder, limit=limit, prepare=prepare):
+    for clip in read_clips(data, encoder=encoder, limit=limit, prepare=prepare, sensor=sensor):
         scores.append(evaluate_clip(predictors, clip))
         if on_clip is not None:
             on_clip(1)

@@ -51,6 +51,10 @@ class GraphSpec:
     context_points: int = 700
     step_dt: float = 0.1
 
+    def to_json(self) -> dict[str, object]:
+        """Plain dictionary for a JSON file."""
+        return asdict(self)
+
     def __post_init__(self) -> None:
         if min(self.width, self.rounds, self.neighbours, self.context_points) < 1:
             raise InputError(f"graph network: every size must be at least 1, got {self}")
@@ -206,7 +210,7 @@ def save_graph_model(model: GraphModel, folder: str | Path, *, training: dict[st
     weights = {
         name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
     }
-    described = {"format": FORMAT, "spec": asdict(model.spec), "training": training}
+    described = {"format": FORMAT, "spec": model.spec.to_json(), "training": training}
     with atomic_path(path) as temporary:
         save_file(weights, temporary, metadata={"description": json.dumps(described)})
     return path

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import copy
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -17,6 +18,7 @@ from pointworld.train.config import TrainConfig, learning_rate
 from pointworld.train.graph_model import GraphModel, GraphSpec
 from pointworld.train.losses import flow_loss, loss_weights, movement_selector, weight_total
 from pointworld.train.metrics import moved_mask, summarise
+from pointworld.train.state import TrainState, read_state, write_state
 
 Tensor = torch.Tensor
 
@@ -29,7 +31,7 @@ MEASURED, VALIDATED = 200, 64
 class GraphTraining:
     """What a training run reached.
 
-    steps: optimiser steps. seconds: wall clock. losses: mean per tenth of the run.
+    steps: optimiser steps. seconds: wall clock, over all sessions. losses: mean per tenth of the run.
     moved_ratio: mover error over no motion on validation samples; None without movers.
     """
 
@@ -42,45 +44,63 @@ class GraphTraining:
 def train_graph(
     samples: Sequence[CachedSample],
     validation: Sequence[CachedSample],
+    folder: str | Path,
     config: TrainConfig,
     *,
     spec: GraphSpec | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> tuple[GraphModel, GraphTraining]:
-    """Train for `config.minutes` of wall clock, or `config.steps` when they are 0; returns the averaged model.
+    """Train, or continue the run in `folder`, for `config.minutes` of wall clock, or `config.steps` when they are 0.
 
-    Precision, recomputation and the intervals of the configuration are the world model's and have no use here.
+    Returns the averaged model. Precision and recomputation are the world model's and have no use here.
+
+    Raises:
+        InputError: the folder holds a run of another configuration.
     """
     torch.manual_seed(config.seed)
+    out = Path(folder)
+    out.mkdir(parents=True, exist_ok=True)
     model = GraphModel(spec or GraphSpec())
-    measure_scale(model, samples[:MEASURED])
-    averaged = copy.deepcopy(model)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
-    losses: list[float] = []
-    start, share = time.monotonic(), 0.0
-    while share < 1.0:
+    state = read_state(out, model, optimizer, config)
+    if state is None:
+        measure_scale(model, samples[:MEASURED])
+        state = TrainState.start(model)
+    before, resumed_at = state.elapsed, time.monotonic()
+    while (share := _share(state, config)) < 1.0:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, share)
-        loss = graph_loss(model, _batch(model.spec, samples, config, len(losses)), config)
+        loss = graph_loss(model, _batch(model.spec, samples, config, state.step), config)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimizer.step()
-        losses.append(float(loss.detach()))
-        _average_in(averaged, model, min(config.average, len(losses) / (10 + len(losses))))
-        spent = (time.monotonic() - start) / 60
-        share = spent / config.minutes if config.minutes > 0 else len(losses) / config.steps
+        state.step += 1
+        state.average_in(model, config.average)
+        state.curve.append({"step": float(state.step), "loss": float(loss.detach())})
+        state.elapsed = before + time.monotonic() - resumed_at
+        if state.step % config.save_every == 0:
+            write_state(out, model, optimizer, state, config)
         if on_step is not None:
-            on_step(len(losses), min(share, 1.0))
-    averaged.eval()
+            on_step(state.step, min(_share(state, config), 1.0))
+    write_state(out, model, optimizer, state, config)
+    averaged = state.averaged_model(model)
+    chosen = validation[:: max(1, math.ceil(len(validation) / VALIDATED))]
     return averaged, GraphTraining(
-        steps=len(losses),
-        seconds=time.monotonic() - start,
-        losses=_tenths(losses),
-        moved_ratio=moved_ratio(averaged, validation[:VALIDATED]),
+        steps=state.step,
+        seconds=state.elapsed,
+        losses=_tenths([row["loss"] for row in state.curve]),
+        moved_ratio=moved_ratio(averaged, chosen),
     )
+
+
+def _share(state: TrainState, config: TrainConfig) -> float:
+    """Share of the budget that is used."""
+    if config.minutes > 0:
+        return state.elapsed / (60 * config.minutes)
+    return state.step / config.steps
 
 
 def _tenths(losses: Sequence[float]) -> tuple[float, ...]:
@@ -141,12 +161,6 @@ def measure_scale(model: GraphModel, samples: Sequence[CachedSample]) -> None:
         counts += moving.sum(-1)
     measured = (squares / counts.clamp_min(1e-6)).sqrt()
     model.scale.copy_(torch.where(counts > 1.0, measured, 1.0).clamp_min(1e-3))
-
-
-@torch.no_grad()
-def _average_in(averaged: GraphModel, model: GraphModel, decay: float) -> None:
-    for mine, theirs in zip(averaged.parameters(), model.parameters(), strict=True):
-        mine.lerp_(theirs, 1 - decay)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,10 +16,13 @@ from safetensors.torch import save_file
 from pointworld.errors import CheckpointError, InputError
 from pointworld.files import atomic_path
 from pointworld.model import WorldModel
+from pointworld.train.graph_model import GraphModel
 
 Tensor = torch.Tensor
 
 FILE = "state.safetensors"
+#: What is trained: each has a `spec` that says how to build it.
+Trained = TypeVar("Trained", WorldModel, GraphModel)
 
 
 @dataclass(eq=False)
@@ -36,19 +39,19 @@ class TrainState:
     curve: list[dict[str, float]]
 
     @classmethod
-    def start(cls, model: WorldModel) -> TrainState:
+    def start(cls, model: WorldModel | GraphModel) -> TrainState:
         """A run that has not begun."""
         average = {name: value.detach().clone() for name, value in model.state_dict().items()}
         return cls(step=0, elapsed=0.0, average=average, curve=[])
 
     @torch.no_grad()
-    def average_in(self, model: WorldModel, decay: float) -> None:
+    def average_in(self, model: WorldModel | GraphModel, decay: float) -> None:
         """Move the averaged weights towards the current ones; faster at the start, when they are far off."""
         share = 1 - min(decay, (1 + self.step) / (10 + self.step))
         for name, value in model.state_dict().items():
             self.average[name].lerp_(value, share)
 
-    def averaged_model(self, like: WorldModel) -> WorldModel:
+    def averaged_model(self, like: Trained) -> Trained:
         """A copy of `like` with the averaged weights, for evaluation."""
         model = copy.deepcopy(like)
         model.load_state_dict(self.average)
@@ -61,7 +64,7 @@ def _config_json(config: Any) -> dict[str, Any]:
 
 def write_state(
     folder: Path,
-    model: WorldModel,
+    model: WorldModel | GraphModel,
     optimizer: torch.optim.Optimizer,
     state: TrainState,
     config: Any,
@@ -88,7 +91,10 @@ def write_state(
 
 
 def read_state(
-    folder: Path, model: WorldModel, optimizer: torch.optim.Optimizer, config: Any
+    folder: Path,
+    model: WorldModel | GraphModel,
+    optimizer: torch.optim.Optimizer,
+    config: Any,
 ) -> TrainState | None:
     """Load a saved run into `model` and `optimizer`; None when the folder holds none.
 
@@ -128,7 +134,9 @@ def read_state(
     )
 
 
-def _check_same_run(path: Path, record: dict[str, Any], model: WorldModel, config: Any) -> None:
+def _check_same_run(
+    path: Path, record: dict[str, Any], model: WorldModel | GraphModel, config: Any
+) -> None:
     budgets = {"minutes", "steps", "save_every", "validate_every"}
     wanted = json.loads(json.dumps(_config_json(config)))
     different = [

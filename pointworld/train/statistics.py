@@ -74,7 +74,7 @@ def measure_domain(
         moved = (moved_mask(drawn.displacements) & drawn.known()).any(0)
         spread += drawn.displacements[:, moved].double().square().mean(-1).sum(-1)
         count += int(moved.sum())
-        raw_scene, raw_robot = model.raw_features(collate([(drawn.scene, drawn.robot)]))
+        raw_scene, raw_robot, _ = model.raw_features(collate([(drawn.scene, drawn.robot)]))
         scene_rows.append(raw_scene[0])
         robot_rows.append(raw_robot[0].flatten(0, 1))
     (scene_mean, scene_var), (robot_mean, robot_var) = moments(scene_rows), moments(robot_rows)

@@ -9,6 +9,8 @@ from pointworld.model.features_relative import (
     CARRY_RANGE,
     CLEARANCE_RANGE,
     CONTACT_RANGE,
+    GUESSES,
+    OFFERED_CONTACT,
     PLACE_RANGE,
     STEPS,
     SURFEL_RADIUS,
@@ -63,8 +65,10 @@ def test_channels_against_loops(generator: torch.Generator) -> None:
     case["gripper_open"][0, :, 0] = torch.tensor([0.9, 0.9, 0.7, 0.3] + [0.29] * 7)
     closed = 3  # 0.3 is within the tolerance of 0.29
     assert closing_step(case["gripper_open"]).tolist() == [closed]
-    features = relative_scene_features(**case)[0]
+    scene = relative_scene_features(**case)
+    features, guesses = scene.features[0], scene.guesses[0]
     assert features.shape[1] == relative_scene_channels(1)
+    assert guesses.shape == (GUESSES, STEPS, 9, 3)
     robot = case["robot_positions"][0]
     centres = [rows.mean(0) for rows in robot]
     travel = [
@@ -103,14 +107,18 @@ def test_channels_against_loops(generator: torch.Generator) -> None:
             first, now = robot[closed], robot[t]
             R = torch.linalg.lstsq(first - first.mean(0), now - now.mean(0)).solution.T
             target = R @ (point - first.mean(0)) + now.mean(0)
-            expected = (target - point) * near / travel[t] if t >= closed else torch.zeros(3)
-            assert (features[n, 97 + 3 * t : 100 + 3 * t] - expected).abs().max() < 1e-6
+            carried = (target - point) / travel[t] if t >= closed else torch.zeros(3)
+            assert (features[n, 97 + 3 * t : 100 + 3 * t] - carried * near).abs().max() < 1e-6
+            offered = min(float(torch.exp(-least / CONTACT_RANGE)) / OFFERED_CONTACT, 1.0)
+            assert (guesses[0, t, n] - carried * offered).abs().max() < 1e-6
             swept = max(reach[t], 0.0) / travel[t] if reach[0] <= SWEEP_WIDTH else 0.0
             assert abs(float(features[n, 130 + t]) - swept) < 1e-9
         assert torch.equal(features[n, 141:152], case["gripper_open"][0, :, 0])
         assert (features[n, 159:170] - together).abs().max() < 1e-12
         swept_most = largest_of_cluster(case, n, features[:, 130:141])
         assert (features[n, 170:181] - swept_most).abs().max() < 1e-12
+        pushed = torch.maximum(features[n, 130:141], swept_most)
+        assert torch.equal(guesses[1, :, n, 0], pushed) and not guesses[1, :, n, 1:].any()
 
 
 def largest_of_cluster(case: dict[str, Tensor], n: int, values: Tensor) -> Tensor:
@@ -123,7 +131,7 @@ def largest_of_cluster(case: dict[str, Tensor], n: int, values: Tensor) -> Tenso
 
 def test_place_in_the_cluster(generator: torch.Generator) -> None:
     case = scene_and_robot(generator)
-    features = relative_scene_features(**case)[0]
+    features = relative_scene_features(**case).features[0]
     for n, cluster in enumerate(case["clusters"][0].tolist()):
         member, extent, offset = features[n, 152], features[n, 153:156], features[n, 156:159]
         if cluster == SUPPORT:
@@ -140,9 +148,9 @@ def test_place_in_the_cluster(generator: torch.Generator) -> None:
 def test_numbers_of_clusters_and_absent_points_mean_nothing(generator: torch.Generator) -> None:
     case = scene_and_robot(generator)
     case["exists"][0, 4] = False
-    features = relative_scene_features(**case)
+    features = relative_scene_features(**case).features
     other = dict(case, clusters=torch.where(case["clusters"] >= 0, 7 - case["clusters"], SUPPORT))
-    assert torch.equal(features, relative_scene_features(**other))
+    assert torch.equal(features, relative_scene_features(**other).features)
     kept = torch.arange(9) != 4
     alone = {
         name: value[:, kept]
@@ -150,7 +158,7 @@ def test_numbers_of_clusters_and_absent_points_mean_nothing(generator: torch.Gen
         else value
         for name, value in case.items()
     }
-    assert torch.equal(features[:, kept], relative_scene_features(**alone))
+    assert torch.equal(features[:, kept], relative_scene_features(**alone).features)
 
 
 def test_a_sweep_reaches_past_what_lies_ahead_and_not_past_what_it_has_passed() -> None:
@@ -167,7 +175,7 @@ def test_a_sweep_reaches_past_what_lies_ahead_and_not_past_what_it_has_passed() 
         torch.tensor([1.0, 0.0, 0.0]).expand_as(robot),
         torch.ones(1, STEPS, 1, dtype=torch.bool),
         torch.zeros(1, STEPS, 1),
-    )
+    ).features
     swept = features[0, :, 130 : 130 + STEPS]
     expected = (torch.linspace(0, 0.1, STEPS) - 0.04).clamp_min(0) / (
         torch.linspace(0, 0.1, STEPS) + TRAVEL_OFFSET
@@ -182,7 +190,9 @@ def test_a_shift_of_everything_changes_nothing(generator: torch.Generator) -> No
     shift = torch.tensor([3.0, -2.0, 1.0], dtype=torch.float64)
     for name in ("points", "robot_positions"):
         moved[name] = case[name] + shift
-    difference = relative_scene_features(**case) - relative_scene_features(**moved)
+    difference = (
+        relative_scene_features(**case).features - relative_scene_features(**moved).features
+    )
     assert difference.abs().max() < 1e-9
     robot = [
         relative_robot_features(
@@ -202,15 +212,18 @@ def test_padding_and_order_of_the_robot_change_nothing(generator: torch.Generato
         rows = case[name][:, :, order]
         padded[name] = torch.cat([rows, torch.zeros(1, STEPS, 4, 3, dtype=torch.float64)], 2)
     padded["robot_exists"] = torch.arange(16).expand(1, STEPS, 16) < 12
-    difference = relative_scene_features(**case) - relative_scene_features(**padded)
+    difference = (
+        relative_scene_features(**case).features - relative_scene_features(**padded).features
+    )
     assert difference.abs().max() < 1e-10
 
 
 def test_no_robot_is_zero_not_nan(generator: torch.Generator) -> None:
     case = scene_and_robot(generator)
     case["robot_exists"] = torch.zeros_like(case["robot_exists"])
-    features = relative_scene_features(**case)
-    assert features.isfinite().all()
+    scene = relative_scene_features(**case)
+    features = scene.features
+    assert features.isfinite().all() and not scene.guesses.any()
     assert not features[..., 6:141].any()
     assert not features[..., 159:].any()
 

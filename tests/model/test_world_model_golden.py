@@ -165,7 +165,7 @@ def test_preparation_and_raw_features(
     )
     assert np.array_equal(chunk.kept.numpy(), golden["out/kept"])
     close(chunk.shift, golden["out/shift"], 1e-6)
-    scene, robot = model.raw_features(chunk.inputs)
+    scene, robot, _ = model.raw_features(chunk.inputs)
     tolerance = 2e-6 if dtype == torch.float32 else 1e-12
     close(scene[0], golden["out/scene_raw"], tolerance)
     close(robot[0], golden["out/robot_raw"], tolerance)

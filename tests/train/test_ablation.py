@@ -58,6 +58,11 @@ def test_a_step_of_a_clip_as_a_sample() -> None:
     assert torch.equal(shifted.robot_positions[4], sample.robot_positions[7])
     near = torch.cdist(short[0], shifted.robot_positions[:2].flatten(0, 1)).amin(-1)
     assert torch.allclose(near, shifted.reach, atol=1e-5)
+    noisy = replace(sample, surface=sample.points + 0.01)
+    moved = one_step_sample(noisy, 6).positions(index)
+    apart = noisy.positions(index)
+    assert torch.allclose(moved[0], apart[6], atol=1e-6)
+    assert torch.allclose(moved[1] - moved[0], apart[7] - apart[6], atol=1e-5)
     known = torch.ones(11, len(sample.points), dtype=torch.bool)
     known[6, 0] = known[7, 1] = known[9, 2] = False
     partly = one_step_sample(replace(sample, supervised=known), 6).supervised

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,7 @@ def test_training_beats_no_motion_and_a_file_keeps_it(tmp_path: Path) -> None:
     trained, result = train_graph(
         samples,
         samples[:6],
+        tmp_path / "run",
         TrainConfig(minutes=0, steps=40, batch_size=4, average=0.9, learning_rate=3e-3),
         spec=SMALL,
         on_step=lambda step, _: seen.append(step),
@@ -99,15 +101,24 @@ def test_training_beats_no_motion_and_a_file_keeps_it(tmp_path: Path) -> None:
         strict=True,
     ):
         assert torch.equal(mine, theirs)
-    twice, _ = train_graph(
-        samples, samples[:2], TrainConfig(minutes=0, steps=2, batch_size=2), spec=SMALL
+
+
+def test_a_stopped_run_goes_on_to_the_same_network(tmp_path: Path) -> None:
+    samples = [push(i) for i in range(6)]
+    config = TrainConfig(minutes=0, steps=4, batch_size=2, schedule="constant", warmup=0.0)
+    whole_run, _ = train_graph(samples, samples[:2], tmp_path / "whole", config, spec=SMALL)
+    half = replace(config, steps=2)
+    stopped, _ = train_graph(samples, samples[:2], tmp_path / "parts", half, spec=SMALL)
+    resumed, result = train_graph(samples, samples[:2], tmp_path / "parts", config, spec=SMALL)
+    assert result.steps == 4 and len(result.losses) == 4
+    pairs = list(zip(whole_run.parameters(), resumed.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert not all(
+        torch.equal(a, b) for a, b in zip(stopped.parameters(), resumed.parameters(), strict=True)
     )
-    third, _ = train_graph(
-        samples, samples[:2], TrainConfig(minutes=0, steps=2, batch_size=2), spec=SMALL
-    )
-    assert all(
-        torch.equal(a, b) for a, b in zip(twice.parameters(), third.parameters(), strict=True)
-    )
+    with pytest.raises(InputError, match="other settings"):
+        other = replace(config, learning_rate=0.5)
+        train_graph(samples, samples[:2], tmp_path / "parts", other, spec=SMALL)
 
 
 @pytest.mark.rejects_input

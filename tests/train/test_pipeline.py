@@ -60,6 +60,25 @@ def test_cached_samples_follow_the_simulator(clips: Path, tmp_path: Path) -> Non
         assert torch.allclose(gap, sample.reach, atol=1e-5)
 
 
+def test_samples_of_noisy_cameras_move_as_what_they_show(clips: Path, tmp_path: Path) -> None:
+    build_cache(clips, tmp_path / "all", noisy=1.0)
+    build_cache(clips, tmp_path / "half", noisy=0.5)
+    clean = build_cache(clips, tmp_path / "clean") and read_cache(tmp_path / "clean")
+    for path, sample, before in zip(
+        list_clips(clips), read_cache(tmp_path / "all"), clean, strict=True
+    ):
+        assert sample.surface is not None and before.surface is None
+        off = (sample.points - sample.surface).norm(dim=-1)
+        assert 1e-3 < off.median() < 0.03, "errors of depth and calibration, of a camera 1 m away"
+        moved = sample.positions(torch.arange(len(off)))
+        assert torch.allclose(moved[0], sample.points, atol=1e-6)
+        shown = sample.surface.double().numpy()
+        truth = torch.from_numpy(true_positions(read_clip(path), shown, sample.body_ids.numpy()))
+        assert (moved - moved[:1] - (truth - truth[:1])).abs().max() < 1e-5
+    kinds = [sample.surface is not None for sample in read_cache(tmp_path / "half")]
+    assert len(set(kinds)) == 2, "some are seen as they are, some with errors"
+
+
 def test_a_cache_of_other_settings_is_refused(clips: Path, tmp_path: Path) -> None:
     build_cache(clips, tmp_path)
     with pytest.raises(InputError, match="Choose another --cache"):
@@ -88,6 +107,9 @@ def test_evaluation_of_shards_prints_one_object(
         assert set(scores["metrics"]) == set(PREDICTORS) - {"gnn", "wrong_physics"}
         for metrics in scores["metrics"].values():
             assert set(metrics["l2"]) == {"mean", "standard_error", "count"}
+    assert main(["evaluate", str(validation), *options, "--noisy"]) == 0
+    noisy = json.loads(capsys.readouterr().out)
+    assert noisy["noisy"] and noisy["overall"] != printed["overall"]
     still = printed["overall"]["metrics"]["no_motion"]
     assert still["l2_never_moving"]["mean"] < 1e-3
     assert "spearman_moved" in printed["overall"]["metrics"]["model"]
