@@ -31,6 +31,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "splat render": ("splat_render", "render a scene, still or moved by a predicted flow"),
     "splat query": ("splat_query", "find the object at a pixel, in a box, or like an example"),
     "splat edit": ("splat_edit", "remove, move, copy, recolour or extract an object of a scene"),
+    "splat simulate": (
+        "splat_simulate",
+        "an object of a scene as jelly, clay or sand, pulled down and pushed",
+    ),
     "splat mesh": ("splat_mesh", "a mesh of a scene, and collision geometry for simulators"),
     "capture convert": ("capture_convert", "read any supported capture and write it in our layout"),
     "capture label": ("capture_label", "turn recordings and joint logs into training clips"),

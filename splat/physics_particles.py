@@ -1,0 +1,210 @@
+"""The material inside a skin of Gaussians, and how the Gaussians hang on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from pointworld.errors import InputError
+from pointworld.geometry import matrix_to_quat_wxyz, quat_wxyz_to_matrix
+from splat.motion_neighbors import distance_weights, nearest_points
+from splat.motion_rotate import rotate_sh, smallest_rotation
+from splat.query import Plane
+from splat.types import GaussianScene
+
+Tensor = torch.Tensor
+
+#: A principal stretch of a Gaussian stays between 1 / STRETCH and STRETCH: sand that flows apart draws no needles.
+STRETCH = 3.0
+#: Holes in the skin up to so many of its own spacings are closed.
+HOLES = 1.5
+#: A thing whose lowest points (this share of them may be strays) are farther than this above the support hangs [m].
+LOWEST, HANGING = 0.01, 0.015
+#: Particles are at most so many times as far apart as the Gaussians of the skin.
+COARSEST = 8.0
+#: Cells of a skin are at most so many; a larger object is refused (it is not on a table).
+CELLS = 8_000_000
+
+
+def fill_skin(skin: np.ndarray, particles: int) -> tuple[np.ndarray, float]:
+    """Fill the space between a skin and the support with a grid of at most `particles` points.
+
+    Under every place where the skin is seen from above everything down to z = 0 is solid, so bowls stay open and
+    handles become walls. What hangs above the support is filled down to its own lowest point.
+
+    Args:
+        skin: (n, 3) Gaussians of the object, the support at z = 0 [m].
+
+    Returns:
+        (m, 3) points and their spacing [m]; each stands for a cube with this side.
+
+    Raises:
+        InputError: nothing of it is above the support, or it is too large.
+    """
+    skin = skin[skin[:, 2] > 0]
+    if len(skin) < 4:
+        raise InputError(
+            f"only {len(skin)} of the chosen Gaussians are above the support; is its normal right?"
+        )
+    gap = float(np.median(nearest_distance(skin)))
+    base = float(np.quantile(skin[:, 2], LOWEST)) - gap / 2
+    if base > HANGING:
+        skin = skin[skin[:, 2] > base] - [0.0, 0.0, base]
+    else:
+        base = 0.0
+    extent = np.maximum(np.ptp(skin, axis=0), gap)
+    spacing = max(float((np.prod(extent) / particles) ** (1 / 3)), 1e-4)
+    for _ in range(12):
+        points = _solid(skin, spacing, gap)
+        if len(points) <= particles and spacing > COARSEST * gap:
+            break
+        if len(points) <= particles:
+            points[:, 2] += base
+            return points, spacing
+        spacing *= max((len(points) / particles) ** (1 / 3), 1.01)
+    raise InputError(
+        f"the object spans {np.ptp(skin, axis=0).round(3).tolist()} m, too much for {particles} particles; allow more, "
+        "or choose one object without strays"
+    )
+
+
+def nearest_distance(points: np.ndarray) -> np.ndarray:
+    """(n,) distance of every point to its nearest other one [m]."""
+    tensor = torch.from_numpy(points)
+    found: np.ndarray = nearest_points(tensor, tensor, 2).distance[:, 1].numpy()
+    return found
+
+
+def _solid(skin: np.ndarray, spacing: float, gap: float) -> np.ndarray:
+    """(m, 3) middles of the cells between the skin and the support."""
+    reach = int(np.ceil(HOLES * gap / spacing))
+    low = np.floor(skin[:, :2].min(0) / spacing).astype(int) - reach - 1
+    high = np.floor(skin[:, :2].max(0) / spacing).astype(int) + reach + 2
+    tall = int(np.floor(skin[:, 2].max() / spacing)) + 1
+    if float(np.prod((high - low).astype(float))) * tall > CELLS:
+        raise InputError(
+            f"the object spans {np.ptp(skin, axis=0).round(2).tolist()} m, too much for particles {spacing:.4f} m "
+            "apart; choose one object"
+        )
+    top = np.zeros(tuple(high - low), int)
+    cells = np.floor(skin / spacing).astype(int)
+    np.maximum.at(top, tuple((cells[:, :2] - low).T), cells[:, 2] + 1)
+    top = ndimage.grey_closing(top, footprint=_disc(reach), mode="constant", cval=0)
+    column, row = np.nonzero(top)
+    heights = top[column, row]
+    z = np.arange(heights.sum()) - np.repeat(np.cumsum(heights) - heights, heights)
+    flat = np.repeat(np.stack([column, row], 1) + low, heights, axis=0)
+    middles: np.ndarray = (np.concatenate([flat, z[:, None]], 1) + 0.5) * spacing
+    return middles
+
+
+def _disc(radius: int) -> np.ndarray:
+    x, y = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    disc: np.ndarray = x * x + y * y <= radius * radius
+    return disc
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SkinBinding:
+    """Which particles (n, K) every Gaussian follows, with weights (n, K) that add up to 1.
+
+    offsets: (n, K, 3) from the particle to the Gaussian at time 0 [m].
+    """
+
+    index: Tensor
+    weights: Tensor
+    offsets: Tensor
+
+
+def bind_skin(means: Tensor, rest: Tensor, count: int) -> SkinBinding:
+    """Bind Gaussians (n, 3) to the `count` nearest particles (m, 3) at time 0."""
+    near = nearest_points(means, rest, min(count, len(rest)))
+    weights = distance_weights(near, reach=torch.inf)
+    return SkinBinding(
+        index=near.index,
+        weights=weights / weights.sum(-1, keepdim=True),
+        offsets=means.double()[:, None] - rest.double()[near.index],
+    )
+
+
+def deform_scene(
+    scene: GaussianScene, binding: SkinBinding, positions: Tensor, deformations: Tensor
+) -> GaussianScene:
+    """The bound Gaussians after their particles went to `positions` (m, 3) with gradients F (m, 3, 3).
+
+    A Gaussian goes where its particles' neighbourhoods take it; its covariance S becomes F S F^T; colours turn with
+    the rotation in F.
+    """
+    F = deformations.double()[binding.index]
+    weights = binding.weights[..., None]
+    moved = positions.double()[binding.index] + (F @ binding.offsets[..., None])[..., 0]
+    means = (weights * moved).sum(1)
+    U, stretch, Vh = torch.linalg.svd((weights[..., None] * F).sum(1))
+    sign = torch.linalg.det(U @ Vh).sign()
+    U = torch.cat([U[..., :2], U[..., 2:] * sign[:, None, None]], -1)
+    F = U @ torch.diag_embed(stretch.clamp(1 / STRETCH, STRETCH)) @ Vh
+    axes = quat_wxyz_to_matrix(scene.quats_wxyz.double()) * scene.scales.double()[:, None]
+    turn, scales, _ = torch.linalg.svd(F @ axes)
+    flip = torch.linalg.det(turn).sign()
+    turn = torch.cat([turn[..., :2], turn[..., 2:] * flip[:, None, None]], -1)
+    like = scene.means
+    return replace(
+        scene,
+        means=means.to(like),
+        quats_wxyz=matrix_to_quat_wxyz(turn).to(like),
+        log_scales=scales.clamp_min(1e-9).log().to(like),
+        sh=rotate_sh(scene.sh, U @ Vh),
+    )
+
+
+def above_support(scene: GaussianScene, plane: Plane, *, opacity: float = 0.15) -> Tensor:
+    """(N,) bool: everything that stands on the support: opaque enough, above its band, over what of it is seen."""
+    means = scene.means.double().numpy()
+    height = plane.height(means)
+    foot = means[np.abs(height) <= plane.band]
+    if len(foot) == 0:
+        raise InputError("no Gaussians lie in the support plane")
+    frame = SupportFrame.of(plane, torch.from_numpy(foot))
+    flat, edge = frame.inward(means)[:, :2], frame.inward(foot)[:, :2]
+    low, high = np.percentile(edge, [1, 99], axis=0)
+    over = ((flat >= low) & (flat <= high)).all(1)
+    standing = (height > plane.band) & (height < float((high - low).max())) & over
+    return torch.from_numpy(standing) & (scene.opacities > opacity)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SupportFrame:
+    """Axes in which the support is z = 0 and up is +z: p = R q + origin."""
+
+    R: np.ndarray
+    origin: np.ndarray
+
+    @classmethod
+    def of(cls, plane: Plane, points: Tensor) -> SupportFrame:
+        """Axes of `plane`, the origin under the middle of points (n, 3)."""
+        normal = np.asarray(plane.normal, np.float64)
+        length = np.linalg.norm(normal)
+        if not abs(length - 1) < 1e-3:
+            raise InputError(f"the support's normal has length {length:.3g}, expected 1")
+        up = torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64)
+        R = smallest_rotation(up, torch.from_numpy(normal)[None])[0].numpy()
+        middle = points.double().mean(0).numpy()
+        return cls(R=R, origin=middle - (middle @ normal - plane.offset) * normal)
+
+    def inward(self, points: np.ndarray) -> np.ndarray:
+        """Points (..., 3) of the scene in these axes."""
+        moved: np.ndarray = (points - self.origin) @ self.R
+        return moved
+
+    def outward(self, points: np.ndarray) -> np.ndarray:
+        """Points (..., 3) in these axes, in the scene."""
+        moved: np.ndarray = points @ self.R.T + self.origin
+        return moved
+
+    def turn_outward(self, F: np.ndarray) -> np.ndarray:
+        """Deformation gradients (..., 3, 3) in these axes, in the scene."""
+        turned: np.ndarray = self.R @ F @ self.R.T
+        return turned
