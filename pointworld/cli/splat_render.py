@@ -1,57 +1,70 @@
-"""`pointworld splat render`: pictures and a video of a Gaussian scene, still or moved by a predicted flow."""
+"""`pointworld splat render`: pictures and videos of a Gaussian scene, still or moved by a predicted flow."""
 
 from __future__ import annotations
 
 import json
 import math
-import resource
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import tyro
-from PIL import Image
 
 from pointworld.cli.common import console, parse, progress, stdout_json, write_run_json
 from pointworld.cli.splat_fit import check_scene_folder
+from pointworld.cli.splat_future import (
+    Futures,
+    RobotMode,
+    make_futures,
+    read_prediction,
+    true_frames,
+)
+from pointworld.cli.splat_pictures import Look, Panel, draw, photograph, write_pictures
+from pointworld.cli.splat_query import camera_index, view_of_camera
+from pointworld.cli.splat_summary import held_out_quality, stable_summary, without_nan
 from pointworld.errors import InputError
-from pointworld.files import atomic_path
-from pointworld.geometry import transform_points
-from pointworld.view.result import read_result
-from pointworld.view.video import write_video
-from splat.fit.optimise import COVERED, NEAR, render
+from pointworld.types import RGBDFrame
+from splat.features import draw_features
+from splat.fit.optimise import NEAR
+from splat.fit.views import view_of
+from splat.future import TrueFrame, changed_pixels, compare_futures
 from splat.io import NativeFile, read_native
-from splat.motion import bind, move_steps
-from splat.raster import get_rasterizer
+from splat.raster import Rasterizer, get_rasterizer
 from splat.types import GaussianScene
 
 Tensor = torch.Tensor
 
+#: A pixel shows the robot where its Gaussians are this much of what is seen.
+ROBOT_SHARE = 0.2
+
 
 @dataclass(frozen=True, kw_only=True)
 class SplatRenderArgs:
-    """Render a scene of `pointworld splat fit`: colour and depth, from its cameras or an orbit.
+    """Render a scene of `pointworld splat fit`: colour, depth and features, from its cameras or an orbit.
 
     With --flow, the Gaussians follow the flow that `pointworld predict` or `demo` found in the same capture, and the
-    predicted future becomes a video.
+    predicted future becomes videos, beside the true one where that is known. Writes color.mp4, depth.mp4, features.mp4
+    (for scenes with features), PNGs of their first and last frame, sheet.png with all of it, run.json.
 
     Example: pointworld splat render out/desk --orbit 48 --out out/desk_orbit
-    Example: pointworld splat render out/desk --flow out/push --camera 0 --out out/future
+    Example: pointworld splat render out/desk --flow out/push --camera 0 1 --out out/future
     """
 
     scene: tyro.conf.Positional[Path]
-    """Folder of splat fit, or its scene.safetensors."""
+    """Folder of splat fit, query or edit, or its scene.safetensors."""
     out: Path
-    """Folder for color.mp4, depth.mp4, PNGs of the first and last frame, run.json."""
+    """Folder for the results."""
     flow: Path | None = None
     """Folder of a prediction in the same capture."""
-    camera: int = 0
-    """Which of the scene's cameras looks."""
+    truth: Path | None = None
+    """Capture with later frames of the same cameras, standing still; that of the prediction by default."""
+    camera: tuple[str, ...] = ("0",)
+    """Which of the scene's cameras look, by name or number; several are shown below each other."""
     orbit: int = 0
-    """Frames of an orbit round what the camera looks at, instead of standing still; 0 = none."""
+    """Frames of an orbit round what the first camera looks at, instead of standing still; 0 = none."""
     orbit_degrees: float = 25.0
     """How far the orbit swings to each side [degrees]."""
     repeats: int = 3
@@ -60,6 +73,9 @@ class SplatRenderArgs:
     """Frames per second of the videos."""
     scale: float = 2.0
     """Size of the pictures against the fitted images."""
+    robot: RobotMode = "auto"
+    """scene: the cameras saw the robot, and its Gaussians follow its path; add: they did not, and an imagined one is
+    drawn; none: the robot stays out. auto: as the capture of the prediction says."""
     backend: str = "auto"
     """Rasteriser: auto, cpu, gsplat, reference."""
     json: bool = False
@@ -71,33 +87,39 @@ def main(argv: list[str]) -> int:
     args = parse(SplatRenderArgs, argv, prog="pointworld splat render")
     start = time.perf_counter()
     stored = read_native(check_scene_folder(args.scene))
-    K, viewmat, width, height = scene_camera(stored, args.camera, args.scale)
-    scenes = [stored.scene] if args.flow is None else moved_scenes(stored.scene, args.flow)
-    poses = orbit_poses(viewmat, stored.scene, args.orbit, math.radians(args.orbit_degrees))
-    frames = max(len(poses), len(scenes) * (args.repeats if len(scenes) > 1 else 1))
+    cameras = [camera_index(stored, name) for name in args.camera]
+    if args.scale <= 0 or args.repeats < 1 or not cameras:
+        raise InputError(
+            f"--scale {args.scale}, --repeats {args.repeats}, {len(cameras)} cameras: expected more than 0, and 1 or "
+            "more of the others"
+        )
+    futures, later = None, {}
+    if args.flow is not None:
+        prediction = read_prediction(args.flow)
+        futures = make_futures(stored.scene, prediction, robot=args.robot)
+        source = args.truth or prediction.capture
+        if source is not None:
+            later = later_frames(stored, source, cameras, futures)
     args.out.mkdir(parents=True, exist_ok=True)
-    colors, depths = [], []
+    drawn = draw_everything(args, stored, cameras, futures, later)
     rasterizer = get_rasterizer(args.backend)
-    with progress(frames, "rendering") as advance, torch.no_grad():
-        for index in range(frames):
-            scene, pose = scenes[index % len(scenes)], poses[index % len(poses)]
-            seen, alpha = render(rasterizer, scene, pose, K, (width, height), "RGB+ED")
-            image = seen.numpy()
-            colors.append((image[..., :3].clip(0, 1) * 255).round().astype(np.uint8))
-            depths.append(np.where(alpha.numpy() > COVERED, image[..., 3], np.nan))
-            advance(1)
-    last = len(scenes) - 1 if len(scenes) > 1 else frames - 1
-    for name, pictures in (("color", colors), ("depth", _shaded(depths))):
-        _write_pictures(args.out, name, pictures, last=last, fps=args.fps)
-    summary: dict[str, Any] = {
-        "gaussians": len(stored.scene),
-        "frames": frames,
-        "width": width,
-        "height": height,
-        "moving_gaussians": 0 if scenes[-1].moving is None else int(scenes[-1].moving.sum()),
-        "seconds": round(time.perf_counter() - start, 2),
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-    }
+    scores = None if futures is None else score(stored, futures, later, rasterizer)
+    scene = stored.scene if futures is None else futures.predicted[-1]
+    summary: dict[str, Any] = stable_summary(
+        quality=held_out_quality(args.scene),
+        gaussians=len(stored.scene),
+        seconds=time.perf_counter() - start,
+        out=args.out,
+        frames=drawn.frames,
+        width=drawn.size[0],
+        height=drawn.size[1],
+        cameras=[json.loads(stored.metadata["cameras"])[index] for index in cameras],
+        moving_gaussians=0 if scene.moving is None else int(scene.moving.sum()),
+        robot=None if futures is None else futures.robot,
+        robot_gaussians=0 if futures is None else int((futures.owner >= 0).sum()),
+        future=scores,
+        files=drawn.files,
+    )
     write_run_json(
         args.out,
         command="splat render",
@@ -106,67 +128,168 @@ def main(argv: list[str]) -> int:
         timings={"render": summary["seconds"]},
         extra={"summary": summary},
     )
-    console.print(
-        f"{frames} frames of {width}x{height} in {summary['seconds']:.0f} s, "
-        f"{summary['moving_gaussians']:,} Gaussians move; in {args.out}"
-    )
+    _describe(summary)
     if args.json:
         stdout_json(summary)
     return 0
 
 
-def _write_pictures(
-    out: Path, name: str, pictures: list[np.ndarray], *, last: int, fps: float
-) -> None:
-    """The first picture and that at `last` as PNG, all of them as MP4 where there are several."""
-    if len(pictures) > 1:
-        write_video(out / f"{name}.mp4", pictures, fps=fps)
-    for label, picture in (("first", pictures[0]), ("last", pictures[last])):
-        with atomic_path(out / f"{name}_{label}.png") as temporary:
-            Image.fromarray(picture).save(temporary, format="PNG")
+def _describe(summary: dict[str, Any]) -> None:
+    console.print(
+        f"{summary['frames']} frames of {summary['width']}x{summary['height']} in {summary['seconds']:.0f} s, "
+        f"{summary['moving_gaussians']:,} Gaussians move; see {Path(summary['out']) / 'sheet.png'}"
+    )
+    if summary["future"] is not None:
+        words = ", ".join(
+            f"{name.replace('_', ' ')} {row['psnr']:.1f}"
+            + ("" if row["psnr_moving"] is None else f" ({row['psnr_moving']:.1f})")
+            for name, row in summary["future"].items()
+        )
+        console.print(f"against true later frames, all (moving) pixels, dB: {words}")
 
 
-def scene_camera(stored: NativeFile, index: int, scale: float) -> tuple[Tensor, Tensor, int, int]:
-    """K, T_cam_world, width and height of one of the scene's cameras, `scale` times as large.
+@dataclass(frozen=True, kw_only=True)
+class DrawnFiles:
+    """What was drawn: distinct frames shown, size of one picture (width, height) and names of the files."""
 
-    Raises:
-        InputError: the file holds no cameras, or not this one.
+    frames: int
+    size: tuple[int, int]
+    files: list[str]
+
+
+def draw_everything(
+    args: SplatRenderArgs,
+    stored: NativeFile,
+    cameras: Sequence[int],
+    futures: Futures | None,
+    later: dict[int, dict[int, RGBDFrame]],
+) -> DrawnFiles:
+    """Render all panels from all cameras and write pictures and videos."""
+    looks = [scene_look(stored, index, args.scale) for index in cameras]
+    scenes = [stored.scene] if futures is None else futures.predicted
+    moved = [list(looks)]
+    if args.orbit > 1:
+        poses = orbit_poses(looks[0].viewmat, stored.scene, args.orbit, args.orbit_degrees)
+        moved = [[Look(viewmat=pose, K=looks[0].K, size=looks[0].size)] for pose in poses]
+    still = len(moved) == 1
+    repeats = args.repeats if len(scenes) > 1 else 1
+    frames = len(scenes) if still else max(len(moved), len(scenes) * repeats)
+    true = futures.true if futures is not None else None
+    rasterizer = get_rasterizer(args.backend)
+    with progress(frames * (1 if true is None else 2), "rendering") as advance:
+
+        def panel(label: str, steps: Sequence[GaussianScene]) -> Panel:
+            pictures = []
+            for f in range(frames):
+                scene = steps[f % len(steps)]
+                pictures.append([draw(scene, look, rasterizer) for look in moved[f % len(moved)]])
+                advance(1)
+            return Panel(label=label, pictures=pictures)
+
+        panels = [panel("predicted" if futures is not None else "scene", scenes)]
+        if still and len(later) == len(cameras) and later:
+            panels.append(photographs(later, cameras, frames, looks[0].size))
+        if true is not None:
+            panels.append(panel("true motion", true))
+    captions = [""] * frames
+    if futures is not None:
+        captions = [f"{(f % len(scenes)) * futures.step_dt:.1f} s" for f in range(frames)]
+    files = write_pictures(
+        args.out, panels, captions, fps=args.fps, repeats=repeats if still else 1
+    )
+    return DrawnFiles(frames=frames * repeats if still else frames, size=looks[0].size, files=files)
+
+
+def photographs(
+    later: dict[int, dict[int, RGBDFrame]],
+    cameras: Sequence[int],
+    frames: int,
+    size: tuple[int, int],
+) -> Panel:
+    """The true later frames as a panel; a step without one shows the last before it."""
+    pictures = []
+    for step in range(frames):
+        shown = [later[index][max(s for s in later[index] if s <= step)] for index in cameras]
+        pictures.append([photograph(frame, size) for frame in shown])
+    return Panel(label="camera", pictures=pictures)
+
+
+def later_frames(
+    stored: NativeFile, source: Path, cameras: Sequence[int], futures: Futures
+) -> dict[int, dict[int, RGBDFrame]]:
+    """By camera, then step: frames of a recording; cameras without any are left out."""
+    names = json.loads(stored.metadata["cameras"])
+    steps = len(futures.predicted)
+    found = {
+        index: true_frames(source, names[index], steps=steps, step_dt=futures.step_dt)
+        for index in cameras
+    }
+    return {index: frames for index, frames in found.items() if frames}
+
+
+def score(
+    stored: NativeFile,
+    futures: Futures,
+    later: dict[int, dict[int, RGBDFrame]],
+    rasterizer: Rasterizer,
+) -> dict[str, dict[str, float | None]] | None:
+    """PSNR of rendered futures against true later frames; None where there are none.
+
+    Moving are pixels that changed since step 0 and show no robot, then or now.
     """
-    missing = {"camera_K", "camera_viewmats"} - set(stored.tensors)
-    if missing or "size" not in stored.metadata:
-        raise InputError("the scene file holds no cameras; make it with pointworld splat fit")
-    count = len(stored.tensors["camera_K"])
-    if not 0 <= index < count:
-        raise InputError(f"--camera {index}: the scene has the cameras 0 to {count - 1}")
-    width, height = json.loads(stored.metadata["size"])
-    K = stored.tensors["camera_K"][index].clone()
+    frames = []
+    for index, by_step in later.items():
+        viewmat, K, size = view_of_camera(stored, index)
+        seen = {s: view_of(f, size[0], min_depth=0.0, position=0) for s, f in by_step.items()}
+        robot = {
+            step: robot_pixels(futures, step, Look(viewmat=viewmat, K=K, size=size), rasterizer)
+            for step in seen
+        }
+        frames += [
+            TrueFrame(
+                step=step,
+                rgb=view.rgb,
+                viewmat=viewmat,
+                K=K,
+                moving=changed_pixels(
+                    (seen[0].rgb, view.rgb),
+                    (seen[0].depth, view.depth),
+                    robot[0] | robot[step],
+                ),
+            )
+            for step, view in seen.items()
+            if step > 0
+        ]
+    if not frames:
+        return None
+    compared = {"predicted": futures.predicted, "no_motion": futures.still}
+    if futures.true is not None:
+        compared["true_motion"] = futures.true
+    found = compare_futures(compared, frames, rasterizer)
+    return {name: without_nan(row) for name, row in found.items()}
+
+
+@torch.no_grad()
+def robot_pixels(futures: Futures, step: int, look: Look, rasterizer: Rasterizer) -> Tensor:
+    """(height, width) bool: pixels that the robot's Gaussians show, or border on."""
+    mine = (futures.owner >= 0).float()[:, None]
+    share, _ = draw_features(futures.still[step], mine, look.viewmat, look.K, look.size, rasterizer)
+    shown = (share[..., 0] > ROBOT_SHARE).float()
+    grown = torch.nn.functional.max_pool2d(shown[None, None], 5, stride=1, padding=2)
+    return grown[0, 0] > 0
+
+
+def scene_look(stored: NativeFile, index: int, scale: float) -> Look:
+    """One of the scene's cameras, with pictures `scale` times as large as the fitted ones."""
+    viewmat, K, (width, height) = view_of_camera(stored, index)
+    K = K.clone()
     K[:2] *= scale
-    viewmat = stored.tensors["camera_viewmats"][index]
-    return K, viewmat, round(width * scale), round(height * scale)
+    return Look(viewmat=viewmat, K=K, size=(round(width * scale), round(height * scale)))
 
 
-def moved_scenes(scene: GaussianScene, folder: Path) -> list[GaussianScene]:
-    """The scene at every step of a prediction, brought from the robot's base frame into the scene's world.
-
-    Raises:
-        InputError: the prediction does not say where the robot's base stands.
-    """
-    result = read_result(folder)
-    run = folder / "run.json"
-    summary = json.loads(run.read_text()).get("summary", {}) if run.is_file() else {}
-    if "T_world_base" not in summary:
-        raise InputError(f"{run} does not say where the robot stands; run pointworld predict again")
-    T = np.array(summary["T_world_base"], np.float64)
-    points = transform_points(T, result.points.astype(np.float64))
-    displacements = result.displacements.astype(np.float64) @ T[:3, :3].T
-    binding = bind(scene, torch.from_numpy(points).float())
-    return move_steps(binding, torch.from_numpy(displacements).float())
-
-
-def orbit_poses(viewmat: Tensor, scene: GaussianScene, frames: int, swing: float) -> list[Tensor]:
-    """Views that swing to and fro round the middle of what the camera sees; the camera alone for no frames."""
-    if frames <= 1:
-        return [viewmat]
+def orbit_poses(viewmat: Tensor, scene: GaussianScene, frames: int, degrees: float) -> list[Tensor]:
+    """Views that swing to and fro round the middle of what the camera sees."""
+    swing = math.radians(degrees)
     local = scene.means @ viewmat[:3, :3].T + viewmat[:3, 3]
     ahead = local[:, 2] > NEAR
     depth = float(local[ahead, 2].median()) if bool(ahead.any()) else 1.0
@@ -184,15 +307,3 @@ def orbit_poses(viewmat: Tensor, scene: GaussianScene, frames: int, swing: float
         change[:3, 3] = target - turn @ target
         poses.append(change @ viewmat)
     return poses
-
-
-def _shaded(depths: list[np.ndarray]) -> list[np.ndarray]:
-    """Depth as grey, nearer brighter, with one scale for all; black where there is nothing."""
-    known = np.concatenate([d[np.isfinite(d)].ravel() for d in depths])
-    low, high = np.percentile(known, [1, 99]) if len(known) else (0.0, 1.0)
-    pictures = []
-    for depth in depths:
-        share = np.clip((depth - low) / max(high - low, 1e-6), 0, 1)
-        grey = np.where(np.isfinite(depth), 255 * (1 - 0.85 * share), 0).astype(np.uint8)
-        pictures.append(np.repeat(grey[..., None], 3, 2))
-    return pictures
