@@ -79,6 +79,7 @@ class RobotServer:
         self._clients: list[_Client] = []
         self._active = False
         self._latched: tuple[Reason, str] | None = None
+        self._newest: float = -np.inf
         self._woken = self._sent = clock.now()
 
     @property
@@ -198,7 +199,7 @@ class RobotServer:
         if any(other.trusted for other in self._clients):
             self._send(client, Message("refused", {"why": "another client holds the arm"}))
             raise WireError("busy")
-        client.trusted = True
+        client.trusted, self._newest = True, -np.inf
         info = self.robot.info
         self._send(
             client,
@@ -215,11 +216,18 @@ class RobotServer:
         )
 
     def _act(self, message: Message) -> None:
-        """Pass a command on. After a latch commands are ignored: the client sees why in the state."""
+        """Pass a command on. After a latch commands are ignored: the client sees why in the state.
+
+        A command that a newer one has overtaken on the way is passed over: the arm never goes back to it.
+        """
         if self._latched is not None:
             return
         count = len(self.robot.info.arm_joints)
         q, v = message.vector("q", count), message.vector("v", count)
+        sequence = message.number("sequence")
+        if sequence < self._newest:
+            return
+        self._newest = sequence
         width = message.fields.get("width")
         if not (np.isfinite(q).all() and np.isfinite(v).all()):
             self._latch(Reason.COMMAND_INVALID, "a command with NaN or infinity")
@@ -228,7 +236,7 @@ class RobotServer:
             joint_positions=q,
             joint_velocities=v,
             gripper_width=None if width is None else message.number("width"),
-            sequence=int(message.number("sequence")),
+            sequence=int(sequence),
         )
         try:
             self.robot.send_action(command)
