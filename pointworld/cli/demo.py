@@ -13,6 +13,7 @@ import torch
 
 from pointworld.capture import read_capture, write_capture
 from pointworld.cli.common import console, parse, stdout_json
+from pointworld.cli.demo_loop import close_loop
 from pointworld.cli.demo_pictures import make_pictures, write_page
 from pointworld.cli.predict import PredictArgs, PredictedCapture, predict_capture, write_result
 from pointworld.data import (
@@ -44,7 +45,8 @@ RUN_UP, RUN_OUT = 0.12, 0.10
 class DemoArgs:
     """Show the whole pipeline: capture, scene points, robot flow, predicted flow, pictures, video, report.
 
-    Without --capture it runs on a bundled simulated capture, whose true future is known.
+    Without --capture it runs on a bundled simulated capture, whose true future is known, and then closes the loop in
+    simulation: look, plan, act, look again, with plan, prediction and outcome side by side (needs the extra 'sim').
 
     Example: pointworld demo --out out/demo
     Example: pointworld demo --capture my_capture --frames 0,8 --out out/mine
@@ -62,6 +64,8 @@ class DemoArgs:
     """Name of a bundled checkpoint, or a checkpoint folder."""
     seed: int = 0
     """Of everything that is drawn at random."""
+    loop: bool = True
+    """Close the loop in simulation at the end; --no-loop leaves it out."""
     json: bool = False
     """Print a summary as one JSON object on stdout."""
 
@@ -77,13 +81,19 @@ def main(argv: list[str]) -> int:
         result, errors = captured(args, args.capture), None
     console.print("drawing pictures and the video ...")
     pictures = make_pictures(read_result(args.out), result, args.out)
-    write_page(args.out, result, pictures, errors)
+    loop = None
+    if args.loop and args.capture is None:
+        console.print("closing the loop: look, plan, act, look again ...")
+        loop = close_loop(args.out, args.checkpoint)
+    sections = [] if loop is None else [loop.section()]
+    write_page(args.out, result, pictures, errors, sections)
     seconds = time.perf_counter() - start
     summary: dict[str, Any] = {
         "report": str(args.out / "report.html"),
         "points": len(result.scene),
         "seconds": round(seconds, 2),
         "errors": errors,
+        "loop": None if loop is None else loop.summary,
     }
     write_json(args.out / "demo.json", summary)
     if errors is not None:
@@ -91,6 +101,8 @@ def main(argv: list[str]) -> int:
             f"mover error {errors['model_mm']:.1f} mm, against {errors['no_motion_mm']:.1f} mm for predicting no "
             f"motion (ratio {errors['ratio']:.2f})"
         )
+    if loop is not None:
+        console.print(loop.sentence, soft_wrap=True)
     for note in result.notes:
         console.print(f"note: {note}", soft_wrap=True)
     console.print(f"done in {seconds:.0f} s. Open {args.out / 'report.html'}")

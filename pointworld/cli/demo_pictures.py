@@ -162,9 +162,13 @@ def table_rows(errors: Mapping[str, float]) -> Sequence[Sequence[str]]:
 
 
 def write_page(
-    out: Path, made: PredictedCapture, pictures: Pictures, errors: Mapping[str, float] | None
+    out: Path,
+    made: PredictedCapture,
+    pictures: Pictures,
+    errors: Mapping[str, float] | None,
+    more: Sequence[Section] = (),
 ) -> None:
-    """Write out/report.html."""
+    """Write out/report.html. Args: more: sections that follow the prediction."""
     shown = [pictures[name] for name in ("prediction", "truth", "error") if name in pictures]
     sections = [
         Section(title="What the cameras see", pictures=[pictures["input"]]),
@@ -185,6 +189,6 @@ def write_page(
         out / "report.html",
         title="PointWorld demo",
         lead="A captured scene, a planned robot motion, and the predicted motion of every scene point.",
-        sections=sections,
+        sections=[*sections, *more],
         facts=facts,
     )

@@ -9,6 +9,11 @@ from typing import Any, Literal
 import torch
 
 from pointworld.cli.common import console, parse, plain, progress, stdout_json
+from pointworld.cli.mpc_rig import Rigged, run_rigged
+from pointworld.control.filming import export_capture
+from pointworld.control.ray_runs import run_on_ray
+from pointworld.control.recording import read_recording
+from pointworld.control.rig_open import RobotName
 from pointworld.control.task_runs import (
     RULES,
     DynamicsName,
@@ -24,22 +29,54 @@ from pointworld.files import write_json
 
 @dataclass(frozen=True, kw_only=True)
 class MpcArgs:
-    """Close the loop in simulation: look, plan, act through the safety filter, look again.
+    """Close the loop: look, plan, act through the safety filter, look again, until the goal is reached.
 
-    Success is judged by the simulator: task points on average within 2 cm of their goals (soft things 3 cm, doors 8
-    degrees) for a second, with everything else moved by less than 2 cm.
+    Without --goal the goal is the task's, and success is judged by the simulator: task points on average within 2 cm
+    of their goals (soft things 3 cm, doors 8 degrees) for a second, with everything else moved by less than 2 cm.
+    With --goal goal.json (see pointworld goal) things that you chose go where you said.
+
+    An arm other than sim runs behind a robot-server process and a control process with the safety filter, and nothing
+    is sent to it without --arm. THIS IS NOT A CERTIFIED SAFETY SYSTEM: read docs/bring_your_own_arm.md first.
 
     Example: pointworld mpc --task tissue_box --episodes 5 --out out/mpc
     Example: pointworld mpc --task drawer --dynamics oracle --perception true --json
-    Example: pointworld mpc --task book --planner straight --perception true
+    Example: pointworld mpc --look my_look && pointworld mpc --goal goal.json
+    Example: pointworld mpc --robot franka --host 172.16.0.2 --camera realsense:1234 --calibration side.json
+        --goal goal.json --record out/run --dry-run
     """
 
     task: Literal[
         "tissue_box", "book", "scarf", "pillow", "microwave", "drawer", "duster", "broom"
     ] = "tissue_box"
-    """Family of scenes."""
-    robot: Literal["sim"] = "sim"
-    """The arm: an FR3 in MuJoCo. For your own see docs/bring_your_own_arm.md."""
+    """Family of scenes of simulated cameras."""
+    goal: Path | None = None
+    """goal.json: which things should go where, in place of the task's goal."""
+    robot: RobotName = "sim"
+    """The arm. sim: an FR3 in MuJoCo. fake: numbers behind the real processes. franka-sim: a simulated control box."""
+    host: str | None = None
+    """Address of the arm."""
+    python: Path | None = None
+    """Python of the environment that has the arm's SDK (for franka-sim: franky-control and franky-sim)."""
+    model: str = ""
+    """Description of the arm: a bundled robot or a URDF; by default the one that goes with --robot."""
+    camera: tuple[str, ...] = ("sim",)
+    """sim (a simulated scene that follows the arm), replay:DIR (a capture; dry run only), or realsense:SERIAL ..."""
+    calibration: tuple[Path, ...] = ()
+    """Calibration file of every real camera; --arm is refused where one does not see the arm in its place."""
+    workspace: str | None = None
+    """Where the tool of a real arm may be, in its base frame: x0,y0,z0,x1,y1,z1 [m]."""
+    table: float = 0.0
+    """Height of a real arm's table in its base frame [m]."""
+    speed: float = 0.3
+    """Share of the arm's velocity and acceleration limits that may be used (not for sim)."""
+    tool_speed: float = 0.1
+    """Of planned motion [m/s] (not for sim)."""
+    tolerance: float = 0.02
+    """With --goal: mean distance at which it counts as reached [m]."""
+    arm: bool = False
+    """Let an arm other than sim move. Without it nothing is sent: a dry run."""
+    look: Path | None = None
+    """Write what the cameras see now to this folder as a capture, for pointworld goal, and stop."""
     dynamics: DynamicsName = "model"
     """What predicts: the world model, the simulator itself (oracle), or nothing moves (none)."""
     planner: PlannerName = "mppi"
@@ -65,13 +102,17 @@ class MpcArgs:
     budget: float = 0.0
     """Most seconds for a plan; 0 = no bound. With a bound, results depend on the speed of the machine."""
     renderer: Literal["auto", "gl", "rays"] = "auto"
-    """How cameras see."""
+    """How simulated cameras see."""
     out: Path | None = None
     """Folder with a file per episode; a run that was stopped goes on there."""
     record: Path | None = None
-    """Folder for recordings: states, commands, chunks, events, first and last picture."""
+    """Folder for recordings: pictures, states, commands, plans, predictions, times; see docs/control.md."""
     dry_run: bool = False
     """Plan once and send nothing; what would be sent is recorded."""
+    ray: str | None = None
+    """Spread the episodes of --task over a Ray cluster: local, auto or an address."""
+    workers: int = 2
+    """Of --ray local."""
     threads: int = 1
     """Of PyTorch."""
     json: bool = False
@@ -95,22 +136,56 @@ class MpcArgs:
             dry_run=self.dry_run,
         )
 
+    def rigged(self) -> Rigged | None:
+        """A goal of one's own or an arm other than the simulated one; None for plain episodes of a task."""
+        if self.robot == "sim" and self.camera == ("sim",) and not (self.goal or self.look):
+            if self.arm or self.host is not None or self.calibration:
+                raise InputError("--arm, --host and --calibration are for arms other than sim")
+            return None
+        if self.ray is not None or self.out is not None:
+            raise InputError("--ray and --out are for episodes of --task with --robot sim")
+        return Rigged(
+            run=self.config(),
+            goal=self.goal,
+            robot=self.robot,
+            host=self.host,
+            python=self.python,
+            model=self.model,
+            cameras=self.camera,
+            calibrations=self.calibration,
+            workspace=self.workspace,
+            table=self.table,
+            speed=self.speed,
+            tool_speed=self.tool_speed,
+            tolerance=self.tolerance,
+            arm=self.arm,
+        )
+
 
 def main(argv: list[str]) -> int:
-    """Run the command."""
+    """Run the command; 2 when an arm's run ended in a fault."""
     args = parse(MpcArgs, argv, prog="pointworld mpc")
-    if args.episodes < 1 or args.threads < 1:
-        raise InputError("--episodes and --threads must be at least 1")
+    if args.episodes < 1 or args.threads < 1 or args.workers < 1:
+        raise InputError("--episodes, --threads and --workers must be at least 1")
     torch.set_num_threads(args.threads)
     seeds = range(args.seed, args.seed + args.episodes)
-    with progress(args.episodes, f"{args.task} episodes") as advance:
+    rigged = args.rigged()
+    if rigged is not None and args.look is not None:
+        frames = rigged.look(args.seed, args.look)
+        console.print(f"{frames} frames written to {args.look}; choose with pointworld goal")
+        return 0
+    label = args.task if args.goal is None else args.goal.stem
+    with progress(args.episodes, f"{label} episodes") as advance:
 
         def show(seed: int, episode: dict[str, Any]) -> None:
             advance(1)
             console.print(line(seed, episode["result"]), soft_wrap=True)
 
-        episodes = run_many(args.config(), seeds, out=args.out, record=args.record, on_episode=show)
-    summary = {"config": plain(args.config()), **summarise(episodes)}
+        if rigged is not None:
+            episodes = run_rigged(rigged, seeds, record=args.record, on_episode=show)
+        else:
+            episodes = _simulate(args, seeds, show)
+    summary = {"config": plain(rigged or args.config()), **summarise(episodes)}
     if args.out is not None:
         write_json(args.out / "summary.json", summary)
     low, high = summary["interval_95"]
@@ -120,13 +195,33 @@ def main(argv: list[str]) -> int:
     )
     if args.json:
         stdout_json(summary)
-    return 0
+    return 2 if rigged is not None and summary["faults"] else 0
+
+
+def _simulate(args: MpcArgs, seeds: range, show: Any) -> list[dict[str, Any]]:
+    """Episodes of a task, here or on a cluster; recordings also get a capture for training."""
+    options: dict[str, Any] = {"out": args.out, "record": args.record, "on_episode": show}
+    if args.ray is None:
+        episodes = run_many(args.config(), seeds, **options)
+    else:
+        episodes = run_on_ray(
+            args.config(), seeds, address=args.ray, workers=args.workers, **options
+        )
+    if args.record is not None:
+        for folder in sorted(args.record.glob("episode_*")):
+            if (folder / "frame-000000.npz").is_file() and not (folder / "capture").exists():
+                export_capture(read_recording(folder), folder / "capture")
+    return episodes
 
 
 def line(seed: int, result: dict[str, Any]) -> str:
     """One episode in words."""
+    start, end = (
+        "?" if result[key] is None else f"{100 * result[key]:.1f}"
+        for key in ("start_distance", "distance")
+    )
     text = (
-        f"seed {seed}: {result['outcome']}, {100 * result['start_distance']:.1f} cm from the goal before, "
-        f"{100 * result['distance']:.1f} cm after {result['steps']} steps, {result['plan_seconds']:.2f} s a plan"
+        f"seed {seed}: {result['outcome']}, {start} cm from the goal before, {end} cm after {result['steps']} steps, "
+        f"{result['plan_seconds']:.2f} s a plan"
     )
     return f"{text} ({result['reason']})" if result["reason"] else text

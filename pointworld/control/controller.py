@@ -170,18 +170,19 @@ def _status_message(loop: ControlLoop) -> Message:
         arrays["commanded"] = status.commanded
     if state is not None:
         arrays["joint_positions"] = np.asarray(state.joint_positions, dtype=np.float64)
+        arrays["joint_velocities"] = np.asarray(state.joint_velocities, dtype=np.float64)
     return Message("status", fields, arrays)
 
 
 class RemoteController:
     """A planner's end of the link. Every call returns the loop's status: see `LoopStatus` for its fields.
 
-    Times are of the system's monotonic clock, which all processes of a machine share.
+    Times are of the system's monotonic clock, which all processes of a machine share. Threads may share a link.
     """
 
     def __init__(self, port: int, token: str, *, timeout: float = 2.0) -> None:
         """Raises: ControlError: PLANNER_LINK when nothing answers there."""
-        self._decoder = Decoder()
+        self._decoder, self._lock = Decoder(), threading.Lock()
         try:
             self._sock = socket.create_connection(("127.0.0.1", port), timeout=timeout)
         except OSError as error:
@@ -228,19 +229,24 @@ class RemoteController:
 
     def _call(self, message: Message) -> Message:
         try:
-            self._sock.sendall(encode(message))
-            answers = list[Message]()
-            while not answers:
-                data = self._sock.recv(65536)
-                if not data:
-                    raise WireError("it closed the connection")
-                answers = self._decoder.feed(data)
+            with self._lock:
+                answers = self._exchange(message)
         except (OSError, WireError) as error:
             raise ControlError(Reason.PLANNER_LINK, f"controller: {error}") from error
         if answers[0].kind == "refused":
             fields = answers[0].fields
             raise ControlError(Reason(str(fields.get("reason"))), str(fields.get("why")))
         return answers[0]
+
+    def _exchange(self, message: Message) -> list[Message]:
+        self._sock.sendall(encode(message))
+        answers = list[Message]()
+        while not answers:
+            data = self._sock.recv(65536)
+            if not data:
+                raise WireError("it closed the connection")
+            answers = self._decoder.feed(data)
+        return answers
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -17,7 +17,6 @@ from pointworld.control.safety import Decision, FilterState, Target
 from pointworld.control.types import CameraFrame, RobotState
 from pointworld.data.render import SceneRenderer
 from pointworld.data.tabletop import CameraSpec
-from pointworld.errors import InputError
 from pointworld.plan.dynamics import Dynamics
 from pointworld.plan.mpc import MpcStep
 from pointworld.plan.tasks.seen import Seen
@@ -163,7 +162,5 @@ def export_capture(recording: Recording, folder: str | Path) -> int:
         InputError: the recording holds no pictures.
     """
     capture = recording.capture()
-    if not capture.frames:
-        raise InputError(f"{recording.folder} holds no pictures to write as a capture")
     write_capture(capture, folder)
     return len(capture.frames)

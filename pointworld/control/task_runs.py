@@ -92,8 +92,8 @@ def _robot() -> RobotModel:
 
 
 @lru_cache(maxsize=2)
-def _renderer(name: str, height: int, width: int) -> SceneRenderer:
-    """One per process: OpenGL contexts must not get in each other's way."""
+def scene_renderer(name: str, height: int, width: int) -> SceneRenderer:
+    """Pictures of that size; one per process: OpenGL contexts must not get in each other's way."""
     return make_renderer(name, height, width)
 
 
@@ -122,7 +122,7 @@ def run_one(
         task, robot, _view(config, task, model), recorder=recorder, dry_run=config.dry_run
     )
     if recorder is not None:
-        film_simulation(recorder, world.arm, task.cameras, _renderer(config.renderer, *task.image))
+        film_simulation(recorder, world.arm, task.cameras, scene_renderer(config.renderer, *task.image))
     dynamics = _dynamics(config, task, model)
     rule = config.planner in RULES
     try:
@@ -165,7 +165,7 @@ def _view(config: RunConfig, task: Task, model: Any) -> View:
     return CameraView(
         task,
         _robot(),
-        _renderer(config.renderer, *task.image),
+        scene_renderer(config.renderer, *task.image),
         encoder=encoder,
         track=config.perception == "rgbd",
     )
@@ -203,7 +203,7 @@ def load_model(config: RunConfig) -> Any:
 def save_picture(world: TaskWorld, path: Path, config: RunConfig) -> None:
     """What the first camera sees now, as PNG."""
     task = world.task
-    renderer = _renderer(config.renderer, *task.image)
+    renderer = scene_renderer(config.renderer, *task.image)
     view = renderer.render(task.model, world.arm.data, task.cameras)[0]
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         Image.fromarray(view.rgb).save(file, format="PNG")
@@ -225,7 +225,7 @@ def run_many(
     episodes, model = [], None
     for seed in seeds:
         path = None if out is None else out / f"episode_{seed:05d}.json"
-        known = None if path is None or not path.exists() else _read_episode(path, config)
+        known = None if path is None or not path.exists() else read_episode(path, config)
         if known is None:
             model = model or load_model(config)
             folder = None if record is None else record / f"episode_{seed:05d}"
@@ -239,7 +239,7 @@ def run_many(
     return episodes
 
 
-def _read_episode(path: Path, config: RunConfig) -> dict[str, Any]:
+def read_episode(path: Path, config: RunConfig) -> dict[str, Any]:
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
         same = known["config"] == asdict(config)

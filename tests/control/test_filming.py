@@ -96,7 +96,7 @@ def test_what_cannot_be_replayed_is_said(tmp_path: Path) -> None:
     recorder.close()
     with pytest.raises(InputError, match="without plans"):
         read_replay(tmp_path / "bare")
-    with pytest.raises(InputError, match="no pictures"):
+    with pytest.raises(InputError, match="no frames"):
         export_capture(read_recording(tmp_path / "bare"), tmp_path / "out")
 
 

@@ -1,0 +1,219 @@
+"""What a planner knows of a goal.json while it runs: the chosen things, found again in every look of the cameras."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+
+from pointworld.encoders import ImageEncoder
+from pointworld.errors import InputError
+from pointworld.geometry import SUPPORT, fit_rigid, transform_points
+from pointworld.plan.dynamics import PlanState
+from pointworld.plan.goal import Goal, StillGoal
+from pointworld.plan.goal_points import ResolvedSet, resolve_goal
+from pointworld.plan.tasks.seen import Seen, register
+from pointworld.robot import RobotModel
+from pointworld.scene import Workspace, build_scene
+from pointworld.types import Capture, RGBDFrame, ScenePoints
+
+#: Scene points within this of a thing's surface belong to it, and points beyond twice this do not [m].
+_NEAR = 0.012
+#: Spacing of the points that stand for a thing's surface [m].
+_FINE = 0.006
+#: A choice of fewer points than this (single clicks) grows to the piece of the scene around it, up to `_REACH` [m].
+_LEAST, _REACH = 12, 0.10
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Thing:
+    """What should move. surface: (samples, 3) at the start. motion: (4, 4) that carries it to its goal."""
+
+    name: str
+    surface: np.ndarray
+    motion: np.ndarray
+
+
+class GoalTracker:
+    """Resolves a goal in the first look, and finds its things again in each later one.
+
+    The first pictures take the place of the frames that the goal names: the scene must be as it was then. Only what
+    the cameras saw of a thing at the start is followed; it may move and turn about the vertical. Everything else that
+    stands free should stay where it is.
+    """
+
+    def __init__(
+        self,
+        goal: Goal,
+        robot: RobotModel,
+        *,
+        workspace: Workspace,
+        encoder: ImageEncoder | None = None,
+    ) -> None:
+        self._goal, self._robot = goal, robot
+        self._workspace, self._encoder = workspace, encoder
+        self._things: list[_Thing] = []
+        self._poses: list[np.ndarray] = []
+        self.table = 0.0
+
+    @property
+    def surfaces(self) -> list[np.ndarray]:
+        """(samples, 3) of every thing at the start, [m] in the base frame."""
+        return [thing.surface for thing in self._things]
+
+    @property
+    def motions(self) -> list[np.ndarray]:
+        """(4, 4) that carry the things from the start to their goals."""
+        return [thing.motion for thing in self._things]
+
+    def see(
+        self, frames: Sequence[RGBDFrame], joints: np.ndarray, speeds: np.ndarray | None = None
+    ) -> Seen:
+        """The task now.
+
+        Args:
+            frames: of one moment, posed in the base frame. joints, speeds: (joints,) of the arm then, in the robot's
+                order.
+
+        Raises:
+            InputError: the goal chooses nothing in the first look, or a thing is out of sight.
+        """
+        scene = self._scene(frames, joints, encoder=self._encoder)
+        if not self._things:
+            self._begin(frames, joints, scene)
+        assert scene.clusters is not None
+        points, free = scene.points.double().numpy(), (scene.clusters != SUPPORT).numpy()
+        self._poses = [
+            register(thing.surface, pose, points[free])
+            for thing, pose in zip(self._things, self._poses, strict=True)
+        ]
+        return self._assemble(scene, points, free, joints, speeds)
+
+    def _scene(
+        self,
+        frames: Sequence[RGBDFrame],
+        joints: np.ndarray,
+        *,
+        encoder: ImageEncoder | None = None,
+        voxel: float = 0.015,
+    ) -> ScenePoints:
+        return build_scene(
+            frames,
+            T_world_base=np.eye(4),
+            workspace=self._workspace,
+            voxel_size=voxel,
+            robot=self._robot,
+            joint_positions=joints,
+            encoder=encoder,
+        )
+
+    def _begin(self, frames: Sequence[RGBDFrame], joints: np.ndarray, scene: ScenePoints) -> None:
+        by_camera = {frame.camera: frame for frame in frames}
+        named = tuple(
+            replace(by_camera[item.camera], name=item.frame)
+            for item in self._goal.sets
+            if item.camera in by_camera
+        )
+        if not named:
+            wanted = sorted({item.camera for item in self._goal.sets})
+            raise InputError(
+                f"the goal names the camera {', '.join(wanted)}; this run has {', '.join(sorted(by_camera))}"
+            )
+        capture = Capture(
+            frames=named,
+            source="first look",
+            T_world_base=np.eye(4),
+            joint_names=self._robot.joint_names,
+        )
+        fine = self._scene(frames, joints, voxel=_FINE)
+        support = scene.points[scene.clusters == SUPPORT]
+        self.table = float(support[:, 2].median()) if len(support) else 0.0
+        for item in resolve_goal(self._goal, scene, capture).sets:
+            still = item.goals is None and item.targets is None
+            if not still:
+                surface = _surface_of(item, scene, fine)
+                self._things.append(
+                    _Thing(name=item.name, surface=surface, motion=_motion_of(item, scene, surface))
+                )
+        self._poses = [np.eye(4) for _ in self._things]
+        if not self._things:
+            names = [s.name for s in self._goal.sets if isinstance(s.goal, StillGoal)]
+            raise InputError(f"nothing has anywhere to go: {', '.join(names)} should stay still")
+
+    def _assemble(
+        self,
+        scene: ScenePoints,
+        points: np.ndarray,
+        free: np.ndarray,
+        joints: np.ndarray,
+        speeds: np.ndarray | None,
+    ) -> Seen:
+        things, poses = self._things, self._poses
+        surfaces = [transform_points(T, t.surface) for T, t in zip(poses, things, strict=True)]
+        moves = [t.motion @ np.linalg.inv(T) for T, t in zip(poses, things, strict=True)]
+        whole = np.concatenate(surfaces)
+        places = [transform_points(M, s) for M, s in zip(moves, surfaces, strict=True)]
+        owner = np.repeat(np.arange(len(things)), [len(s) for s in surfaces])
+        distance, nearest = cKDTree(whole).query(points)
+        index = np.flatnonzero((distance < _NEAR) & free)
+        if len(index) < 3:
+            names = ", ".join(thing.name for thing in things)
+            raise InputError(f"{names}: out of sight of all cameras")
+        carry = np.stack(moves)[owner[nearest[index]]]
+        goals = (carry[:, :3, :3] @ points[index][..., None])[..., 0] + carry[:, :3, 3]
+        rest = free & (distance >= 2 * _NEAR)
+        state = PlanState(
+            scene=scene,
+            joint_positions=torch.from_numpy(joints),
+            joint_velocities=None if speeds is None else torch.from_numpy(speeds),
+            task_index=torch.from_numpy(index),
+        )
+        return Seen(
+            state=state,
+            goals=torch.from_numpy(goals).float(),
+            grip_index=torch.from_numpy(index),
+            still_index=torch.from_numpy(np.flatnonzero(rest)),
+            points=whole,
+            places=np.concatenate(places),
+            grip=np.ones(len(whole), dtype=bool),
+            top=float(max(points[rest, 2].max(initial=-1.0), whole[:, 2].max())),
+        )
+
+
+def _surface_of(item: ResolvedSet, scene: ScenePoints, fine: ScenePoints) -> np.ndarray:
+    """(samples, 3) of what a set means: its points without the table, finely."""
+    assert scene.clusters is not None and fine.clusters is not None
+    chosen = torch.zeros(len(scene), dtype=torch.bool)
+    chosen[item.index] = True
+    free = scene.clusters != SUPPORT
+    if int((chosen & free).sum()) == 0:
+        raise InputError(
+            f"goal set '{item.name}' chooses only points of the table; choose a thing on it"
+        )
+    chosen &= free
+    if int(chosen.sum()) < _LEAST:
+        same = torch.isin(scene.clusters, scene.clusters[chosen].unique())
+        near = torch.cdist(scene.points, scene.points[chosen]).amin(1) < _REACH
+        chosen = free & same & near
+    tree = cKDTree(scene.points[chosen].double().numpy())
+    dense = fine.points[fine.clusters != SUPPORT].double().numpy()
+    surface = dense[tree.query(dense)[0] < _NEAR]
+    if len(surface) < _LEAST:
+        raise InputError(
+            f"goal set '{item.name}': the cameras see {len(surface)} points of it, too few to find it again"
+        )
+    return np.asarray(surface)
+
+
+def _motion_of(item: ResolvedSet, scene: ScenePoints, surface: np.ndarray) -> np.ndarray:
+    """(4, 4) rigid motion that a set asks for; unpaired targets ask for their centre."""
+    start = scene.points[item.index].double()
+    if item.goals is not None:
+        return fit_rigid(start, item.goals.double()).numpy()
+    assert item.targets is not None
+    T = np.eye(4)
+    T[:3, 3] = item.targets.double().mean(0).numpy() - surface.mean(0)
+    return T

@@ -1,0 +1,310 @@
+"""An arm with cameras, as a planner meets it: simulated in this process, or behind controller and robot server.
+
+`SimRig` runs on a clock that stands while one plans; `ProcessRig` in real time. To the planner they are the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from pointworld.control.cameras import MountedCamera, require_calibrated
+from pointworld.control.clock import Clock, ManualClock, SystemClock
+from pointworld.control.controller import RemoteController
+from pointworld.control.filming import PICTURES
+from pointworld.control.loop import ControlLoop
+from pointworld.control.recording import Recorder
+from pointworld.control.types import CameraFrame, Chunk, ControlError, Reason, SafetyMode
+from pointworld.control.wire import Message
+from pointworld.robot import RobotModel
+from pointworld.types import RGBDFrame
+
+#: Between two questions to the controller, and how long its first measurement may take [s].
+_POLL, _FIRST_STATE = 0.01, 2.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Look:
+    """One moment. frames: posed in the base frame. joints, speeds: (joints,) in the robot's order, gripper included.
+
+    time: on the rig's clock [s].
+    """
+
+    frames: tuple[RGBDFrame, ...]
+    joints: np.ndarray
+    speeds: np.ndarray
+    time: float
+
+
+class Rig(Protocol):
+    """See `SimRig` and `ProcessRig`."""
+
+    robot: RobotModel
+    cameras: Sequence[MountedCamera]
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def real_time(self) -> bool:
+        """Time goes on while one plans."""
+        ...
+
+    def look(self) -> Look:
+        """Everything now.
+
+        Raises:
+            ControlError: a camera's frame or the arm's state is not fit to plan from; the arm is stopped then.
+        """
+        ...
+
+    def arm(self, *, dry_run: bool) -> None:
+        """Let chunks move the arm.
+
+        Raises:
+            ControlError: why not.
+        """
+        ...
+
+    def submit(self, chunk: Chunk) -> None:
+        """Hand a plan over.
+
+        Raises:
+            ControlError: it was refused.
+        """
+        ...
+
+    def wait(self, until: float) -> None:
+        """Let time pass.
+
+        Raises:
+            ControlError: the safety filter faulted.
+        """
+        ...
+
+    def disarm(self) -> None:
+        """Come to rest and take no more plans."""
+        ...
+
+    def stop(self, reason: Reason = Reason.OPERATOR, message: str = "stopped by hand") -> None:
+        """Latch a fault."""
+        ...
+
+    def close(self) -> None:
+        """Leave the arm standing and end all that was started."""
+        ...
+
+
+def look_through(
+    cameras: Sequence[MountedCamera],
+    robot: RobotModel,
+    joints: np.ndarray,
+    take: Callable[[MountedCamera], CameraFrame],
+) -> tuple[RGBDFrame, ...]:
+    """Posed frames of all cameras, with the arm at `joints` (joints,)."""
+    tool = tool_pose(robot, joints)
+    return tuple(camera.posed(take(camera), tool, joints) for camera in cameras)
+
+
+def tool_pose(robot: RobotModel, joints: np.ndarray) -> np.ndarray:
+    """T_base_tool (4, 4)."""
+    return np.asarray(robot.tool_pose(torch.from_numpy(np.asarray(joints, dtype=np.float64))))
+
+
+def check_cameras(rig: Rig) -> dict[str, float]:
+    """See `require_calibrated`."""
+    joints = rig.look().joints
+    return require_calibrated(rig.cameras, rig.robot, joints, tool_pose(rig.robot, joints))
+
+
+class SimRig:
+    """A simulated arm behind the control loop, in this process."""
+
+    real_time = False
+
+    def __init__(
+        self,
+        loop: ControlLoop,
+        clock: ManualClock,
+        robot: RobotModel,
+        cameras: Sequence[MountedCamera],
+        *,
+        measure: Callable[[], tuple[np.ndarray, np.ndarray]],
+    ) -> None:
+        """Args: measure: the joints and their speeds now, (joints,) each in the robot's order."""
+        self.loop, self.robot, self.cameras = loop, robot, cameras
+        self._clock = clock
+        self._measure = measure
+        loop.robot.connect()
+        for camera in cameras:
+            camera.camera.connect()
+
+    @property
+    def clock(self) -> Clock:
+        return self._clock
+
+    def look(self) -> Look:
+        """See `Rig`."""
+        joints, speeds = self._measure()
+        now = self._clock.now()
+        try:
+            frames = look_through(self.cameras, self.robot, joints, lambda camera: camera.take(now))
+        except ControlError as error:
+            self.stop(error.reason, str(error))
+            raise
+        return Look(frames=frames, joints=joints, speeds=speeds, time=now)
+
+    def arm(self, *, dry_run: bool) -> None:
+        """See `Rig`."""
+        self.loop.arm(dry_run=dry_run)
+
+    def submit(self, chunk: Chunk) -> None:
+        """See `Rig`."""
+        self.loop.submit(chunk)
+
+    def wait(self, until: float) -> None:
+        """See `Rig`."""
+        period = self.loop.safety.config.period
+        while self._clock.now() < until - period / 2:
+            self._clock.time += period
+            self.loop.tick()
+            status = self.loop.status()
+            if status.mode is SafetyMode.FAULT:
+                raise ControlError(status.reason, status.message)
+
+    def disarm(self) -> None:
+        """See `Rig`."""
+        self.loop.disarm()
+
+    def stop(self, reason: Reason = Reason.OPERATOR, message: str = "stopped by hand") -> None:
+        """See `Rig`."""
+        self.loop.stop(reason, message)
+
+    def close(self) -> None:
+        """See `Rig`."""
+        self.loop.robot.disconnect()
+        for camera in self.cameras:
+            camera.camera.disconnect()
+
+
+class ProcessRig:
+    """An arm behind a controller process and a robot-server process; cameras in this one."""
+
+    real_time = True
+
+    def __init__(
+        self,
+        controller: RemoteController,
+        arm_joints: tuple[str, ...],
+        robot: RobotModel,
+        cameras: Sequence[MountedCamera],
+        *,
+        recorder: Recorder | None = None,
+        ends: Sequence[Callable[[], None]] = (),
+    ) -> None:
+        """Args: recorder: for pictures. ends: what to call, in order, when the rig is closed."""
+        self._clock = SystemClock()
+        self.controller, self.robot, self.cameras = controller, robot, cameras
+        self._columns = [robot.joint_names.index(name) for name in arm_joints]
+        self._recorder, self._ends = recorder, ends
+        self._filmed = -np.inf
+        for camera in cameras:
+            camera.camera.connect()
+
+    @property
+    def clock(self) -> Clock:
+        return self._clock
+
+    def measured(self) -> tuple[np.ndarray, np.ndarray]:
+        """Joints and speeds (joints,) in the robot's order, as the arm measured them last.
+
+        Raises:
+            ControlError: STATE_STALE when there is no measurement.
+        """
+        end = self.clock.now() + _FIRST_STATE
+        while "joint_positions" not in (status := self.controller.status()).arrays:
+            if self.clock.now() > end:
+                break
+            time.sleep(_POLL)
+        return self._joints(status)
+
+    def _joints(self, status: Message) -> tuple[np.ndarray, np.ndarray]:
+        if "joint_positions" not in status.arrays:
+            raise ControlError(Reason.STATE_STALE, "the arm has not been measured yet")
+        joints, speeds = np.array(self.robot.home), np.zeros(len(self.robot.home))
+        joints[self._columns] = status.arrays["joint_positions"]
+        speeds[self._columns] = status.arrays["joint_velocities"]
+        width = status.fields.get("gripper_width")
+        if isinstance(width, float | int) and self.robot.gripper is not None:
+            most = self.robot.gripper_max_width
+            opened = self.robot.with_gripper_width(
+                torch.from_numpy(joints), min(max(float(width), 0.0), most)
+            )
+            joints = opened.numpy()
+        return joints, speeds
+
+    def look(self) -> Look:
+        """See `Rig`."""
+        try:
+            joints, speeds = self.measured()
+            now = self.clock.now()
+            frames = look_through(self.cameras, self.robot, joints, lambda c: c.take(now))
+        except ControlError as error:
+            self.stop(error.reason, str(error))
+            raise
+        return Look(frames=frames, joints=joints, speeds=speeds, time=now)
+
+    def arm(self, *, dry_run: bool) -> None:
+        """See `Rig`."""
+        self.controller.arm(dry_run=dry_run)
+
+    def submit(self, chunk: Chunk) -> None:
+        """See `Rig`."""
+        self.controller.submit(chunk)
+
+    def wait(self, until: float) -> None:
+        """See `Rig`. Pictures for the recording are taken meanwhile; the control loop is another process."""
+        while True:
+            status = self.controller.status()
+            if status.fields["mode"] == SafetyMode.FAULT.value:
+                reason = Reason(str(status.fields["reason"]))
+                raise ControlError(reason, str(status.fields["message"]))
+            now = self.clock.now()
+            if now >= until:
+                return
+            if self._recorder is not None and now - self._filmed >= PICTURES - _POLL / 2:
+                self._filmed = max(self._filmed + PICTURES, now - PICTURES / 2)
+                self._film(self._recorder, status)
+            time.sleep(min(_POLL, max(until - self.clock.now(), 0.0)))
+
+    def _film(self, recorder: Recorder, status: Message) -> None:
+        try:
+            joints, _ = self._joints(status)
+            tool = tool_pose(self.robot, joints)
+            for mounted in self.cameras:
+                frame = mounted.camera.read_latest()
+                recorder.frame(frame, mounted.pose(tool), joints)
+        except ControlError as error:
+            # Whether a camera is fit to plan from is judged at the next look.
+            recorder.event(self.clock.now(), "no picture", error.reason, str(error))
+
+    def disarm(self) -> None:
+        """See `Rig`."""
+        self.controller.disarm()
+
+    def stop(self, reason: Reason = Reason.OPERATOR, message: str = "stopped by hand") -> None:
+        """See `Rig`."""
+        self.controller.stop(reason, message)
+
+    def close(self) -> None:
+        """See `Rig`."""
+        for camera in self.cameras:
+            camera.camera.disconnect()
+        self.controller.close()
+        for end in self._ends:
+            end()

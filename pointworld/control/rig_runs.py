@@ -1,0 +1,344 @@
+"""Runs on a rig: a goal.json or a task, on a simulated or a real arm, judged by the simulation where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from pointworld.capture import write_capture
+from pointworld.control.backends.mujoco_arm import MujocoArm
+from pointworld.control.filming import export_capture
+from pointworld.control.goal_view import GoalTracker
+from pointworld.control.recording import read_recording
+from pointworld.control.rig import Look, check_cameras
+from pointworld.control.rig_open import OpenRig, RigConfig, open_rig
+from pointworld.control.rig_world import RigResult, RigWorld, WatchedPlanner, run_on_rig
+from pointworld.control.task_runs import RunConfig, make_planner, scene_renderer
+from pointworld.control.tasks import held_depth
+from pointworld.control.types import Reason
+from pointworld.data.render import SceneRenderer
+from pointworld.data.robot_tree import robot_tree
+from pointworld.data.simulator import import_mujoco
+from pointworld.errors import InputError
+from pointworld.geometry import transform_points
+from pointworld.plan import ConstantMotion, ModelDynamics
+from pointworld.plan.actions import Body, PathLimits, ToolPathSpace
+from pointworld.plan.dynamics import Dynamics
+from pointworld.plan.goal import Goal
+from pointworld.plan.mpc import MpcSettings
+from pointworld.plan.planners import Planner
+from pointworld.plan.tasks import Judge, Task, make_task
+from pointworld.plan.tasks.pushing import FLOOR, Guided, RandomMotion, StraightPush
+from pointworld.plan.tasks.seen import CameraView, Seen
+from pointworld.plan.tasks.task import STILL, body_poses, surface_of
+from pointworld.robot import RobotModel
+from pointworld.scene import Workspace
+from pointworld.types import Capture
+
+#: A plan that takes ten times this is a fault [s]; with a time budget, the budget counts.
+DEADLINE = 3.0
+#: Scene points are taken from this far below the lowest place of the tool [m].
+_BELOW = 0.06
+#: Points on every body, to tell which one a chosen thing is.
+_SAMPLES = 200
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RigRun:
+    """What to do on which rig.
+
+    run: planner, model and, for simulated cameras, the scene. rig: arm and cameras. goal: None for the task's own.
+    look_only: nothing is planned. arm: let the arm move; else a dry run. tolerance: mean distance at which a goal
+    counts as reached [m]. tool_speed: of planned paths [m/s].
+    """
+
+    run: RunConfig
+    rig: RigConfig
+    goal: Goal | None = None
+    look_only: bool = False
+    arm: bool = False
+    tolerance: float = 0.02
+    tool_speed: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.run.dynamics == "oracle":
+            raise InputError("the oracle predicts with the simulator: only with --robot sim --task")
+        if self.goal is None and not self.look_only and self.rig.kind != "sim":
+            raise InputError("--task is a simulated scene: for other cameras give --goal goal.json")
+        if self.arm and self.rig.kind == "replay":
+            raise InputError("replayed pictures cannot steer an arm: leave --arm out for a dry run")
+        if not (self.tolerance > 0 and self.tool_speed > 0):
+            raise InputError("--tolerance and the tool's speed must be above 0")
+
+
+def run_rig(
+    what: RigRun, seed: int, *, record: Path | None = None, model: Any = None
+) -> dict[str, Any]:
+    """One run. Args: seed: of the scene and the planner. model: loaded world model, where the dynamics need one.
+
+    Returns:
+        `RigResult` as a dictionary, with `truth` of the simulation (None without one), `calibration`: per camera the
+        share of the arm's surface that was seen in its place, and `pictures`: frames written for training.
+
+    Raises:
+        InputError: something is missing or does not fit. ControlError: an arm or camera does not answer.
+    """
+    robot = RobotModel.load(what.rig.model_name)
+    task = make_task(what.run.task, seed, robot_tree(robot)) if what.rig.kind == "sim" else None
+    if robot.gripper is None or robot.joint_names[-1] != robot.gripper.joint:
+        raise InputError(f"robot '{robot.name}': planning needs a gripper, as the last joint")
+    opened, recorder = open_rig(
+        what.rig, robot, task=task, renderer=lambda t: _renderer(what, t), record=record
+    )
+    try:
+        if recorder is not None:
+            recorder.event(opened.rig.clock.now(), "opened", Reason.NONE, what.rig.robot)
+        result = _run(what, robot, opened, task, seed, recorder, model)
+    finally:
+        opened.rig.close()
+        if recorder is not None:
+            recorder.close()
+    if record is not None:
+        result["pictures"] = _export(record)
+    return result
+
+
+def _renderer(what: RigRun, task: Task) -> SceneRenderer:
+    return scene_renderer(what.run.renderer, *task.image)
+
+
+def _export(record: Path) -> int:
+    recording = read_recording(record)
+    if not any(record.glob("frame-*.npz")):
+        return 0
+    return export_capture(recording, record / "capture")
+
+
+def _run(
+    what: RigRun,
+    robot: RobotModel,
+    opened: OpenRig,
+    task: Task | None,
+    seed: int,
+    recorder: Any,
+    model: Any,
+) -> dict[str, Any]:
+    dynamics = _dynamics(what.run, model)
+    encoder = None if model is None else model.image_encoder("cpu")
+    perceive, truth = _perception(what, robot, opened, task, encoder)
+    dry_run = not what.arm and (what.rig.robot != "sim" or what.rig.kind == "replay")
+    world = RigWorld(
+        opened.rig,
+        perceive,
+        dry_run=dry_run or what.run.dry_run,
+        recorder=recorder,
+        dynamics=dynamics,
+    )
+    # A goal that chooses nothing is an error of the caller's, not a fault.
+    world.observe()
+    agreeing = check_cameras(opened.rig) if not world.dry_run else {}
+    table = opened.space.table if opened.space.table is not None else opened.space.lower[2]
+    depth = 0.0 if task is None else held_depth(task)
+    space = _space(what, robot, opened, table, depth)
+    config = what.run
+    planner = WatchedPlanner(
+        planner=_planner(config, world, space, table, depth),
+        rig=opened.rig,
+        deadline=config.budget_s or DEADLINE,
+    )
+    settings = MpcSettings(
+        execute=config.execute,
+        max_steps=config.execute if world.dry_run else config.max_steps,
+        budget_s=config.budget_s or None,
+        tolerance=what.tolerance,
+    )
+    result = run_on_rig(
+        world, space, planner, table=table, settings=settings, seed=seed, depth=depth
+    )
+    return {
+        **asdict(_judged(result, truth)),
+        "truth": truth() if truth else None,
+        "calibration": agreeing,
+    }
+
+
+def _judged(result: RigResult, truth: Callable[[], dict[str, float]] | None) -> RigResult:
+    """What the cameras took for success is one only if the simulation says so, where there is one."""
+    if truth is None or result.outcome != "success":
+        return result
+    now = truth()
+    if now["moved"] >= STILL:
+        return replace(result, outcome="disturbed")
+    return result if now["error"] <= now["tolerance"] else replace(result, outcome="missed")
+
+
+def _dynamics(config: RunConfig, model: Any) -> Dynamics:
+    if model is None:
+        return ConstantMotion()
+    return ModelDynamics(model=model, gradients=config.planner == "gradient")
+
+
+def _space(
+    what: RigRun, robot: RobotModel, opened: OpenRig, table: float, depth: float
+) -> ToolPathSpace:
+    """Paths of the upright hand within the filter's box, a finger's width inside it."""
+    allowed = opened.space
+    lower, upper = np.array(allowed.lower) + 0.05, np.array(allowed.upper) - 0.05
+    low = max(table + depth + FLOOR, allowed.lower[2])
+    simulated = what.rig.robot == "sim"
+    limits = PathLimits(
+        workspace_lower=(float(lower[0]), float(lower[1]), low),
+        workspace_upper=(float(upper[0]), float(upper[1]), float(upper[2])),
+        speed=0.25 if simulated else what.tool_speed,
+        turn_speed=0.7 if simulated else 0.35,
+    )
+    body = Body.of(robot, step_dt=0.1, num_steps=what.run.horizon + 1, surface=96)
+    return ToolPathSpace(
+        body=body, limits=limits, translation=(0.3, 0.3, 0.3), rotation=(0.0, 0.0, 1.2)
+    )
+
+
+def _planner(
+    config: RunConfig, world: RigWorld, space: ToolPathSpace, table: float, depth: float
+) -> Planner:
+    if config.planner == "straight":
+        return StraightPush(space, world.look, table, depth=depth)
+    if config.planner == "random":
+        return RandomMotion(space=space)
+    return Guided(
+        planner=make_planner(config), space=space, look=world.look, table=table, depth=depth
+    )
+
+
+def _perception(
+    what: RigRun, robot: RobotModel, opened: OpenRig, task: Task | None, encoder: Any
+) -> tuple[Callable[[Look], Seen], Callable[[], dict[str, float]] | None]:
+    """What a look shows, and what the simulation knows."""
+    scene = opened.scene
+    if what.goal is None:
+        assert task is not None and scene is not None
+        view = CameraView(
+            task, robot, _renderer(what, task), encoder=encoder, track=what.run.perception == "rgbd"
+        )
+        return lambda look: _see_task(view, scene, look), _task_truth(task, scene)
+    box = opened.space
+    lower = (box.lower[0], box.lower[1], min(box.lower[2], box.table or 0.0) - _BELOW)
+    tracker = GoalTracker(
+        what.goal, robot, workspace=Workspace(lower=lower, upper=box.upper), encoder=encoder
+    )
+    truth = (
+        None if scene is None or task is None else GoalTruth(task, scene, tracker, what.tolerance)
+    )
+
+    def see(look: Look) -> Seen:
+        seen = tracker.see(look.frames, look.joints, look.speeds)
+        if truth is not None:
+            truth.begin()
+        return seen
+
+    return see, truth
+
+
+def _see_task(view: CameraView, scene: MujocoArm, look: Look) -> Seen:
+    with scene.lock:
+        import_mujoco().mj_forward(scene.model, scene.data)
+        return view.see(scene.data, look.joints)
+
+
+def _task_truth(task: Task, scene: MujocoArm) -> Callable[[], dict[str, float]]:
+    judge = Judge(task)
+
+    def truth() -> dict[str, float]:
+        with scene.lock:
+            import_mujoco().mj_forward(scene.model, scene.data)
+            return asdict(judge(scene.data))
+
+    return truth
+
+
+class GoalTruth:
+    """How far the chosen things really are from their goals, in a simulated scene of rigid things."""
+
+    def __init__(
+        self, task: Task, scene: MujocoArm, tracker: GoalTracker, tolerance: float
+    ) -> None:
+        self._task, self._scene, self._tracker = task, scene, tracker
+        self._tolerance = tolerance
+        self._start: np.ndarray | None = None
+        self._bodies: list[int] = []
+
+    def begin(self) -> None:
+        """Remember which body every thing is; once, when the goal has been resolved."""
+        if self._start is not None:
+            return
+        model, data = self._scene.model, self._scene.data
+        with self._scene.lock:
+            self._start = self._poses()
+            places = [surface_of(model, data, b, _SAMPLES, self._task.seed) for b in self._rigid()]
+        tree = cKDTree(np.concatenate(places))
+        owners = np.repeat(self._rigid(), _SAMPLES)
+        for surface in self._tracker.surfaces:
+            found = owners[tree.query(surface)[1]]
+            self._bodies.append(int(np.bincount(found).argmax()))
+
+    def _rigid(self) -> list[int]:
+        """Bodies that can be moved, without soft ones."""
+        bodies = {*self._task.still, *(target.body for target in self._task.targets)}
+        return sorted(b for b in bodies if b < self._scene.model.nbody)
+
+    def _poses(self) -> np.ndarray:
+        import_mujoco().mj_forward(self._scene.model, self._scene.data)
+        return body_poses(self._scene.data)
+
+    def __call__(self) -> dict[str, float]:
+        """error: mean distance of the things' surfaces to their goals [m]; moved: of everything else; tolerance."""
+        if self._start is None:
+            return {"error": -1.0, "moved": 0.0, "tolerance": self._tolerance}
+        with self._scene.lock:
+            now = self._poses()
+        moved = now @ np.linalg.inv(self._start)
+        pairs = zip(self._bodies, self._tracker.surfaces, self._tracker.motions, strict=True)
+        gaps = [
+            np.linalg.norm(transform_points(moved[b], s) - transform_points(M, s), axis=-1)
+            for b, s, M in pairs
+        ]
+        others = [b for b in self._rigid() if b not in self._bodies]
+        away = np.linalg.norm(now[others, :3, 3] - self._start[others, :3, 3], axis=-1)
+        return {
+            "error": float(np.concatenate(gaps).mean()),
+            "moved": float(away.max(initial=0.0)),
+            "tolerance": self._tolerance,
+        }
+
+
+def take_look(what: RigRun, seed: int, folder: Path) -> int:
+    """Write what the cameras see now as a capture, for `pointworld goal`. The arm stays disarmed.
+
+    Returns:
+        How many frames there are.
+    """
+    robot = RobotModel.load(what.rig.model_name)
+    task = make_task(what.run.task, seed, robot_tree(robot)) if what.rig.kind == "sim" else None
+    opened, _ = open_rig(
+        what.rig, robot, task=task, renderer=lambda t: _renderer(what, t), record=None
+    )
+    try:
+        frames = opened.rig.look().frames
+    finally:
+        opened.rig.close()
+    write_capture(
+        Capture(
+            frames=frames,
+            source="look",
+            T_world_base=np.eye(4),
+            joint_names=robot.joint_names,
+            robot=robot.name,
+        ),
+        folder,
+    )
+    return len(frames)

@@ -1,0 +1,292 @@
+"""Plan and act on a rig until a goal holds: look, plan, hand a chunk over, look again before it has run out.
+
+Where planning is quick, it overlaps the motion: the next plan starts from where the arm will be when it takes over.
+Where it is slow, the arm comes to rest after every part of a plan and waits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from pointworld.control.clock import Clock
+from pointworld.control.filming import look_record, plan_record
+from pointworld.control.planning import planning
+from pointworld.control.recording import Recorder
+from pointworld.control.rig import Look, Rig
+from pointworld.control.tasks import task_cost
+from pointworld.control.types import Chunk, ControlError, Reason
+from pointworld.errors import InputError
+from pointworld.plan.actions import Actions, ToolPathSpace
+from pointworld.plan.dynamics import Dynamics, PlanState
+from pointworld.plan.mpc import MpcSettings, MpcStep, run_mpc
+from pointworld.plan.planners import Planner
+from pointworld.plan.problem import PlanResult, Problem
+from pointworld.plan.tasks.seen import Seen
+
+#: After a part of a plan the arm stands this long after its time [s], where planning is slow.
+SETTLE = 0.4
+#: Planning overlaps the motion when it takes less than this share of it.
+QUICK = 0.8
+#: Times this near are the same [s].
+_SAME = 1e-3
+#: A goal must hold this long [s].
+HOLD = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RigResult:
+    """How a run on a rig went.
+
+    outcome: success, missed, lost (out of sight), fault or dry run. distance: mean of the chosen surfaces to their
+    goals at the end as the cameras see them [m], start_distance: before; None where nothing was seen. steps: of 0.1 s
+    carried out. plans: made; plan_seconds, look_seconds: mean time of one. frame_age: oldest frame that a plan was
+    made from, when planning started [s]. overlapped: plans made while the arm moved. reason: of a fault.
+    """
+
+    outcome: str
+    distance: float | None
+    start_distance: float | None
+    tolerance: float
+    steps: int
+    plans: int
+    plan_seconds: float
+    look_seconds: float
+    frame_age: float
+    overlapped: int
+    seconds: float
+    reason: str = ""
+
+
+class RigWorld:
+    """See `World`. Turns looks into what a planner knows, and its plans into timed chunks."""
+
+    def __init__(
+        self,
+        rig: Rig,
+        perceive: Callable[[Look], Seen],
+        *,
+        dry_run: bool = False,
+        recorder: Recorder | None = None,
+        dynamics: Dynamics,
+    ) -> None:
+        """Args: perceive: what a look shows of the task. dynamics: for the predictions that are recorded."""
+        self.rig, self._perceive, self.dry_run = rig, perceive, dry_run
+        self._recorder, self.dynamics = recorder, dynamics
+        self._seen: Seen | None = None
+        self._number, self._armed = 0, False
+        self._chunk: Chunk | None = None
+        self._handover = self._looked = -np.inf
+        self._spent: list[float] = []
+        self.look_seconds: list[float] = []
+        self.frame_ages: list[float] = []
+        self.overlapped, self._early = 0, False
+        self._plan: MpcStep | None = None
+
+    @property
+    def clock(self) -> Clock:
+        return self.rig.clock
+
+    def look(self) -> Seen:
+        """The last observation."""
+        assert self._seen is not None
+        return self._seen
+
+    @property
+    def error(self) -> float | None:
+        """Mean distance to the goals in the last look [m], None before the first."""
+        return None if self._seen is None else self._seen.error
+
+    def note(self, step: MpcStep) -> None:
+        """A plan was made: to be called before it is carried out."""
+        self._plan = step
+
+    def observe(self) -> PlanState:
+        """See `World`.
+
+        Raises:
+            ControlError: a frame or the arm's state is not fit to plan from.
+        """
+        begun = time.perf_counter()
+        look = self.rig.look()
+        self._seen, self._looked = self._ahead(self._perceive(look), look.time), self.clock.now()
+        self.frame_ages.append(self._looked - min((f.timestamp for f in look.frames), default=0.0))
+        self.look_seconds.append(time.perf_counter() - begun)
+        return self._seen.state
+
+    def _ahead(self, seen: Seen, now: float) -> Seen:
+        """What was seen, with the arm where it will be when the next chunk takes over."""
+        chunk = self._chunk
+        self._early = chunk is not None and now < self._handover - _SAME
+        if chunk is None or not self._early:
+            return seen
+        self.overlapped += 1
+        times = chunk.start_time + chunk.step_dt * np.arange(len(chunk.joint_positions))
+        joints, speeds = (
+            seen.state.joint_positions.clone(),
+            torch.zeros_like(seen.state.joint_positions),
+        )
+        for i, column in enumerate(chunk.joint_positions.T):
+            joints[i] = float(np.interp(self._handover, times, column))
+            pace = np.gradient(column, chunk.step_dt)
+            speeds[i] = float(np.interp(self._handover, times, pace))
+        state = replace(seen.state, joint_positions=joints, joint_velocities=speeds)
+        return replace(seen, state=state)
+
+    def execute(self, actions: Actions, steps: int) -> None:
+        """See `World`: hands the chunk over and waits until it is time to look again.
+
+        Raises:
+            ControlError: the chunk was refused, or the safety filter faulted.
+        """
+        if not self._armed:
+            self.rig.arm(dry_run=self.dry_run)
+            self._armed = True
+        now, part = self.clock.now(), steps * actions.step_dt
+        self._spent = [*self._spent[-2:], now - self._looked + self.look_seconds[-1]]
+        ahead = 1.2 * max(self._spent) if self.rig.real_time else 0.0
+        quick = ahead < QUICK * part
+        # Late by less than a part: the arm is on its way there, and the new chunk takes over in its middle.
+        start = self._handover if self._early and now < self._handover + part else now
+        self._chunk = self._make(actions, start, actions.num_steps if quick else steps + 1)
+        self.rig.submit(self._chunk)
+        self._handover = start + part
+        self._record()
+        if quick:
+            self.rig.wait(self._handover - ahead)
+        else:
+            self.rig.wait(self._handover + SETTLE)
+            self._chunk = None
+
+    def _make(self, actions: Actions, start: float, count: int) -> Chunk:
+        self._number += 1
+        return Chunk(
+            sequence=self._number,
+            start_time=start,
+            joint_positions=actions.joint_positions[0, :count, :-1].detach().double().numpy(),
+            step_dt=actions.step_dt,
+            gripper_width=actions.gripper_width[0, :count].detach().double().numpy(),
+        )
+
+    def _record(self) -> None:
+        """The last plan with its prediction, after it was handed over: nobody waits for it."""
+        if self._recorder is None or self._plan is None:
+            return
+        arrays = plan_record(
+            self._plan, self.look(), self.dynamics, look_seconds=self.look_seconds[-1]
+        )
+        self._recorder.plan(self._looked, arrays)
+
+    def hold(self, seconds: float) -> None:
+        """Come to rest, stand for a while, and look."""
+        self.rest()
+        self.rig.wait(self.clock.now() + SETTLE + seconds)
+        self.observe()
+        if self._recorder is not None:
+            self._recorder.plan(self._looked, look_record(self.look()))
+
+    def rest(self) -> None:
+        """Take no more plans until the next one."""
+        if self._armed:
+            self.rig.disarm()
+        self._armed, self._chunk = False, None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WatchedPlanner:
+    """A planner whose failure stops the arm: see `planning`. deadline: ten times this is too long [s]."""
+
+    planner: Planner
+    rig: Rig
+    deadline: float
+
+    def plan(self, problem: Problem, *, seed: int, budget_s: float | None = None) -> PlanResult:
+        """See `Planner.plan`."""
+        with planning(self.rig, self.rig.clock, deadline=self.deadline):
+            return self.planner.plan(problem, seed=seed, budget_s=budget_s)
+
+
+def run_on_rig(
+    world: RigWorld,
+    space: ToolPathSpace,
+    planner: Planner,
+    *,
+    table: float,
+    settings: MpcSettings,
+    seed: int,
+    depth: float = 0.0,
+) -> RigResult:
+    """Plan and act until the goal holds, the steps are used up, or something goes wrong.
+
+    Args:
+        table: its height [m]. settings: `tolerance` is the mean distance at which the goal counts as reached [m].
+    """
+    began, rounds, steps = time.perf_counter(), list[MpcStep](), 0
+    outcome, reason = "", ""
+
+    def note(step: MpcStep) -> None:
+        rounds.append(step)
+        world.note(step)
+
+    try:
+        while not outcome:
+            result = run_mpc(
+                world,
+                space,
+                world.dynamics,
+                planner,
+                lambda state: task_cost(world.look(), table, depth=depth),
+                lambda state: world.look().error,
+                settings=replace(settings, max_steps=settings.max_steps - steps),
+                seed=seed + steps,
+                on_round=note,
+            )
+            steps += result.steps
+            world.hold(HOLD)
+            if world.dry_run:
+                outcome = "dry run"
+            elif world.look().error <= settings.tolerance:
+                outcome = "success"
+            elif steps >= settings.max_steps or result.steps == 0:
+                outcome = "missed"
+    except ControlError as error:
+        outcome, reason = "fault", f"{error.reason.value}: {error}"
+    except InputError as error:
+        world.rig.stop(Reason.PLANNER_ERROR, str(error))
+        outcome, reason = "lost", str(error)
+    return _result(world, rounds, outcome, reason, steps, settings, time.perf_counter() - began)
+
+
+def _result(
+    world: RigWorld,
+    rounds: list[MpcStep],
+    outcome: str,
+    reason: str,
+    steps: int,
+    settings: MpcSettings,
+    seconds: float,
+) -> RigResult:
+    # A fault or a lost target comes before the steps of its plan are counted.
+    done = rounds[-1].step + settings.execute if rounds and reason else steps
+    return RigResult(
+        outcome=outcome,
+        distance=world.error,
+        start_distance=rounds[0].error if rounds else world.error,
+        tolerance=settings.tolerance,
+        steps=done,
+        plans=len(rounds),
+        plan_seconds=_mean([r.plan_seconds for r in rounds]),
+        look_seconds=_mean(world.look_seconds),
+        frame_age=max(world.frame_ages, default=0.0),
+        overlapped=world.overlapped,
+        seconds=seconds,
+        reason=reason,
+    )
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values)) if values else 0.0
