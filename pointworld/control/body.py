@@ -125,16 +125,28 @@ class ArmBody:
         between = places[:, first[near]] - places[:, second[near]]
         return float((np.sqrt((between * between).sum(-1)) - self.reach[near]).min())
 
-    def lowest(self, frames: np.ndarray) -> float:
-        """Lowest point of gripper and upper arm over all poses [m]; the first two frames stand on the table."""
+    def clearances(self, frames: np.ndarray) -> np.ndarray:
+        """(poses,) least distance of the arm to itself in each pose [m]; infinite where nothing is watched."""
+        if len(self.pairs) == 0:
+            return np.full(len(frames), np.inf)
+        places = self._sphere_places(frames)
+        between = places[:, self.pairs[:, 0]] - places[:, self.pairs[:, 1]]
+        return np.asarray((np.sqrt((between * between).sum(-1)) - self.reach).min(1))
+
+    def heights(self, frames: np.ndarray) -> np.ndarray:
+        """(poses,) lowest point of gripper and upper arm [m]; the first two frames stand on the table."""
         T = frames[:, -1]
-        low = float((self.gripper_points @ T[:, 2, :3].T + T[:, 2, 3]).min())
+        low = (self.gripper_points @ T[:, 2, :3].T + T[:, 2, 3]).min(0)
         last = len(self.axes)
         arm = (self.sphere_frames > 2) & (self.sphere_frames < last)
         if arm.any():
             heights = self._sphere_places(frames)[:, arm, 2] - self.radii[arm]
-            low = min(low, float(heights.min()))
-        return low
+            low = np.minimum(low, heights.min(1))
+        return np.asarray(low)
+
+    def lowest(self, frames: np.ndarray) -> float:
+        """Lowest point of gripper and upper arm over all poses [m]."""
+        return float(self.heights(frames).min())
 
     def _sphere_places(self, frames: np.ndarray) -> np.ndarray:
         T = frames[:, self.sphere_frames]

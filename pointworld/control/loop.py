@@ -39,9 +39,9 @@ class LoopConfig:
 class LoopStatus:
     """The loop after its last tick.
 
-    time: of that tick [s]. state: newest measurement, None before the first. commanded: (joints,) last command while
-    armed. holding: armed without a running chunk. chunk: highest sequence taken. limited: commands that fell short of
-    their target. worst_gap: longest time between ticks while armed [s].
+    time: of that tick [s]. state: newest measurement, None before the first. commanded, pace: (joints,) last command
+    while armed and its speed. holding: armed without a running chunk. chunk: highest sequence taken. limited: commands
+    that fell short of their target. worst_gap: longest time between ticks while armed [s].
     """
 
     time: float
@@ -55,6 +55,7 @@ class LoopStatus:
     ticks: int
     limited: int
     worst_gap: float
+    pace: np.ndarray | None = None
 
 
 class ControlLoop:
@@ -95,6 +96,7 @@ class ControlLoop:
                 ticks=self._ticks,
                 limited=self._limited,
                 worst_gap=self._worst,
+                pace=None if motion is None else motion.v,
             )
 
     def arm(self, *, dry_run: bool = False) -> None:
@@ -156,6 +158,41 @@ class ControlLoop:
             )
             if self.recorder is not None:
                 self.recorder.chunk(chunk, now)
+
+    def rehearse(self, chunk: Chunk, seconds: float) -> tuple[Reason, str]:
+        """What the filter would say to the first `seconds` of a chunk, if the arm followed exactly; nothing changes.
+
+        Raises:
+            ControlError: as `submit`.
+        """
+        with self._lock:
+            state, now = self._filter, self.clock.now()
+            if state.motion is None or state.measured is None:
+                raise ControlError(Reason.NOT_ARMED, "only an armed loop can rehearse")
+            executor = self._executor.submit(
+                chunk, now, state.motion.q, state.motion.v, ramp=self._ramp()
+            )
+            period, ramp = self.safety.config.period, self._ramp()
+        for _ in range(round(seconds / period)):
+            now += period
+            assert state.motion is not None and state.measured is not None
+            measured = dataclasses.replace(
+                state.measured,
+                time=now,
+                sequence=state.measured.sequence + 1,
+                joint_positions=state.motion.q,
+                joint_velocities=state.motion.v,
+            )
+            target = executor.target(now + period, ramp=ramp)
+            state, _ = self.safety.step(state, now, measured, target)
+            if state.mode is SafetyMode.FAULT:
+                return state.reason, state.message
+        return Reason.NONE, ""
+
+    def hold(self) -> None:
+        """Forget the chunk: come to rest along the way that was found free, and wait for the next one."""
+        with self._lock:
+            self._executor = self._executor.clear()
 
     def _ramp(self) -> Ramp:
         safety = self.safety.config

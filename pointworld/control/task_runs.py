@@ -33,11 +33,13 @@ from pointworld.errors import InputError
 from pointworld.files import atomic_path, write_json
 from pointworld.model.load import load
 from pointworld.plan import CEM, ICEM, MPPI, ConstantMotion, Gradient, ModelDynamics, Nevergrad
+from pointworld.plan.actions import ToolPathSpace
 from pointworld.plan.dynamics import Dynamics
 from pointworld.plan.mpc import MpcSettings
 from pointworld.plan.planners import Planner
 from pointworld.plan.simulator_dynamics import SimulatorDynamics
 from pointworld.plan.tasks import TASKS, Task, make_task
+from pointworld.plan.tasks.choice import PushChooser
 from pointworld.plan.tasks.pushing import Guided, RandomMotion, StraightPush
 from pointworld.plan.tasks.seen import CameraView, TrueView
 from pointworld.robot import RobotModel
@@ -122,17 +124,20 @@ def run_one(
         task, robot, _view(config, task, model), recorder=recorder, dry_run=config.dry_run
     )
     if recorder is not None:
-        film_simulation(recorder, world.arm, task.cameras, scene_renderer(config.renderer, *task.image))
+        film_simulation(
+            recorder, world.arm, task.cameras, scene_renderer(config.renderer, *task.image)
+        )
     dynamics = _dynamics(config, task, model)
+    space = task_space(task, robot, horizon=config.horizon, safety=world.loop.safety)
     rule = config.planner in RULES
     try:
         if record is not None:
             save_picture(world, record / "start.png", config)
         result = run_episode(
             world,
-            task_space(task, robot, horizon=config.horizon),
+            space,
             dynamics,
-            _planner(config, world),
+            _planner(config, world, space, dynamics),
             settings=MpcSettings(
                 execute=config.execute,
                 max_steps=config.execute if config.dry_run else config.max_steps,
@@ -180,16 +185,31 @@ def _dynamics(config: RunConfig, task: Task, model: Any) -> Dynamics:
     return ModelDynamics(model=model, gradients=config.planner == "gradient")
 
 
-def _planner(config: RunConfig, world: TaskWorld) -> Planner:
+def _planner(
+    config: RunConfig, world: TaskWorld, space: ToolPathSpace, dynamics: Dynamics
+) -> Planner:
     task = world.task
-    space = task_space(task, _robot(), horizon=config.horizon)
     table, depth = task.scene.table_height, held_depth(task)
-    if config.planner == "straight":
-        return StraightPush(space, world.look, table, depth=depth)
     if config.planner == "random":
         return RandomMotion(space=space)
+    if config.planner == "straight" or config.dynamics == "none":
+        again = config.planner != "straight"
+        return StraightPush(space, world.look, table, depth=depth, again=again)
+    chooser = PushChooser(
+        space=space,
+        dynamics=dynamics,
+        table=table,
+        depth=depth,
+        shortfall=world.allowed.shortfall,
+        draws=config.samples,
+    )
     return Guided(
-        planner=make_planner(config), space=space, look=world.look, table=table, depth=depth
+        planner=make_planner(config),
+        space=space,
+        look=world.look,
+        table=table,
+        depth=depth,
+        chooser=chooser,
     )
 
 
@@ -240,6 +260,11 @@ def run_many(
 
 
 def read_episode(path: Path, config: RunConfig) -> dict[str, Any]:
+    """An episode that was run before.
+
+    Raises:
+        InputError: the file comes from other settings, or is damaged.
+    """
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
         same = known["config"] == asdict(config)

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
+from pointworld.control.allowed import Allowed, joint_bounds
 from pointworld.control.backends.mujoco_arm import MujocoArm
 from pointworld.control.body import ArmBody, Space
 from pointworld.control.clock import ManualClock
@@ -16,7 +18,7 @@ from pointworld.control.limits import read_joint_limits
 from pointworld.control.loop import ControlLoop
 from pointworld.control.recording import Recorder
 from pointworld.control.safety import SafetyConfig, SafetyFilter
-from pointworld.control.types import Chunk, ControlError, SafetyMode
+from pointworld.control.types import Chunk, ControlError, Reason, SafetyMode
 from pointworld.data.families.tools import HeldTool
 from pointworld.data.motions import CLEARANCE
 from pointworld.data.simulator import import_mujoco
@@ -29,6 +31,7 @@ from pointworld.plan.costs import (
     KeepStill,
     PathLength,
     SceneCollision,
+    Strain,
     TaskPoints,
     Term,
 )
@@ -43,6 +46,10 @@ from pointworld.robot import RobotModel
 
 #: The loop stops to see whether the goal holds at this share of the tolerance.
 _REACHED = 0.75
+#: Shares of its speed at which a chunk is rehearsed, until the safety filter lets it pass.
+_SLOWER = (1.0, 0.7, 0.45, 0.25)
+#: A plan starts where the arm is commanded to be, or as near to that as this from where it is measured [rad].
+_SLACK = 0.05
 
 
 class View(Protocol):
@@ -86,6 +93,7 @@ class TaskWorld:
         )
         self.loop = ControlLoop(self.arm, safety, self.clock, recorder=recorder)
         self.arm.connect()
+        self.slowed, self.held = 0, 0
         self._chunks = 0
         self._seen: Seen | None = None
 
@@ -94,16 +102,33 @@ class TaskWorld:
         assert self._seen is not None
         return self._seen
 
+    @property
+    def allowed(self) -> Allowed:
+        """What the safety filter asks of plans."""
+        return Allowed(safety=self.loop.safety)
+
     def observe(self) -> PlanState:
-        """See `World`."""
+        """See `World`. The joints are those that are commanded, where the arm follows: a plan goes on from there."""
         mujoco = import_mujoco()
         mujoco.mj_forward(self.task.model, self.arm.data)
         joints = self.arm.data.qpos[self.arm.index.arm].copy()
-        self._seen = self.view.see(self.arm.data, joints)
-        return self._seen.state
+        seen, status = self.view.see(self.arm.data, joints), self.loop.status()
+        if status.commanded is not None and status.pace is not None:
+            measured = joints[:-1]
+            near = np.clip(status.commanded, measured - _SLACK, measured + _SLACK)
+            state = replace(
+                seen.state,
+                joint_positions=torch.from_numpy(np.append(near, joints[-1])),
+                joint_velocities=torch.from_numpy(np.append(status.pace, 0.0)),
+            )
+            seen = replace(seen, state=state)
+        self._seen = seen
+        return seen.state
 
     def execute(self, actions: Actions, steps: int) -> None:
         """See `World`: one chunk through the loop; its rest is replaced by the next one.
+
+        What the filter would refuse is not sent but slowed down; where that does not help, the arm comes to rest.
 
         Raises:
             ControlError: the safety filter faulted.
@@ -111,18 +136,35 @@ class TaskWorld:
         if self.loop.status().mode is SafetyMode.DISARMED:
             self.loop.arm(dry_run=self.dry_run)
         self._chunks += 1
-        width = actions.gripper_width[0].detach().double().numpy()
-        chunk = Chunk(
+        seconds = steps * actions.step_dt
+        for share in _SLOWER:
+            chunk = self._chunk(actions, share)
+            if self._passes(chunk, seconds):
+                self.slowed += int(share < 1.0)
+                self.loop.submit(chunk)
+                break
+        else:
+            self.held += 1
+            self.loop.hold()
+        self.run(seconds)
+        if self.verdict().moved >= STILL:
+            raise _Disturbed
+
+    def _chunk(self, actions: Actions, share: float) -> Chunk:
+        """A motion at a share of its speed."""
+        return Chunk(
             sequence=self._chunks,
             start_time=self.clock.now(),
             joint_positions=actions.joint_positions[0, :, :-1].detach().double().numpy(),
-            step_dt=actions.step_dt,
-            gripper_width=width,
+            step_dt=actions.step_dt / share,
+            gripper_width=actions.gripper_width[0].detach().double().numpy(),
         )
-        self.loop.submit(chunk)
-        self.run(steps * actions.step_dt)
-        if self.verdict().moved >= STILL:
-            raise _Disturbed
+
+    def _passes(self, chunk: Chunk, seconds: float) -> bool:
+        try:
+            return self.loop.rehearse(chunk, seconds)[0] is Reason.NONE
+        except ControlError:
+            return False
 
     def run(self, seconds: float) -> None:
         """Let the loop run.
@@ -166,24 +208,40 @@ def _allowed(task: Task) -> Space:
     return Space(lower=(0.2, -0.55, table), upper=(0.85, 0.55, 0.85), table=table, tool_speed=0.75)
 
 
-def task_space(task: Task, robot: RobotModel, *, horizon: int = 10) -> ToolPathSpace:
-    """What is searched over: paths of the upright hand above the table. Args: horizon: steps of 0.1 s."""
+def task_space(
+    task: Task, robot: RobotModel, *, horizon: int = 10, safety: SafetyFilter | None = None
+) -> ToolPathSpace:
+    """What is searched over: paths of the upright hand above the table.
+
+    Args:
+        horizon: steps of 0.1 s. safety: the filter whose limits of the joints the paths should keep.
+    """
     depth = held_depth(task)
     low = task.scene.table_height + (depth + CLEARANCE if depth else FLOOR)
     limits = PathLimits(
         workspace_lower=(0.30, -0.45, low),
         workspace_upper=(0.80, 0.45, 0.7),
-        speed=0.25,
+        speed=0.35,
         turn_speed=0.7,
     )
     body = Body.of(robot, step_dt=0.1, num_steps=horizon + 1, surface=96)
     return ToolPathSpace(
-        body=body, limits=limits, translation=(0.3, 0.3, 0.3), rotation=(0.0, 0.0, 1.2)
+        body=body,
+        limits=limits,
+        translation=(0.3, 0.3, 0.3),
+        rotation=(0.0, 0.0, 1.2),
+        bounds=None if safety is None else joint_bounds(safety.limits),
     )
 
 
-def task_cost(seen: Seen, table: float, *, depth: float = 0.0, uncertainty: float = 0.0) -> CostSum:
-    """What is minimised: goals reached, hand behind the target, others left alone, a short and possible path."""
+def task_cost(
+    seen: Seen, table: float, *, depth: float = 0.0, allowed: Allowed | None = None
+) -> CostSum:
+    """What is minimised: goals reached, hand behind the target, others left alone, a short and possible path.
+
+    Args:
+        allowed: what the arm's safety filter asks for; it also knows the table. None = the table alone.
+    """
     points, places = seen.points[seen.grip], seen.places[seen.grip]
     push = plan_push(seen, table, depth=depth)
     behind = float(np.linalg.norm(push.contact[:2] - points.mean(0)[:2])) + 0.005
@@ -197,12 +255,13 @@ def task_cost(seen: Seen, table: float, *, depth: float = 0.0, uncertainty: floa
         ),
         Term(name="length", cost=PathLength(), weight=0.002),
         Term(name="feasible", cost=Infeasible(), weight=1.0),
-        Term(
-            name="table",
-            cost=SceneCollision(index=seen.index[:0], floor=table + 0.002, margin=0.01),
-            weight=0.01,
-        ),
+        Term(name="strain", cost=Strain(), weight=0.02),
     ]
+    if allowed is not None:
+        terms.append(Term(name="allowed", cost=allowed, weight=0.1))
+    else:
+        floor = SceneCollision(index=seen.index[:0], floor=table + 0.002, margin=0.01)
+        terms.append(Term(name="table", cost=floor, weight=0.01))
     if len(seen.still_index):
         terms.append(Term(name="still", cost=KeepStill(index=seen.still_index), weight=300.0))
     return CostSum(tuple(terms))
@@ -215,7 +274,8 @@ class EpisodeResult:
     outcome: success, missed, disturbed (something that should stay has moved), lost (out of sight) or fault.
     error: of the truth at the end [m or rad]. distance: mean of the task points to their goals [m]. moved: of what
     should stay [m]. steps: of 0.1 s carried out. plans: made; plan_seconds: mean time of one. reason: of a fault.
-    perceived: error that the last observation showed [m].
+    perceived: error that the last observation showed [m]. slowed, held: chunks that the safety filter would have
+    refused and that were sent more slowly, or not at all.
     """
 
     outcome: str
@@ -229,6 +289,8 @@ class EpisodeResult:
     plans: int
     plan_seconds: float
     seconds: float
+    slowed: int = 0
+    held: int = 0
     reason: str = ""
 
 
@@ -249,63 +311,92 @@ def run_episode(
         settings: `tolerance` is replaced by the task's.
         corrects: stop when the goal seems reached, and go on if it did not hold; False for a fixed motion.
     """
-    started, task = time.perf_counter(), world.task
-    start = world.verdict()
-    table, depth = task.scene.table_height, held_depth(task)
-    near = _REACHED * start.distance * task.tolerance / start.error
+    started, start = time.perf_counter(), world.verdict()
     rounds: list[MpcStep] = []
-    outcome, reason, steps = "", "", 0
 
     def note(step: MpcStep) -> None:
         rounds.append(step)
         if on_round is not None:
             on_round(step)
 
+    reached = _REACHED * start.distance * world.task.tolerance / start.error
+    settings = replace(settings, tolerance=reached if corrects else -1.0)
+    tries = _Tries(world, space, dynamics, planner, settings=settings, seed=seed, note=note)
+    outcome, reason, steps = "", "", 0
     try:
-        while not outcome:
-            result = run_mpc(
-                world,
-                space,
-                dynamics,
-                planner,
-                lambda state: task_cost(world.look(), table, depth=depth),
-                lambda state: world.look().error,
-                settings=replace(
-                    settings,
-                    tolerance=near if corrects else -1.0,
-                    max_steps=settings.max_steps - steps,
-                ),
-                seed=seed + steps,
-                on_round=note,
-            )
-            steps += result.steps
-            verdict = world.hold()
-            if verdict.good:
-                outcome = "success"
-            elif steps >= settings.max_steps or world.dry_run:
-                outcome = "dry run" if world.dry_run else "missed"
-            elif result.steps == 0:
-                # It looks reached and is not: looking again would change nothing.
-                outcome = "missed"
+        outcome, steps = tries.run()
     except _Disturbed:
-        outcome = "disturbed"
+        outcome, steps = "disturbed", rounds[-1].step + settings.execute if rounds else 0
     except ControlError as error:
         outcome, reason = "fault", f"{error.reason.value}: {error}"
     except InputError as error:
         outcome, reason = "lost", str(error)
     verdict = world.verdict()
-    spent = [r.plan_seconds for r in rounds]
     return EpisodeResult(
         outcome=outcome,
         error=verdict.error,
         distance=verdict.distance,
         start_distance=start.distance,
         moved=verdict.moved,
-        tolerance=task.tolerance,
+        tolerance=world.task.tolerance,
         perceived=world.look().error,
-        steps=(rounds[-1].step + settings.execute) if rounds and outcome == "disturbed" else steps,
+        steps=steps,
         plans=len(rounds),
-        plan_seconds=float(np.mean(spent)) if spent else 0.0,
+        plan_seconds=float(np.mean([r.plan_seconds for r in rounds])) if rounds else 0.0,
         seconds=time.perf_counter() - started,
+        slowed=world.slowed,
+        held=world.held,
         reason=reason,
     )
+
+
+class _Tries:
+    """Plans and acts until the goal holds; what only seemed reached is tried again."""
+
+    def __init__(
+        self,
+        world: TaskWorld,
+        space: ToolPathSpace,
+        dynamics: Dynamics,
+        planner: Planner,
+        *,
+        settings: MpcSettings,
+        seed: int,
+        note: Callable[[MpcStep], None],
+    ) -> None:
+        self._world, self._space, self._dynamics, self._planner = world, space, dynamics, planner
+        self._settings, self._seed, self._note = settings, seed, note
+
+    def run(self) -> tuple[str, int]:
+        """Outcome and steps.
+
+        Raises:
+            ControlError: the safety filter faulted. InputError: the target is out of sight.
+        """
+        steps, most = 0, self._settings.max_steps
+        while True:
+            taken = self._once(steps)
+            steps += taken
+            if self._world.hold().good:
+                return "success", steps
+            if self._world.dry_run:
+                return "dry run", steps
+            # Where it looks reached at once and is not, looking again would change nothing.
+            if steps >= most or taken == 0:
+                return "missed", steps
+
+    def _once(self, steps: int) -> int:
+        world, settings = self._world, self._settings
+        table, depth = world.task.scene.table_height, held_depth(world.task)
+        result = run_mpc(
+            world,
+            self._space,
+            self._dynamics,
+            self._planner,
+            lambda state: task_cost(world.look(), table, depth=depth, allowed=world.allowed),
+            lambda state: world.look().error,
+            settings=replace(settings, max_steps=settings.max_steps - steps),
+            seed=self._seed + steps,
+            on_round=self._note,
+        )
+        return result.steps

@@ -16,7 +16,7 @@ import torch
 
 from pointworld.errors import InputError
 from pointworld.plan.arm_chain import ArmChain
-from pointworld.plan.follow import follow_path, pose_error
+from pointworld.plan.follow import JointBounds, follow_path, pose_error, take_over
 from pointworld.plan.rotations import rotation_exp, rotation_log
 from pointworld.plan.samplers import spline_basis
 from pointworld.plan.self_collision import SelfCollision
@@ -103,8 +103,12 @@ class ActionSpace(Protocol):
         """(knots, dims) the plan that stays where it is."""
         ...
 
-    def decode(self, joints: Tensor, plans: Tensor) -> Actions:
-        """Motions of plans (samples, knots, dims) from the joint positions (joints,) now."""
+    def decode(self, joints: Tensor, plans: Tensor, *, speeds: Tensor | None = None) -> Actions:
+        """Motions of plans (samples, knots, dims) from the joint positions (joints,) now.
+
+        Args:
+            speeds: (joints,) that the arm has already [rad/s]; None = at rest.
+        """
         ...
 
     def shift(self, plan: Tensor, steps: int) -> Tensor:
@@ -191,6 +195,7 @@ class ToolPathSpace:
     dims: translation in base axes [m] (3), rotation vector in base axes [rad] (3), change of the width [m] (1). The
     pose at a time is (p_now + translation, exp(rotation) R_now), with a natural cubic spline between the knots.
     translation, rotation: bounds of a knot per axis; a zero fixes that axis. width: bound of its change.
+    bounds: limits of the joints where they are stricter than the robot's own.
     """
 
     body: Body
@@ -199,6 +204,7 @@ class ToolPathSpace:
     translation: tuple[float, float, float] = (0.3, 0.3, 0.2)
     rotation: tuple[float, float, float] = (0.0, 0.0, 0.8)
     width: float = 0.0
+    bounds: JointBounds | None = None
 
     def __post_init__(self) -> None:
         _check_space(self.knots, (*self.translation, *self.rotation, self.width))
@@ -219,7 +225,7 @@ class ToolPathSpace:
         """See `ActionSpace`."""
         return torch.zeros(self.knots, 7, dtype=torch.float64)
 
-    def decode(self, joints: Tensor, plans: Tensor) -> Actions:
+    def decode(self, joints: Tensor, plans: Tensor, *, speeds: Tensor | None = None) -> Actions:
         """See `ActionSpace`."""
         body, limits = self.body, self.limits
         joints = joints.to(plans)
@@ -233,7 +239,9 @@ class ToolPathSpace:
         turns = limit_speed(plans.new_zeros(3), path[..., 3:6], limits.turn_speed * body.step_dt)
         width = _width_path(body, joints, path[..., 6], limits)
         wanted = _poses(rotation_exp(turns) @ now[:3, :3], places)
-        arm = follow_path(body.chain, start, wanted, step_dt=body.step_dt)
+        arm = follow_path(body.chain, start, wanted, step_dt=body.step_dt, bounds=self.bounds)
+        if speeds is not None:
+            arm = take_over(arm, speeds[list(body.chain.columns)], body.step_dt)
         return body.measure(joints, arm, width, wanted, limits)
 
     def shift(self, plan: Tensor, steps: int) -> Tensor:
@@ -278,7 +286,7 @@ class JointPathSpace:
         """See `ActionSpace`."""
         return torch.zeros(self.knots, len(self.body.chain.columns) + 1, dtype=torch.float64)
 
-    def decode(self, joints: Tensor, plans: Tensor) -> Actions:
+    def decode(self, joints: Tensor, plans: Tensor, *, speeds: Tensor | None = None) -> Actions:
         """See `ActionSpace`."""
         body, chain = self.body, self.body.chain
         joints = joints.to(plans)
@@ -288,6 +296,8 @@ class JointPathSpace:
         high = torch.maximum(chain.upper.to(plans), start)
         wanted = torch.minimum(torch.maximum(start + path[..., :-1], low), high)
         arm = limit_rate(start, wanted, self.speed * body.step_dt * chain.velocity.to(plans))
+        if speeds is not None:
+            arm = take_over(arm, speeds[list(chain.columns)], body.step_dt)
         width = _width_path(body, joints, path[..., -1], self.limits)
         return body.measure(joints, arm, width, None, self.limits)
 

@@ -24,7 +24,7 @@ class PlanState:
 
     scene: points in the base frame. joint_positions: (joints,) in the robot's order.
     task_index: (chosen,) int64 points that the task is about; dynamics may keep them in view.
-    velocities: (points, 3) [m/s], None = at rest.
+    velocities: (points, 3) [m/s], None = at rest. joint_velocities: (joints,) [rad/s], None = at rest.
     physics, point_bodies: for the simulator alone: its full state vector, and the body (points,) every point lies on.
     """
 
@@ -32,6 +32,7 @@ class PlanState:
     joint_positions: Tensor
     task_index: Tensor | None = None
     velocities: Tensor | None = None
+    joint_velocities: Tensor | None = None
     physics: np.ndarray | None = None
     point_bodies: np.ndarray | None = None
 
@@ -42,6 +43,11 @@ class PlanState:
         if self.velocities is not None and tuple(self.velocities.shape) != (count, 3):
             raise InputError(
                 f"velocities are {tuple(self.velocities.shape)}, expected ({count}, 3)"
+            )
+        speeds = self.joint_velocities
+        if speeds is not None and speeds.shape != self.joint_positions.shape:
+            raise InputError(
+                f"joint_velocities are {tuple(speeds.shape)}, expected {tuple(self.joint_positions.shape)}"
             )
         if self.point_bodies is not None and self.point_bodies.shape != (count,):
             raise InputError(f"point_bodies is {self.point_bodies.shape}, expected ({count},)")
@@ -86,7 +92,7 @@ def make_problem(
     """
 
     def evaluate(plans: Tensor) -> Tensor:
-        actions = space.decode(state.joint_positions, plans)
+        actions = space.decode(state.joint_positions, plans, speeds=state.joint_velocities)
         return cost(dynamics.rollout(state, actions))
 
     return Problem(

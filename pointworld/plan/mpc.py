@@ -107,7 +107,9 @@ def run_mpc(
         )
         plan = planner.plan(problem, seed=next(seeds), budget_s=settings.budget_s)
         with torch.no_grad():
-            actions = space.decode(state.joint_positions, plan.actions[None])
+            actions = space.decode(
+                state.joint_positions, plan.actions[None], speeds=state.joint_velocities
+            )
         spent = time.perf_counter() - start
         rounds.append(MpcStep(step=step, error=now, plan=plan, actions=actions, plan_seconds=spent))
         if on_round is not None:

@@ -13,7 +13,7 @@ from pointworld.geometry import transform_points
 from pointworld.plan.actions import Body, ToolPathSpace
 from pointworld.plan.tasks import TASKS, Judge, Task, make_task
 from pointworld.plan.tasks.draw import FAR, FAR_ANGLE
-from pointworld.plan.tasks.pushing import Push, path_plan, plan_push, waypoints
+from pointworld.plan.tasks.push_paths import Push, at_contact, path_plan, plan_push, waypoints
 from pointworld.plan.tasks.seen import TrueView, register
 from pointworld.plan.tasks.task import STILL
 from pointworld.robot import RobotModel
@@ -138,10 +138,11 @@ def test_a_push_goes_through_the_target_towards_the_goal(box: Task) -> None:
 def test_the_hand_goes_over_things_and_comes_down_behind() -> None:
     push = Push(contact=np.array([0.5, 0.0, 0.03]), ahead=np.array([0.0, 1.0]), way=0.1, over=0.2)
     low = waypoints(np.array([0.4, 0.1, 0.03]), push)
-    assert [p[2] for p in low] == [0.2, 0.2, 0.03, 0.03]
-    assert np.allclose(low[0][:2], [0.4, 0.1]) and np.allclose(low[2], push.behind)
-    assert len(waypoints(np.array([0.4, 0.1, 0.25]), push)) == 3
-    assert len(waypoints(np.append(push.behind[:2], 0.1), push)) == 2
+    above = np.append(push.behind[:2], 0.2)
+    assert np.allclose(low, [[0.4, 0.1, 0.2], above]), "straight up, then over: no corner before"
+    assert np.allclose(waypoints(np.array([0.4, 0.1, 0.25]), push), [above])
+    assert np.allclose(waypoints(np.append(push.behind[:2], 0.1), push), [push.behind])
+    assert at_contact(push.behind, push) and not at_contact(above, push)
     assert np.allclose(waypoints(push.behind, push), [push.end])
     assert np.allclose(push.end, [0.5, 0.1, 0.03])
 
@@ -151,7 +152,7 @@ def test_a_path_keeps_its_speed_and_turns_by_less_than_a_quarter(
 ) -> None:
     space = ToolPathSpace(body=body, rotation=(0.0, 0.0, 1.2))
     pose = robot.tool_pose(home).numpy()
-    plan = path_plan(space, pose, [pose[:3, 3] + (0.0, 0.5, 0.0)], 2.8)
+    plan = path_plan(space, pose, [pose[:3, 3] + (0.0, 0.5, 0.0)], 2.8, 0.2)
     assert np.allclose(plan[:, 1].numpy(), [0.05, 0.1, 0.15, 0.2])
     assert torch.allclose(plan[:, [0, 2]], torch.zeros(4, 2, dtype=torch.float64))
     assert float(plan[:, 5].abs().max()) <= np.pi / 2

@@ -14,6 +14,7 @@ from pointworld.plan.costs.learned import LearnedCost as LearnedCost
 from pointworld.plan.costs.path_length import PathLength as PathLength
 from pointworld.plan.costs.reach import Reach as Reach
 from pointworld.plan.costs.smoothness import Smoothness as Smoothness
+from pointworld.plan.costs.strain import Strain as Strain
 from pointworld.plan.costs.task_points import TaskPoints as TaskPoints
 from pointworld.plan.costs.task_points import TaskSurface as TaskSurface
 from pointworld.plan.costs.uncertainty import Uncertainty as Uncertainty

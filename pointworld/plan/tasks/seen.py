@@ -40,7 +40,7 @@ class Seen:
     grip_index: those of them that the hand should act on. still_index: points that should stay.
     error: mean distance to the goals over the whole target, seen or not [m]. points, places: the whole target's
     surface now and its goals (all, 3) [m], grip: (all,) where the hand should act. top: height of what stands
-    around [m].
+    around [m]. groups: (all,) which of several targets each belongs to, None = there is one.
     """
 
     state: PlanState
@@ -51,6 +51,12 @@ class Seen:
     places: np.ndarray
     grip: np.ndarray
     top: float
+    groups: np.ndarray | None = None
+
+    @property
+    def owner(self) -> np.ndarray:
+        """(all,) number of the target that a point of `points` belongs to."""
+        return np.zeros(len(self.points), dtype=np.int64) if self.groups is None else self.groups
 
     @property
     def index(self) -> Tensor:
@@ -101,6 +107,7 @@ class TrueView:
             places=task.goals,
             grip=task.grip,
             top=float(points[:, 2].max()),
+            groups=np.repeat(np.arange(len(task.targets)), [len(t.points) for t in task.targets]),
         )
 
 
@@ -191,6 +198,7 @@ class CameraView:
             places=np.concatenate(places),
             grip=self._grip,
             top=float(max(points[rest, 2].max(initial=-1.0), whole[:, 2].max())),
+            groups=owner,
         )
 
     def _floor(self, whole: np.ndarray) -> float:

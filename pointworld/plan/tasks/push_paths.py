@@ -1,0 +1,207 @@
+"""Where a hand has to be and go to push something on a table; plans of the next second of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pointworld.data.motions import CLEARANCE, TIP
+from pointworld.plan.actions import ToolPathSpace
+from pointworld.plan.tasks.seen import Seen
+
+Tensor = torch.Tensor
+
+#: Half the thickness of closed fingers, the gap before contact, and how far above everything the hand travels [m].
+FINGER, _GAP, _OVER = 0.012, 0.02, 0.04
+#: The gap where the hand acts on a handle: there is little room behind one [m].
+_HANDLE_GAP = 0.003
+#: Speed of a push, and of the way there and down to it [m/s].
+PUSH_SPEED, _TRAVEL_SPEED, _DOWN_SPEED = 0.15, 0.3, 0.2
+#: Fingertips stay this far above the table, more than the safety filter asks for [m].
+FLOOR = TIP + 0.010
+#: The hand waits above for its turn when it is further than this from its yaw [rad].
+_TURNED = 0.2
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Push:
+    """A straight push on the table.
+
+    contact: (3,) tool place where it touches. ahead: (2,) unit direction. way: length [m]. over: height to travel at.
+    gap: how far behind the contact the hand comes down [m].
+    """
+
+    contact: np.ndarray
+    ahead: np.ndarray
+    way: float
+    over: float
+    gap: float = _GAP
+
+    @property
+    def behind(self) -> np.ndarray:
+        """(3,) where the hand comes down."""
+        step = np.append(self.gap * self.ahead, 0.0)
+        return np.asarray(self.contact - step)
+
+    @property
+    def end(self) -> np.ndarray:
+        """(3,) where the hand stops."""
+        return np.asarray(self.contact + np.append(self.way * self.ahead, 0.0))
+
+    @property
+    def yaw(self) -> float:
+        """Heading [rad]."""
+        return math.atan2(self.ahead[1], self.ahead[0])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Aim:
+    """What a push needs to know of its target. points, goals: (points, 3), of what the hand should act on.
+
+    low: lowest height of the tool over the table [m]. top: height of what stands around. depth: of a held tool.
+    """
+
+    points: np.ndarray
+    goals: np.ndarray
+    table: float
+    depth: float
+    top: float
+    gap: float
+
+    @staticmethod
+    def of(seen: Seen, table: float, depth: float, chosen: np.ndarray | None = None) -> Aim:
+        """Args: chosen: (all,) which points of the target to act on, None = all that are to be gripped."""
+        where = seen.grip if chosen is None else chosen
+        return Aim(
+            points=seen.points[where],
+            goals=seen.places[where],
+            table=table,
+            depth=depth,
+            top=seen.top,
+            gap=_GAP if seen.grip.all() else _HANDLE_GAP,
+        )
+
+    @property
+    def way(self) -> np.ndarray:
+        """(2,) from the centre to its goal."""
+        return np.asarray((self.goals - self.points).mean(0)[:2])
+
+    @property
+    def left(self) -> float:
+        """Angle about the vertical that is still to be turned [rad]."""
+        p, q = (v[:, :2] - v[:, :2].mean(0) for v in (self.points, self.goals))
+        return float(np.arctan2((p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0]).sum(), (p * q).sum()))
+
+    def half_width(self, ahead: np.ndarray) -> float:
+        """Of the target across a heading (2,) [m]."""
+        side = np.array([-ahead[1], ahead[0]])
+        return float(np.abs((self.points[:, :2] - self.points[:, :2].mean(0)) @ side).max())
+
+    def push(self, ahead: np.ndarray, offset: float, way: float) -> Push:
+        """Args: ahead: (2,) unit. offset: of the contact from the centre, to the left [m]. way: of the push [m]."""
+        points = self.points
+        centre, side = points.mean(0), np.array([-ahead[1], ahead[0]])
+        flat = points[:, :2] - centre[:2]
+        near = np.abs(flat @ side - offset) < 0.015
+        back = float((flat[near] @ ahead).min()) if near.any() else float((flat @ ahead).min())
+        low = self.table + self.depth + (CLEARANCE if self.depth else FLOOR)
+        middle = 0.5 * float(points[:, 2].min() + points[:, 2].max())
+        height = low if self.depth else max(low, middle)
+        xy = centre[:2] + (back - FINGER) * ahead + offset * side
+        over = max(self.top + self.depth + _OVER, height + 0.05)
+        return Push(
+            contact=np.append(xy, height),
+            ahead=ahead,
+            way=way,
+            over=min(over, self.table + self.depth + 0.28),
+            gap=self.gap,
+        )
+
+
+def plan_push(seen: Seen, table: float, *, depth: float = 0.0, turn: bool = False) -> Push:
+    """The push that carries the target's centre to its goal.
+
+    Args:
+        table: height of the table [m]. depth: length of a tool in the hand, below the fingertips [m].
+        turn: touch beside the centre, on the side that also turns the target as it should.
+    """
+    aim = Aim.of(seen, table, depth)
+    length = float(np.linalg.norm(aim.way))
+    ahead = aim.way / length if length > 1e-6 else np.array([1.0, 0.0])
+    # Touching right of the centre turns to the left.
+    share = -0.5 * float(np.clip(aim.left / 0.4, -1.0, 1.0)) if turn else 0.0
+    return aim.push(ahead, share * aim.half_width(ahead), length)
+
+
+def at_contact(tool: np.ndarray, push: Push) -> bool:
+    """Whether a tool at (3,) is low and right behind the target."""
+    gap = tool[:2] - push.contact[:2]
+    along = float(gap @ push.ahead)
+    beside = abs(float(gap @ np.array([-push.ahead[1], push.ahead[0]])))
+    down = tool[2] < push.contact[2] + 0.02
+    return bool(down and beside < 0.012 and -2.5 * push.gap - 0.01 < along < 0.012)
+
+
+def waypoints(tool: np.ndarray, push: Push, *, pushing: bool = False) -> list[np.ndarray]:
+    """Places (3,) that the tool should pass next: up and over; from there down behind the target; from there ahead.
+
+    The corners before and after the way down are not cut: what is beyond them comes when the hand is there.
+
+    Args:
+        pushing: the hand is known to be at the target already.
+    """
+    if pushing or at_contact(tool, push):
+        return [push.end]
+    above = np.append(push.behind[:2], push.over)
+    if float(np.linalg.norm(tool[:2] - push.behind[:2])) < 0.012:
+        return [push.behind]
+    if tool[2] < push.over - 0.02:
+        return [np.append(tool[:2], push.over), above]
+    return [above]
+
+
+def turn_left(pose: np.ndarray, yaw: float) -> float:
+    """Angle by which a hand at (4, 4) should turn so that its flat side faces `yaw`; half turns make no difference."""
+    now = math.atan2(pose[1, 0], pose[0, 0])
+    left = (yaw - now + math.pi / 2) % math.pi - math.pi / 2
+    # The wrist would reach its limit beyond a quarter turn from straight ahead.
+    return float(np.clip(now + left, -1.5, 1.5)) - now
+
+
+def path_plan(
+    space: ToolPathSpace, pose: np.ndarray, stops: list[np.ndarray], yaw: float, speed: float
+) -> Tensor:
+    """Knots (knots, dims) that follow the stops at an even speed while the hand turns towards `yaw`.
+
+    Args:
+        pose: (4, 4) tool now. yaw: heading of the fingers' flat side [rad]. speed: [m/s].
+    """
+    horizon = space.body.step_dt * (space.body.num_steps - 1)
+    places = np.stack([pose[:3, 3], *stops])
+    travelled = np.append(0.0, np.cumsum(np.linalg.norm(np.diff(places, axis=0), axis=-1)))
+    times = horizon * (np.arange(space.knots) + 1) / space.knots
+    plan = space.rest()
+    for axis in range(3):
+        reached = np.interp(speed * times, travelled, places[:, axis])
+        plan[:, axis] = torch.from_numpy(reached - pose[axis, 3])
+    left = turn_left(pose, yaw)
+    plan[:, 5] = torch.from_numpy(np.sign(left) * np.minimum(abs(left), 0.6 * times))
+    return torch.minimum(torch.maximum(plan, space.lower), space.upper)
+
+
+def push_plan(space: ToolPathSpace, seen: Seen, push: Push, *, pushing: bool = False) -> Tensor:
+    """Knots of the next second of a push."""
+    pose = space.body.robot.tool_pose(seen.state.joint_positions).numpy()
+    tool = pose[:3, 3]
+    stops = waypoints(tool, push, pushing=pushing)
+    speed = _TRAVEL_SPEED
+    if stops[0] is push.end or np.allclose(stops[0], push.end):
+        speed = PUSH_SPEED
+    elif np.allclose(stops[0], push.behind):
+        speed = _DOWN_SPEED
+        if abs(turn_left(pose, push.yaw)) > _TURNED:
+            stops = [np.append(push.behind[:2], max(push.over, tool[2]))]
+    return path_plan(space, pose, stops, push.yaw, speed)
