@@ -4,7 +4,7 @@
 
 Every scene is a simulated tabletop of shapes that the shipped checkpoint was not trained on, in which something moves.
 Gaussians are fitted to the first images of three cameras, moved by the model's flow, by nothing but the robot's
-commanded motion, and by the true flow of the same points; rendered from the same cameras at later steps, they are
+commanded motion, and by the true flow of the same points; what no camera saw of the table is filled in; rendered from the same cameras at later steps, they are
 compared with the simulator's images of those steps. "moving" are pixels that show a moved object then or at time 0;
 the robot's own pixels do not count there. One row more has nothing move at all, the robot neither.
 """
@@ -17,12 +17,14 @@ import math
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from pointworld.cli.splat_future import robot_parts
+from pointworld.cli.splat_future import fill_unseen, robot_parts, robot_views
+from pointworld.cli.splat_pictures import Look
 from pointworld.data import (
     Clip,
     ClipView,
@@ -42,18 +44,19 @@ from pointworld.robot import RobotModel
 from pointworld.train import flow_errors
 from splat.fit import FitConfig, fit, split_views
 from splat.fit.optimise import render
-from splat.future import TrueFrame, bind_future, compare_futures, future_scenes
+from splat.future import TrueFrame, bind_future, compare_futures, future_scenes, part_owners
 from splat.raster import get_rasterizer
 from splat.types import GaussianScene
 
 Tensor = torch.Tensor
 
-NAMES = ("model", "no_motion", "true_flow", "nothing_at_all")
+NAMES = ("nothing_at_all", "no_motion", "model", "true_flow", "true_flow_not_filled")
 WORDS = {
     "model": "the model's flow",
     "no_motion": "no motion of the scene",
     "true_flow": "the true flow (ceiling)",
-    "nothing_at_all": "nothing moves, the robot neither",
+    "true_flow_not_filled": "the true flow, places that no camera saw left empty",
+    "nothing_at_all": "nothing, the robot neither",
 }
 
 
@@ -82,7 +85,7 @@ def one_scene(
     model: WorldModel,
     robot: RobotModel,
     args: argparse.Namespace,
-) -> tuple[dict[str, object], np.ndarray]:
+) -> tuple[dict[str, Any], np.ndarray]:
     """All scores of one clip, and a row of pictures of its last step."""
     began = time.process_time()
     training, _ = split_views(clip_to_capture(clip), max_width=320, holdout=0)
@@ -91,12 +94,22 @@ def one_scene(
     )
     scene = fit(training, config).scene
     fitted = time.process_time()
-    sample = clip_to_sample(clip, robot, surface=500, mask="robot", seed=args.seed)
+    sample = clip_to_sample(clip, robot, surface=500, seed=args.seed)
     predicted = model.predict(sample.scene, sample.robot).displacements
     flows = {"model": predicted, "no_motion": 0 * predicted, "true_flow": sample.displacements}
     parts = robot_parts(robot, clip.joint_positions, np.eye(4), seed=args.seed)
-    bound = bind_future(scene, sample.scene.points, parts=parts)
+    rasterizer = get_rasterizer()
+    points = sample.scene.points
+    looks = [
+        Look(viewmat=view.viewmat, K=view.K, size=(view.width, view.height)) for view in training
+    ]
+    views = robot_views(scene, looks, robot, clip.joint_positions[0], np.eye(4), rasterizer)
+    owner = part_owners(scene, parts, views=views, rasterizer=rasterizer)
+    filled, owners = fill_unseen(scene, points.double().numpy(), looks, owner, rasterizer)
+    bound = bind_future(filled, points, parts=parts, owner=owners)
     futures = {name: future_scenes(bound, flow) for name, flow in flows.items()}
+    unfilled = bind_future(scene, points, parts=parts, owner=owner)
+    futures["true_flow_not_filled"] = future_scenes(unfilled, sample.displacements)
     futures["nothing_at_all"] = [scene] * clip.num_steps
     steps = [int(step) for step in args.steps.split(",")]
     frames = [
@@ -106,12 +119,11 @@ def one_scene(
             clip.views, generator.views_at(clip.seed, clip.index, step), strict=True
         )
     ]
-    rasterizer = get_rasterizer()
     scores = compare_futures(futures, frames, rasterizer)
     first = [true_frame(clip, view, view, 0) for view in clip.views]
     errors = flow_errors(predicted, sample.displacements, ~sample.on_moving_body)
     still = flow_errors(0 * predicted, sample.displacements, ~sample.on_moving_body)
-    row: dict[str, object] = {
+    row: dict[str, Any] = {
         "clip": clip.key,
         "family": clip.family,
         "now": compare_futures({"now": [scene]}, first, rasterizer)["now"],
@@ -152,30 +164,23 @@ def picture_row(
     return (torch.cat([*tiles, outlined], 1) * 255).round().to(torch.uint8).numpy()
 
 
-def summary(rows: list[dict[str, object]]) -> dict[str, dict[str, float]]:
+def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Means over scenes, with their standard errors."""
     result = {}
     for name in NAMES:
         found: dict[str, float] = {}
         for key in ("psnr", "psnr_moving"):
-            values = np.array([row[name][key] for row in rows])  # type: ignore[index]
+            values = np.array([row[name][key] for row in rows])
             found[key] = float(values.mean())
             found[f"{key}_error"] = float(values.std() / math.sqrt(len(values)))
         result[name] = found
-    gain = np.array(
-        [
-            [
-                row[name]["psnr_moving"] - row["no_motion"]["psnr_moving"]
-                for name in ("model", "true_flow")
-            ]  # type: ignore[index]
-            for row in rows
-        ]
-    )
+    moving = {name: np.array([row[name]["psnr_moving"] for row in rows]) for name in NAMES}
+    gain = {name: moving[name] - moving["no_motion"] for name in ("model", "true_flow")}
     result["gain_moving"] = {
-        "model": float(gain[:, 0].mean()),
-        "true_flow": float(gain[:, 1].mean()),
-        "share": float(gain[:, 0].mean() / gain[:, 1].mean()),
-        "model_better_than_no_motion": float((gain[:, 0] > 0).mean()),
+        "model": float(gain["model"].mean()),
+        "true_flow": float(gain["true_flow"].mean()),
+        "share": float(gain["model"].mean() / gain["true_flow"].mean()),
+        "model_better_than_no_motion": float((gain["model"] > 0).mean()),
     }
     return result
 
@@ -183,7 +188,7 @@ def summary(rows: list[dict[str, object]]) -> dict[str, dict[str, float]]:
 def table(result: dict[str, dict[str, float]]) -> str:
     """Markdown."""
     lines = ["| Gaussians moved by | all pixels | moving pixels |", "|---|---|---|"]
-    for name in ("nothing_at_all", "no_motion", "model", "true_flow"):
+    for name in NAMES:
         row = result[name]
         lines.append(
             f"| {WORDS[name]} | {row['psnr']:.2f} ± {row['psnr_error']:.2f} dB | "
@@ -211,9 +216,9 @@ def main() -> None:
         clips=1, seed=args.seed, tabletop=TabletopConfig(shapes="test", min_cameras=3)
     )
     generator = dataset_generator(spec)
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     pictures: list[np.ndarray] = []
-    result: dict[str, object] = {}
+    result: dict[str, Any] = {}
     index = 0
     while len(rows) < args.scenes:
         clip = generator.make(args.seed, index)

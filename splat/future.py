@@ -14,21 +14,20 @@ import torch
 from scipy.spatial import cKDTree
 
 from pointworld.errors import InputError
-from pointworld.geometry import matrix_to_quat_wxyz
+from splat.features import gather
 from splat.fit.optimise import render
 from splat.motion import MotionBinding, MotionOptions, bind, move, place
 from splat.raster import Rasterizer
-from splat.sh import C0
 from splat.types import GaussianScene
 
 Tensor = torch.Tensor
 
 #: Gaussians nearer than this to a part's surface at time 0 are of that part [m].
 PART_MARGIN = 0.012
+#: Fewer pixels than this do not say what a Gaussian belongs to.
+SEEN_PIXELS = 0.05
 #: Two images of one place differ where colour (0-1) or depth [m] differ by more than this.
 CHANGED_COLOR, CHANGED_DEPTH = 0.08, 0.01
-#: Thickness of the disks that stand for a surface, against their radius.
-DISK = 0.2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,14 +67,49 @@ class FutureBinding:
     parts: RigidParts | None
 
 
-def part_owners(scene: GaussianScene, parts: RigidParts, *, margin: float = PART_MARGIN) -> Tensor:
-    """(N,) int64: the part of every Gaussian within `margin` [m] of one's surface at time 0, -1 = none."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MarkedView:
+    """Pixels of a camera that show the parts at time 0.
+
+    mask: (height, width) bool. viewmat: (4, 4) T_cam_world. K: (3, 3) [px].
+    """
+
+    mask: Tensor
+    viewmat: Tensor
+    K: Tensor
+
+
+@torch.no_grad()
+def part_owners(
+    scene: GaussianScene,
+    parts: RigidParts,
+    *,
+    views: Sequence[MarkedView] = (),
+    rasterizer: Rasterizer | None = None,
+    margin: float = PART_MARGIN,
+) -> Tensor:
+    """(N,) int64: the part that every Gaussian belongs to, -1 = none.
+
+    Those within `margin` [m] of a part's surface at time 0, and those that the cameras saw mainly in pixels that show
+    parts: a fit leaves some of them in front of or behind the surface.
+
+    Args:
+        views: with `rasterizer`, pixels that show the parts; empty where that is not known.
+    """
     owner = torch.full((len(scene),), -1, dtype=torch.int64)
-    if len(parts.points) and len(scene):
-        means = scene.means.detach().cpu().double().numpy()
-        distance, nearest = cKDTree(parts.points.double().numpy()).query(means, workers=1)
-        near = torch.from_numpy(distance <= margin)
-        owner[near] = parts.part[torch.from_numpy(nearest)[near]]
+    if not len(parts.points) or not len(scene):
+        return owner
+    means = scene.means.detach().cpu().double().numpy()
+    distance, nearest = cKDTree(parts.points.double().numpy()).query(means, workers=1)
+    mine = torch.from_numpy(distance <= margin)
+    if views and rasterizer is not None:
+        total = scene.means.new_zeros(len(scene), 2)
+        for view in views:
+            layers = torch.stack([view.mask.float(), torch.ones(view.mask.shape)], -1)
+            total += gather(scene.detach(), layers, view.viewmat, view.K, rasterizer)
+        inside, seen = total.cpu().unbind(1)
+        mine |= (seen > SEEN_PIXELS) & (inside > 0.5 * seen)
+    owner[mine] = parts.part[torch.from_numpy(nearest)[mine]]
     return owner
 
 
@@ -148,31 +182,6 @@ def future_scenes(future: FutureBinding, displacements: Tensor) -> list[Gaussian
             scene = place(scene, T, moved, moving, future.binding.options)
         scenes.append(scene)
     return scenes
-
-
-def surface_gaussians(
-    points: Tensor, normals: Tensor, colors: Tensor, spacing: float
-) -> GaussianScene:
-    """Opaque disks on a surface: for a robot that no camera saw.
-
-    Args:
-        points, normals: (M, 3) [m]. colors: (M, 3) in 0-1. spacing: usual distance between neighbours [m].
-    """
-    normal = torch.nn.functional.normalize(normals.double(), dim=-1)
-    helper = torch.where(
-        normal[:, :1].abs() < 0.7, torch.tensor([[1.0, 0, 0]]), torch.tensor([[0, 1.0, 0]])
-    ).double()
-    across = torch.nn.functional.normalize(torch.linalg.cross(normal, helper), dim=-1)
-    R = torch.stack([across, torch.linalg.cross(normal, across), normal], -1)
-    quats = matrix_to_quat_wxyz(R).to(points)
-    scales = torch.tensor([spacing, spacing, DISK * spacing]).to(points).log()
-    return GaussianScene(
-        means=points,
-        quats_wxyz=quats,
-        log_scales=scales.expand(len(points), 3).clone(),
-        opacity_logits=torch.full_like(points[:, 0], 4.0),
-        sh=((colors - 0.5) / C0)[:, None],
-    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -12,12 +13,23 @@ import torch
 
 from pointworld.capture import list_capture
 from pointworld.capture.listing import load_frame
+from pointworld.cli.splat_pictures import Look
 from pointworld.errors import InputError
 from pointworld.geometry import transform_points
 from pointworld.robot import RobotModel
+from pointworld.scene.robot_mask import pose_robot
 from pointworld.types import RGBDFrame
 from pointworld.view.result import FlowResult, read_result
-from splat.future import RigidParts, bind_future, future_scenes, surface_gaussians
+from splat.fill import fill_support, find_support, seen_weights, surface_gaussians
+from splat.fit.optimise import render
+from splat.future import (
+    MarkedView,
+    RigidParts,
+    bind_future,
+    future_scenes,
+    part_owners,
+)
+from splat.raster import Rasterizer
 from splat.types import GaussianScene, concatenate
 
 Tensor = torch.Tensor
@@ -26,6 +38,8 @@ Tensor = torch.Tensor
 RobotMode = Literal["auto", "scene", "add", "none"]
 #: Points on the whole robot's surface that find its Gaussians, and disks that an imagined one is drawn with.
 PART_POINTS, DISKS = 20_000, 30_000
+#: Cameras that are asked which Gaussians are the robot's, and how far in front of its surface these may be [m].
+ROBOT_CAMERAS, ROBOT_MARGIN = 16, 0.03
 #: A later frame belongs to a step when its time is this near to it, as a share of the step.
 TIME_TOLERANCE = 0.25
 #: A camera stands still when no entry of its pose changes by more than this.
@@ -68,6 +82,28 @@ def robot_parts(
         part=surface.link_index.cpu().long(),
         motions=poses @ torch.linalg.inv(poses[:1]),
     )
+
+
+@torch.no_grad()
+def robot_views(
+    scene: GaussianScene,
+    looks: Sequence[Look],
+    robot: RobotModel,
+    joints: np.ndarray,
+    T_world_base: np.ndarray,
+    rasterizer: Rasterizer,
+) -> list[MarkedView]:
+    """Which pixels of the cameras `looks` show the robot at `joints` (joints,): its mesh, not hidden by the scene."""
+    caster = pose_robot(robot, joints)
+    views = []
+    for look in looks:
+        T_cam_base = look.viewmat.double().numpy() @ T_world_base
+        width, height = look.size
+        mesh = torch.from_numpy(caster.depth(T_cam_base, look.K.double().numpy(), height, width))
+        seen, _ = render(rasterizer, scene, look.viewmat, look.K, look.size, "ED")
+        mask = torch.isfinite(mesh) & (seen[..., 0] >= mesh - ROBOT_MARGIN)
+        views.append(MarkedView(mask=mask, viewmat=look.viewmat, K=look.K))
+    return views
 
 
 def robot_disks(
@@ -136,13 +172,22 @@ def read_prediction(folder: Path) -> Prediction:
 
 
 def make_futures(
-    scene: GaussianScene, prediction: Prediction, *, robot: RobotMode = "auto", seed: int = 0
+    scene: GaussianScene,
+    prediction: Prediction,
+    *,
+    looks: Sequence[Look],
+    rasterizer: Rasterizer,
+    robot: RobotMode = "auto",
+    fill: bool = True,
+    seed: int = 0,
 ) -> Futures:
     """The scene at every step of a prediction, with the robot where its path puts it.
 
     Args:
+        looks: the cameras that the scene was fitted to, at the time of the prediction.
         robot: `auto` moves the Gaussians of a robot that the capture's cameras saw, and puts an imagined one in
             where the capture has none.
+        fill: make up what no camera saw of the support, under things that will move (`splat.fill`).
 
     Raises:
         InputError: the prediction does not fit the scene, or does not name the robot that is asked for.
@@ -162,8 +207,14 @@ def make_futures(
             disks, links = robot_disks(model, result.joint_positions[0], T, seed=seed)
             owner = torch.cat([links.new_full((len(scene),), -1), links])
             scene = with_disks(scene, disks)
-    points = torch.from_numpy(transform_points(T, result.points.astype(np.float64))).float()
-    future = bind_future(scene, points, parts=parts, owner=owner)
+        else:
+            start = result.joint_positions[0]
+            views = robot_views(scene, looks[:ROBOT_CAMERAS], model, start, T, rasterizer)
+            owner = part_owners(scene, parts, views=views, rasterizer=rasterizer)
+    world = transform_points(T, result.points.astype(np.float64))
+    if fill:
+        scene, owner = fill_unseen(scene, world, looks, owner, rasterizer)
+    future = bind_future(scene, torch.from_numpy(world).float(), parts=parts, owner=owner)
 
     def scenes(displacements: np.ndarray) -> list[GaussianScene]:
         turned = displacements.astype(np.float64) @ T[:3, :3].T
@@ -177,6 +228,36 @@ def make_futures(
         owner=future.owner,
         step_dt=result.step_dt,
     )
+
+
+@torch.no_grad()
+def fill_unseen(
+    scene: GaussianScene,
+    points: np.ndarray,
+    looks: Sequence[Look],
+    owner: Tensor | None,
+    rasterizer: Rasterizer,
+) -> tuple[GaussianScene, Tensor]:
+    """The scene with its support filled where flow points (P, 3) are, and the parts of its Gaussians.
+
+    As it is where no support is found.
+
+    Args:
+        owner: (N,) parts of the robot, -1 = none; they are no support.
+    """
+    if owner is None:
+        owner = torch.full((len(scene),), -1, dtype=torch.int64)
+    eye = torch.linalg.inv(looks[0].viewmat.double())[:3, 3].numpy()
+    plane = find_support(points, eye)
+    if plane is None:
+        return scene, owner
+    views = [(look.viewmat, look.K, look.size) for look in looks[:ROBOT_CAMERAS]]
+    rest = owner < 0
+    seen = seen_weights(scene, views, rasterizer)[rest]
+    filled = fill_support(scene.select(rest), plane, points, seen=seen)
+    joined = concatenate([filled.scene, scene.select(~rest)])
+    free = owner.new_full((len(filled.scene),), -1)
+    return joined, torch.cat([free, owner[~rest]])
 
 
 def robot_mode(prediction: Prediction) -> RobotMode:

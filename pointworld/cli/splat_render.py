@@ -76,6 +76,9 @@ class SplatRenderArgs:
     robot: RobotMode = "auto"
     """scene: the cameras saw the robot, and its Gaussians follow its path; add: they did not, and an imagined one is
     drawn; none: the robot stays out. auto: as the capture of the prediction says."""
+    fill: bool = True
+    """Make up what no camera saw of the surface that things stand on, from what lies round it: it comes into view when
+    they move."""
     backend: str = "auto"
     """Rasteriser: auto, cpu, gsplat, reference."""
     json: bool = False
@@ -96,7 +99,15 @@ def main(argv: list[str]) -> int:
     futures, later = None, {}
     if args.flow is not None:
         prediction = read_prediction(args.flow)
-        futures = make_futures(stored.scene, prediction, robot=args.robot)
+        looks = [scene_look(stored, i, 1.0) for i in range(len(stored.tensors["camera_K"]))]
+        futures = make_futures(
+            stored.scene,
+            prediction,
+            looks=looks,
+            rasterizer=get_rasterizer(args.backend),
+            robot=args.robot,
+            fill=args.fill,
+        )
         source = args.truth or prediction.capture
         if source is not None:
             later = later_frames(stored, source, cameras, futures)
