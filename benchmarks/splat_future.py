@@ -4,9 +4,10 @@
 
 Every scene is a simulated tabletop of shapes that the shipped checkpoint was not trained on, in which something moves.
 Gaussians are fitted to the first images of three cameras, moved by the model's flow, by nothing but the robot's
-commanded motion, and by the true flow of the same points; what no camera saw of the table is filled in; rendered from the same cameras at later steps, they are
-compared with the simulator's images of those steps. "moving" are pixels that show a moved object then or at time 0;
-the robot's own pixels do not count there. One row more has nothing move at all, the robot neither.
+commanded motion, and by the true flow of the same points; what no camera saw of the table is filled in. Rendered from
+the same cameras at later steps, they are compared with the simulator's images of those steps. "moving" are pixels that
+show a moved object then or at time 0; the robot's own pixels do not count there. Two rows more: the true flow without
+the filling, and nothing moves at all, the robot neither.
 """
 
 from __future__ import annotations
