@@ -66,7 +66,7 @@ def draw_states(robot: RobotModel, options: Options) -> list[PlanState]:
     while len(states) < options.scenes:
         clip = generator.make(options.seed, index)
         index += 1
-        sample = clip_to_sample(clip, robot, mask="segmentation")
+        sample = clip_to_sample(clip, robot)
         target = clip.body_names.index(str(clip.info["target"]))
         task = (sample.body_ids == target).nonzero()[:, 0]
         if len(task) < 10:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from pointworld.data.tabletop import TABLETOP_WORKSPACE
 from pointworld.errors import InputError
 from pointworld.geometry import invert, project, transform_points, unproject
 from pointworld.robot import RobotModel, SurfacePoints
-from pointworld.scene import ROBOT_MARGIN, Workspace, build_scene
+from pointworld.scene import Workspace, build_scene
 from pointworld.types import Capture, JointPath, RGBDFrame, RobotFlow, ScenePoints
 
 if TYPE_CHECKING:
@@ -81,19 +81,11 @@ class FlowSample:
         return torch.isin(self.body_ids, moving)
 
 
-def clip_frames(
-    clip: Clip, *, hide_robot: bool = False, robot_margin: float = ROBOT_MARGIN
-) -> tuple[RGBDFrame, ...]:
-    """The first images of a clip as calibrated frames; the world is the robot base.
-
-    Args:
-        hide_robot: mark the robot's pixels (true segmentation, widened by `robot_margin` [m]) as unknown depth.
-    """
+def clip_frames(clip: Clip) -> tuple[RGBDFrame, ...]:
+    """The first images of a clip as calibrated frames; the world is the robot base."""
     frames = []
     for i, view in enumerate(clip.views):
         valid = view.depth > 0
-        if hide_robot:
-            valid &= ~_robot_pixels(clip, i, robot_margin)
         frames.append(
             RGBDFrame(
                 rgb=view.rgb,
@@ -107,20 +99,6 @@ def clip_frames(
             )
         )
     return tuple(frames)
-
-
-def _robot_pixels(clip: Clip, view_index: int, margin: float) -> np.ndarray:
-    """Pixels of the robot, and those within `margin` [m] of a robot pixel both sideways and in depth."""
-    from scipy.ndimage import distance_transform_edt
-
-    view = clip.views[view_index]
-    robot = np.isin(view.segmentation, np.array(clip.bodies_of_kind("robot")) + 1)
-    if not robot.any():
-        return robot
-    distance, nearest = distance_transform_edt(~robot, return_indices=True)
-    beside = view.depth[nearest[0], nearest[1]]
-    radius = margin * view.K[0, 0] / np.maximum(beside, 1e-3)
-    return robot | ((distance <= radius) & (np.abs(view.depth - beside) <= margin))
 
 
 def clip_to_capture(clip: Clip) -> Capture:
@@ -275,19 +253,16 @@ def clip_to_sample(
     encoder: ImageEncoder | None = None,
     voxel_size: float = 0.015,
     surface: SurfacePoints | int = 500,
-    mask: Literal["robot", "segmentation"] = "robot",
     workspace: Workspace | None = None,
     max_points: int = 12000,
     sensor: SensorConfig | None = None,
     seed: int = 0,
 ) -> FlowSample:
-    """What the world model would see of a clip, with the truth.
+    """What the world model would see of a clip, the robot removed by ray-casting its description, with the truth.
 
     Args:
         encoder: image features per point; None for none.
         surface: robot surface points, or how many to sample on the gripper.
-        mask: how the robot is removed: "robot" ray-casts its description as at inference (use it to evaluate);
-            "segmentation" takes the true segmentation widened by the same margin (faster, but it leaves other points).
         workspace: crop; None = tabletop_workspace().
         sensor: degrade the images first; a point's true displacement stays that of the surface its pixel shows.
         seed: of the surface points, the choice of points and the sensor's errors.
@@ -300,23 +275,21 @@ def clip_to_sample(
             f"clip {clip.key} was made with joints {list(clip.joint_names)}, the robot '{robot.name}' has "
             f"{list(robot.joint_names)}. Load the robot '{clip.robot}'."
         )
-    by_robot = mask == "robot"
     kept = tuple(range(len(clip.views)))
     seen = clip
     if sensor is not None:
         observed = observe(clip, sensor, seed)
         seen, kept = observed.clip, observed.views
     scene = build_scene(
-        clip_frames(seen, hide_robot=not by_robot),
+        clip_frames(seen),
         T_world_base=np.eye(4),
         workspace=workspace or tabletop_workspace(),
         voxel_size=voxel_size,
-        robot=robot if by_robot else None,
-        joint_positions=clip.joint_positions[0] if by_robot else None,
+        robot=robot,
+        joint_positions=clip.joint_positions[0],
         encoder=encoder,
         max_points=max_points,
         seed=seed,
-        robot_margin=ROBOT_MARGIN,
     )
     points = scene.points.numpy().astype(np.float64)
     bodies, motions, surface_points = _truth(clip, seen, kept, points)
@@ -348,7 +321,7 @@ def clip_to_sample(
 def _truth(
     clip: Clip, seen: Clip, kept: tuple[int, ...], points: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Body and motion ids (points,) of points of `seen`, a view of `clip`, and where they really are (points, 3) [m]."""
+    """Body and motion ids of points (points, 3) of `seen`, a view of `clip`, and where they really are [m]."""
     if seen is clip:
         bodies = point_bodies(clip, points)
         motions = motion_ids(clip, points, bodies)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pointworld.errors import InputError
+from pointworld.geometry import SUPPORT
 from pointworld.ptv3.arch import PTv3Arch
 from pointworld.ptv3.backbone import MLP, Linear, PTv3, initialise
 from pointworld.ptv3.levels import Pyramid, released_pyramid, stable_pyramid
@@ -50,6 +51,7 @@ class DynamicsPredictor(nn.Module):
         duplicates: released mode only: treatment of tokens that share a voxel, one of `DUPLICATE_RULES`.
         backend: "native", or "pointcept" to run an installed Pointcept with the same weights (released mode only;
             see docs/pointcept.md).
+        together: points of one cluster also share what is known of the whole of it, just before the heads.
         guesses: motions offered to every point and step; the network also says how far to trust each.
         head_init_scale: scale of the initial weights of the last displacement layer (0 = start at no motion).
         generator: for the initial weights; torch's default generator if None.
@@ -64,6 +66,7 @@ class DynamicsPredictor(nn.Module):
         num_steps: int = NUM_STEPS,
         duplicates: str = "gpu_last",
         backend: str = "native",
+        together: bool = False,
         guesses: int = 0,
         head_init_scale: float = 1.0,
         generator: torch.Generator | None = None,
@@ -100,6 +103,7 @@ class DynamicsPredictor(nn.Module):
         self.motion_channels = 3 + guesses
         self.dynamics_head = _head(width, self.motion_channels * (num_steps - 1))
         self.log_var_head = _head(width, num_steps - 1)
+        self.cluster_mlp = MLP(3 * width, HEAD_WIDTH, width) if together else None
         self.reset_parameters(head_init_scale=head_init_scale, generator=generator)
 
     def reset_parameters(
@@ -114,7 +118,9 @@ class DynamicsPredictor(nn.Module):
             ):
                 gamma.fill_(1.0)
                 beta.zero_()
-            for head in (self.dynamics_head, self.log_var_head):
+            for head in (self.dynamics_head, self.log_var_head, self.cluster_mlp):
+                if head is None:
+                    continue
                 for part in head.modules():
                     if isinstance(part, nn.Linear):
                         bound = 1.0 / math.sqrt(part.in_features)
@@ -135,6 +141,7 @@ class DynamicsPredictor(nn.Module):
         robot_feat: torch.Tensor,
         robot_exists: torch.Tensor,
         *,
+        clusters: torch.Tensor | None = None,
         orders: str = "identity",
         generator: torch.Generator | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -147,6 +154,7 @@ class DynamicsPredictor(nn.Module):
             robot_coord_seq: (batch, steps, robot points, 3) robot positions [m].
             robot_feat: (batch, steps, robot points, channels) robot features.
             robot_exists: (batch, steps, robot points) bool, False = padding.
+            clusters: (batch, points) which points hang together, SUPPORT for none; needed for `together`.
             orders: released mode only: "drawn" permutes the curves at every level as the reference always does.
             generator: CPU generator of those draws, and of drop path in training; torch's default one if None.
         Returns:
@@ -171,6 +179,13 @@ class DynamicsPredictor(nn.Module):
         robot_max = _masked_max(out[:, points:], exists[:, points:])
         hidden = out[:, :points] + (scene_feat0 * self.skip_film_gamma + self.skip_film_beta)
         hidden = hidden + (robot_max * self.robot_film_gamma + self.robot_film_beta)
+        if self.cluster_mlp is not None:
+            if clusters is None:
+                raise InputError(
+                    "this predictor pools over clusters; expected `clusters`, got None"
+                )
+            whole = _over_clusters(hidden, torch.where(scene_exists0, clusters, SUPPORT))
+            hidden = hidden + self.cluster_mlp(torch.cat([hidden, whole], -1))
         motion = self._steps(self.dynamics_head(hidden), self.motion_channels)
         return motion, self._steps(self.log_var_head(hidden), 1)
 
@@ -279,6 +294,21 @@ class DynamicsPredictor(nn.Module):
 
 def _head(width: int, out: int) -> nn.Sequential:
     return nn.Sequential(MLP(width, HEAD_WIDTH, HEAD_WIDTH), Linear(HEAD_WIDTH, out))
+
+
+def _over_clusters(hidden: torch.Tensor, clusters: torch.Tensor) -> torch.Tensor:
+    """Largest and mean of each channel over a point's cluster, (batch, points, 2 channels); 0 for points of none."""
+    batch, _, channels = hidden.shape
+    row = (clusters - SUPPORT)[..., None].expand_as(hidden)
+
+    def pooled(values: torch.Tensor, how: str) -> torch.Tensor:
+        empty = values.new_zeros(batch, int(clusters.max()) - SUPPORT + 1, channels)
+        return empty.scatter_reduce(1, row, values, how, include_self=False).gather(1, row)
+
+    # Summed in float64, a mean does not depend on the order of the points.
+    mean = pooled(hidden.double(), "mean").to(hidden.dtype)
+    both = torch.cat([pooled(hidden, "amax"), mean], -1)
+    return torch.where((clusters > SUPPORT)[..., None], both, 0.0)
 
 
 def _last(head: nn.Sequential) -> Linear:

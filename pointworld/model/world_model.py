@@ -61,11 +61,13 @@ class WorldModel(nn.Module):
         self.scene_feature_encoder = SceneFeaturiser(
             spec.scene_channels, spec.image_channels, width
         )
+        objects = spec.features == "relative" and spec.guesses
         self.dynamics_predictor = DynamicsPredictor(
             spec.arch,
             mode=spec.mode,
             grid_size=spec.grid_size,
-            guesses=GUESSES if spec.features == "relative" and spec.guesses else 0,
+            together=objects,
+            guesses=GUESSES if objects else 0,
         )
 
         self.encoder_source: EncoderSource | None = None
@@ -257,6 +259,7 @@ class WorldModel(nn.Module):
             robot_positions,
             robot_tokens,
             robot_exists,
+            clusters=inputs.scene_clusters,
             orders=orders,
             generator=generator,
         )

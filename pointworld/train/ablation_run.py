@@ -48,7 +48,8 @@ class Setup:
 
     data, validation, test: folders of clips; several of one kind are one set.
     out: one folder per variant, and one file per study.
-    cache: folder of cached samples. noisy: share of the training clips seen with a camera's errors. limit: test clips, None = all. device: where models are trained.
+    cache: folder of cached samples. noisy: share of the training clips seen with a camera's errors.
+    limit: test clips, None = all. device: where models are trained.
     config: budget, optimiser, augmentation, loss.
     """
 

@@ -74,7 +74,6 @@ def read_evaluation_clip(
         robot,
         encoder=encoder,
         surface=robot.sample_surface(SURFACE_POINTS, links="gripper", seed=SURFACE_SEED),
-        mask="robot",
         sensor=sensor,
     )
     dense = robot.flow(

@@ -62,7 +62,7 @@ def test_errors_stay_in_their_bounds_and_repeat(clip: Clip) -> None:
 def test_noisy_points_keep_their_exact_displacement(clip: Clip, robot: RobotModel) -> None:
     """The truth is the displacement of the surface under the pixel, not of the mismeasured point."""
     config = replace(NOTHING, position_error=0.01, angle_error=0.0175, depth_noise=0.002)
-    sample = clip_to_sample(clip, robot, mask="segmentation", sensor=config, seed=1)
+    sample = clip_to_sample(clip, robot, sensor=config, seed=1)
     assert torch.equal(sample.positions[0], sample.scene.points)
     motions = clip.body_motions()[-1][sample.body_ids.numpy()]
     points = sample.scene.points.double().numpy()
@@ -72,8 +72,8 @@ def test_noisy_points_keep_their_exact_displacement(clip: Clip, robot: RobotMode
     # A point measured up to 1 cm + 1 degree of 1.2 m + noise away turns with the body about a shifted lever.
     bound = 0.045 * np.sqrt(2 - 2 * np.clip(angles, -1, 1)) + 1e-6
     assert (np.linalg.norm(naive - truth, axis=-1) <= bound).all()
-    clean = clip_to_sample(clip, robot, mask="segmentation", sensor=NOTHING, seed=1)
-    plain = clip_to_sample(clip, robot, mask="segmentation", seed=1)
+    clean = clip_to_sample(clip, robot, sensor=NOTHING, seed=1)
+    plain = clip_to_sample(clip, robot, seed=1)
     assert torch.equal(clean.body_ids, plain.body_ids)
     assert float((clean.positions - plain.positions).abs().max()) < 1e-6
 

@@ -72,7 +72,7 @@ def test_points_keep_their_barycentric_coordinates(soft_clip: Clip) -> None:
 
 
 def test_samples_and_cache_agree(soft_clip: Clip, robot: RobotModel) -> None:
-    sample = clip_to_sample(soft_clip, robot, mask="segmentation")
+    sample = clip_to_sample(soft_clip, robot)
     soft = sample.body_ids == len(soft_clip.body_names) - 1
     assert int(soft.sum()) > 20 and bool(sample.on_moving_body[soft].all())
     assert sample.motion_ids is not None

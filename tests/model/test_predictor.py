@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pointworld.errors import InputError
-from pointworld.model.predictor import DynamicsPredictor, _masked_max
+from pointworld.model.predictor import DynamicsPredictor, _masked_max, _over_clusters
 from pointworld.ptv3.arch import PTv3Arch
 from pointworld.ptv3.backbone import drop_rows
 from tests.model.predictor_inputs import Inputs, cast, lively, random_inputs
@@ -236,3 +236,29 @@ def test_bad_input_is_refused(inputs: Inputs) -> None:
 def test_bad_settings_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         DynamicsPredictor(PTv3Arch.tiny(), **change)  # type: ignore[arg-type]
+
+
+def test_points_of_a_cluster_share_their_largest_and_mean(generator: torch.Generator) -> None:
+    hidden = torch.randn(2, 30, 5, generator=generator)
+    clusters = torch.randint(-1, 4, (2, 30), generator=generator)
+    shared = _over_clusters(hidden, clusters)
+    for row in range(2):
+        for n in range(30):
+            mine = hidden[row, clusters[row] == clusters[row, n]]
+            expected = torch.cat([mine.amax(0), mine.mean(0)])
+            if clusters[row, n] == -1:
+                expected = torch.zeros(10)
+            assert (shared[row, n] - expected).abs().max() < 1e-6
+    order = torch.randperm(30, generator=generator)
+    assert torch.equal(shared[:, order], _over_clusters(hidden[:, order], clusters[:, order]))
+
+
+def test_guesses_add_trust_and_clusters_are_asked_for(inputs: Inputs) -> None:
+    network = DynamicsPredictor(PTv3Arch.tiny(), together=True, guesses=2).eval()
+    clusters = torch.zeros(2, 120, dtype=torch.int64)
+    pred, log_var = network(*cast(inputs, torch.float32), clusters=clusters)
+    assert pred.shape == (2, 11, 120, 5) and log_var.shape == (2, 11, 120, 1)
+    apart, _ = network(*cast(inputs, torch.float32), clusters=torch.arange(120).expand(2, -1))
+    assert not torch.allclose(pred, apart)
+    with pytest.raises(InputError, match="pools over clusters"):
+        network(*cast(inputs, torch.float32))

@@ -40,7 +40,7 @@ def push_scenes(robot: RobotModel, seed: int, count: int) -> list[Scene]:
 def _scene(generator: ClipGenerator, robot: RobotModel, seed: int, index: int) -> Scene:
     mujoco = import_mujoco()
     drawn, clip = generator.draw(seed, index), generator.make(seed, index)
-    sample = clip_to_sample(clip, robot, mask="segmentation")
+    sample = clip_to_sample(clip, robot)
     data = mujoco.MjData(drawn.model)
     data.qpos[:] = drawn.episode.qpos[0]
     data.ctrl[:] = drawn.episode.joint_positions[0]

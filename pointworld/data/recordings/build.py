@@ -24,7 +24,7 @@ from pointworld.data.recordings.windows import Recording, Window, find_windows, 
 from pointworld.errors import InputError
 from pointworld.files import write_json
 from pointworld.robot import RobotModel
-from pointworld.scene import Workspace, build_scene, mask_of_mesh, pose_robot
+from pointworld.scene import ROBOT_MARGIN, Workspace, build_scene, mask_of_mesh, pose_robot
 from pointworld.types import RGBDFrame
 
 FORMAT = "pointworld-labelled-clips-1"
@@ -48,7 +48,7 @@ class LabelConfig:
     max_skew: float = 0.02
     workspace: str = "0.2,-0.6,-0.15,0.95,0.6,0.8"
     voxel_size: float = 0.015
-    robot_margin: float = 0.02
+    robot_margin: float = ROBOT_MARGIN
     max_points: int = 12000
     seed: int = 0
 
@@ -119,7 +119,7 @@ def label_moments(
         caster = pose_robot(robot, joints)
         shots.append(
             tuple(
-                prepare_shot(f, mask_of_mesh(f, caster, np.eye(4), config.robot_margin / 2))
+                prepare_shot(f, mask_of_mesh(f, caster, np.eye(4), config.robot_margin))
                 for f in frames
             )
         )
