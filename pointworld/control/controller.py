@@ -32,7 +32,7 @@ from pointworld.control.limits import read_joint_limits
 from pointworld.control.loop import ControlLoop, LoopConfig
 from pointworld.control.recording import Recorder
 from pointworld.control.safety import SafetyConfig, SafetyFilter
-from pointworld.control.types import Chunk, ControlError, Reason
+from pointworld.control.types import Chunk, ControlError, Reason, SafetyMode
 from pointworld.control.wire import PROTOCOL, Decoder, Message, WireError, encode
 from pointworld.errors import InputError, PointWorldError
 from pointworld.robot import RobotModel
@@ -104,7 +104,7 @@ class PlannerLink:
                     trusted = trusted or self._greet(message)
                     sock.sendall(encode(self._answer(message)))
         except (OSError, WireError) as error:
-            if trusted:
+            if trusted and self._loop.status().mode in (SafetyMode.ARMED, SafetyMode.DRY_RUN):
                 self._loop.stop(Reason.PLANNER_LINK, f"the planner is gone: {error}")
 
     def _greet(self, message: Message) -> bool:

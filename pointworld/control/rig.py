@@ -55,6 +55,11 @@ class Rig(Protocol):
         """Time goes on while one plans."""
         ...
 
+    @property
+    def grips(self) -> bool:
+        """The arm has a gripper that can be sent somewhere."""
+        ...
+
     def look(self) -> Look:
         """Everything now.
 
@@ -125,7 +130,7 @@ def check_cameras(rig: Rig) -> dict[str, float]:
 class SimRig:
     """A simulated arm behind the control loop, in this process."""
 
-    real_time = False
+    real_time, grips = False, True
 
     def __init__(
         self,
@@ -213,6 +218,8 @@ class ProcessRig:
         self._columns = [robot.joint_names.index(name) for name in arm_joints]
         self._recorder, self._ends = recorder, ends
         self._filmed = -np.inf
+        self.measured()  # The first state is there from now on.
+        self.grips = controller.status().fields.get("gripper_width") is not None
         for camera in cameras:
             camera.camera.connect()
 
@@ -305,6 +312,5 @@ class ProcessRig:
         """See `Rig`."""
         for camera in self.cameras:
             camera.camera.disconnect()
-        self.controller.close()
         for end in self._ends:
             end()

@@ -270,6 +270,7 @@ def _start_processes(
     if record is not None:
         recorder = Recorder(record, joints=names, robot_joints=robot.joint_names, robot=robot.name)
     link = RemoteController(controller.port, controller.token)
+    ends.insert(0, link.close)
     cameras, scene, capture = list[MountedCamera](), None, None
     if config.kind == "sim":
         assert task is not None

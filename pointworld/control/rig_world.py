@@ -32,6 +32,8 @@ from pointworld.plan.tasks.seen import Seen
 SETTLE = 0.4
 #: Planning overlaps the motion when it takes less than this share of it.
 QUICK = 0.8
+#: Oldest pictures to plan from while the arm moves [s].
+FRESH = 0.3
 #: Times this near are the same [s].
 _SAME = 1e-3
 #: A goal must hold this long [s].
@@ -80,7 +82,7 @@ class RigWorld:
         self._seen: Seen | None = None
         self._number, self._armed = 0, False
         self._chunk: Chunk | None = None
-        self._handover = self._looked = -np.inf
+        self._handover = self._looked = self._asked = -np.inf
         self._spent: list[float] = []
         self.look_seconds: list[float] = []
         self.frame_ages: list[float] = []
@@ -111,11 +113,12 @@ class RigWorld:
         Raises:
             ControlError: a frame or the arm's state is not fit to plan from.
         """
-        begun = time.perf_counter()
+        begun, asked = time.perf_counter(), self.clock.now()
         look = self.rig.look()
         self._seen, self._looked = self._ahead(self._perceive(look), look.time), self.clock.now()
         self.frame_ages.append(self._looked - min((f.timestamp for f in look.frames), default=0.0))
         self.look_seconds.append(time.perf_counter() - begun)
+        self._asked = asked
         return self._seen.state
 
     def _ahead(self, seen: Seen, now: float) -> Seen:
@@ -147,9 +150,10 @@ class RigWorld:
             self.rig.arm(dry_run=self.dry_run)
             self._armed = True
         now, part = self.clock.now(), steps * actions.step_dt
-        self._spent = [*self._spent[-2:], now - self._looked + self.look_seconds[-1]]
+        self._spent = [*self._spent[-2:], now - self._asked]
         ahead = 1.2 * max(self._spent) if self.rig.real_time else 0.0
-        quick = ahead < QUICK * part
+        # Pictures may be this old at most when a plan is made from them while the arm moves.
+        quick = ahead < QUICK * part and self.frame_ages[-1] <= FRESH
         # Late by less than a part: the arm is on its way there, and the new chunk takes over in its middle.
         start = self._handover if self._early and now < self._handover + part else now
         self._chunk = self._make(actions, start, actions.num_steps if quick else steps + 1)
@@ -164,12 +168,13 @@ class RigWorld:
 
     def _make(self, actions: Actions, start: float, count: int) -> Chunk:
         self._number += 1
+        width = actions.gripper_width[0, :count].detach().double().numpy()
         return Chunk(
             sequence=self._number,
             start_time=start,
             joint_positions=actions.joint_positions[0, :count, :-1].detach().double().numpy(),
             step_dt=actions.step_dt,
-            gripper_width=actions.gripper_width[0, :count].detach().double().numpy(),
+            gripper_width=width if self.rig.grips else None,
         )
 
     def _record(self) -> None:
