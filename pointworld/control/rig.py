@@ -271,16 +271,18 @@ class ProcessRig:
         self.controller.arm(dry_run=dry_run)
 
     def submit(self, chunk: Chunk) -> None:
-        """See `Rig`."""
-        self.controller.submit(chunk)
+        """See `Rig`. A chunk that comes after a fault is refused with the reason of the fault."""
+        try:
+            self.controller.submit(chunk)
+        except ControlError:
+            self._raise_fault(self.controller.status())
+            raise
 
     def wait(self, until: float) -> None:
         """See `Rig`. Pictures for the recording are taken meanwhile; the control loop is another process."""
         while True:
             status = self.controller.status()
-            if status.fields["mode"] == SafetyMode.FAULT.value:
-                reason = Reason(str(status.fields["reason"]))
-                raise ControlError(reason, str(status.fields["message"]))
+            self._raise_fault(status)
             now = self.clock.now()
             if now >= until:
                 return
@@ -288,6 +290,11 @@ class ProcessRig:
                 self._filmed = max(self._filmed + PICTURES, now - PICTURES / 2)
                 self._film(self._recorder, status)
             time.sleep(min(_POLL, max(until - self.clock.now(), 0.0)))
+
+    def _raise_fault(self, status: Message) -> None:
+        if status.fields["mode"] == SafetyMode.FAULT.value:
+            reason = Reason(str(status.fields["reason"]))
+            raise ControlError(reason, str(status.fields["message"]))
 
     def _film(self, recorder: Recorder, status: Message) -> None:
         try:

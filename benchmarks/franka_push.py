@@ -1,0 +1,257 @@
+"""Push episodes on a simulated Franka control box that enforces the real one's limits, resumable, every fault listed.
+
+    python -m venv franka
+    franka/bin/pip install franka-sim franky-control && franka/bin/pip install --no-deps franky-sim
+    python benchmarks/franka_push.py --python franka/bin/python --out out/franka_push --episodes 50
+
+franka-sim speaks libfranka's protocol at 1 kHz and, as started here, stops with a reflex when a command breaks the
+FR3's limits of position, velocity, acceleration or jerk, or when 20 command cycles in a row are lost. (franky-sim only
+lends its description of the arm; without it, set FR3_MJCF.) Every episode has a fresh box, robot server and
+controller. Our MuJoCo scene follows the joints that the box measures, renders the cameras, and judges success (a
+twin). The planner has one thread.
+
+An episode is a file in OUT; run it again to go on. Communication losses are counted as failures, not left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from pointworld.control.backends.franka_sim import HOST, listening
+from pointworld.control.rig_open import RigConfig
+from pointworld.control.rig_runs import RigRun, run_rig
+from pointworld.control.task_runs import DynamicsName, RunConfig, load_model, wilson
+from pointworld.control.types import ControlError, Reason
+from pointworld.errors import InputError, PointWorldError
+from pointworld.files import write_json, write_text
+from pointworld.plan.tasks import TASKS
+
+#: What the box's log calls its reflexes.
+REFLEX = re.compile(r"\b[a-z_]+_(?:violation|discontinuity|reflex)\b")
+COMMUNICATION = "communication_constraints_violation"
+LOST = re.compile(r"(\d+) consecutive lost command cycles")
+#: Our own reasons that mean: something came too late, or not at all, on the way between two processes.
+LATE = (
+    Reason.STATE_STALE,
+    Reason.ROBOT_LINK,
+    Reason.PLANNER_LINK,
+    Reason.COMMAND_TIMEOUT,
+    Reason.WATCHDOG,
+)
+#: The box must listen within this [s].
+PATIENCE = 60.0
+
+
+def arm_description(python: Path, folder: Path) -> dict[str, str]:
+    """Environment that tells franka-sim where its arm's description is: FR3_MJCF, or that of franky-sim beside it.
+
+    Raises:
+        InputError: there is neither.
+    """
+    if "FR3_MJCF" in os.environ:
+        return {}
+    # Not resolved: the interpreter of a virtual environment is a link to another place.
+    root = python.absolute().parent.parent
+    found = sorted(root.glob("lib/python*/site-packages/franky_sim/assets/fr3.xml"))
+    if not found:
+        raise InputError(
+            f"{root} has no franky-sim, whose description of the arm is used: pip install --no-deps franky-sim there, "
+            "or set FR3_MJCF to an MJCF of the FR3"
+        )
+    (folder / "fr3.xml").write_text(found[0].read_text(encoding="utf-8"), encoding="utf-8")
+    (folder / "assets").symlink_to(found[0].parent / "meshes")
+    return {"FR3_MJCF": str(folder / "fr3.xml")}
+
+
+@contextmanager
+def control_box(python: Path, log: Path) -> Iterator[None]:
+    """A box with all limits enforced; its words go to `log`.
+
+    Raises:
+        InputError: that environment has no franka-sim. ControlError: the box does not start.
+    """
+    program = python.with_name("run-franka-sim-server")
+    if not program.is_file():
+        raise InputError(f"{program} does not exist: pip install franka-sim there")
+    if listening(HOST):
+        raise ControlError(Reason.ROBOT_LINK, f"something answers at {HOST}:1337 already; end it")
+    with tempfile.TemporaryDirectory() as folder, log.open("w", encoding="utf-8") as words:
+        process = subprocess.Popen(
+            [str(program), "--enforce-comm-constraints", "--enforce-motion-limits"],
+            stdout=words,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **arm_description(python, Path(folder))},
+        )
+        try:
+            end = time.monotonic() + PATIENCE
+            while not listening(HOST):
+                if process.poll() is not None or time.monotonic() > end:
+                    raise ControlError(Reason.ROBOT_LINK, f"franka-sim did not start; see {log}")
+                time.sleep(0.2)
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def read_log(log: Path) -> dict[str, Any]:
+    """What the box complained of: reflexes with how often they are named, and the longest row of lost cycles."""
+    reflexes: Counter[str] = Counter()
+    longest = 0
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        if " WARNING " in line or " ERROR " in line:
+            reflexes.update(set(REFLEX.findall(line)))
+            longest = max([longest, *(int(n) for n in LOST.findall(line))])
+    return {"reflexes": dict(reflexes), "longest_loss": longest}
+
+
+def cause(result: dict[str, Any], box: dict[str, Any]) -> str:
+    """Why an episode ended in a fault: a reflex of the box by its name, a communication loss, or our own reason."""
+    if result["outcome"] != "fault":
+        return ""
+    limits = sorted(set(box["reflexes"]) - {COMMUNICATION})
+    if limits:
+        return "reflex: " + ", ".join(limits)
+    if COMMUNICATION in box["reflexes"]:
+        return "communication: " + COMMUNICATION
+    reason = str(result["reason"])
+    late = any(code.value in reason for code in LATE)
+    return ("communication: " if late else "ours: ") + reason
+
+
+def run_episode(run: RigRun, seed: int, out: Path, model: Any) -> dict[str, Any]:
+    """One episode on a fresh box. A rig that does not come up is a fault of the episode."""
+    log = out / f"box_{seed:05d}.log"
+    assert run.rig.python is not None
+    began = time.perf_counter()
+    try:
+        with control_box(run.rig.python, log):
+            result = run_rig(run, seed, model=model)
+    except ControlError as error:
+        result = {"outcome": "fault", "reason": f"{error.reason.value}: {error}", "steps": 0}
+    box = read_log(log)
+    result["seconds"] = round(time.perf_counter() - began, 2)
+    return {
+        "seed": seed,
+        "config": asdict(run.run),
+        "speed": run.rig.speed,
+        "tool_speed": run.tool_speed,
+        "result": result,
+        "box": box,
+        "cause": cause(result, box),
+    }
+
+
+def summarise(episodes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Success rate with its interval, faults by cause, and what the box complained of."""
+    good = sum(e["result"]["outcome"] == "success" for e in episodes)
+    causes = Counter(e["cause"].split(":")[0] for e in episodes if e["cause"])
+    return {
+        "episodes": len(episodes),
+        "successes": good,
+        "interval_95": list(wilson(good, len(episodes))),
+        "outcomes": dict(Counter(e["result"]["outcome"] for e in episodes)),
+        "faults": dict(Counter(e["cause"] for e in episodes if e["cause"])),
+        "reflexes_of_ours": causes["reflex"],
+        "communication_losses": causes["communication"],
+        "longest_loss": max((e["box"]["longest_loss"] for e in episodes), default=0),
+    }
+
+
+def table(summary: dict[str, Any], episodes: Sequence[dict[str, Any]]) -> str:
+    """Markdown: the totals, then a row per episode that did not succeed."""
+    low, high = (100 * v for v in summary["interval_95"])
+    rows = [
+        f"{summary['successes']} of {summary['episodes']} episodes succeeded ({low:.0f} to {high:.0f} %); reflexes of "
+        f"limits: {summary['reflexes_of_ours']}, communication losses: {summary['communication_losses']}, longest row "
+        f"of lost cycles: {summary['longest_loss']}",
+        "",
+        "| seed | outcome | distance at the start, at the end [m] | cause |",
+        "|---|---|---|---|",
+    ]
+    for e in episodes:
+        r = e["result"]
+        if r["outcome"] != "success":
+            ends = [r.get("start_distance"), (r.get("truth") or {}).get("error")]
+            shown = ", ".join("-" if v is None else f"{v:.3f}" for v in ends)
+            rows.append(f"| {e['seed']} | {r['outcome']} | {shown} | {e['cause']} |")
+    return "\n".join(rows) + "\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what is missing; write results.json and table.md."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--python", type=Path, required=True, help="of the box's environment")
+    parser.add_argument("--out", type=Path, default=Path("out/franka_push"))
+    parser.add_argument("--task", default="tissue_box", choices=list(TASKS))
+    parser.add_argument("--dynamics", default="model", choices=("model", "none"))
+    parser.add_argument("--perception", default="rgbd", choices=("rgbd", "true"))
+    parser.add_argument("--episodes", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument("--max-steps", type=int, default=100)
+    parser.add_argument("--speed", type=float, default=0.3, help="share of the arm's limits")
+    parser.add_argument("--tool-speed", type=float, default=0.1, help="of planned paths [m/s]")
+    args = parser.parse_args(argv)
+    assert args.dynamics in get_args(DynamicsName)
+    torch.set_num_threads(1)
+    config = RunConfig(
+        task=args.task,
+        dynamics=args.dynamics,
+        perception=args.perception,
+        samples=args.samples,
+        max_steps=args.max_steps,
+    )
+    rig = RigConfig(robot="franka-sim", host=HOST, python=args.python, speed=args.speed)
+    run = RigRun(run=config, rig=rig, arm=True, tool_speed=args.tool_speed)
+    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        return _run_all(run, range(args.seed, args.seed + args.episodes), args.out)
+    except PointWorldError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+
+
+def _run_all(run: RigRun, seeds: Sequence[int], out: Path) -> int:
+
+    episodes, model = [], load_model(run.run)
+    for seed in seeds:
+        path = out / f"episode_{seed:05d}.json"
+        if path.is_file():
+            episode = json.loads(path.read_text(encoding="utf-8"))
+            if episode["config"] != asdict(run.run):
+                raise InputError(f"{path} was made with other settings; choose another folder")
+        else:
+            episode = run_episode(run, seed, out, model)
+            write_json(path, episode)
+        episodes.append(episode)
+        summary = summarise(episodes)
+        write_json(out / "results.json", {**summary, "each": episodes})
+        write_text(out / "table.md", table(summary, episodes))
+        outcome = episode["result"]["outcome"]
+        sys.stderr.write(f"seed {seed}: {outcome} {episode['cause']}\n")
+    sys.stdout.write(table(summarise(episodes), episodes))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
