@@ -66,7 +66,7 @@ def feature_views(
     found = []
     with progress(len(views), f"encoding with {encoder.name}") as advance:
         for index, view in enumerate(views):
-            pose = fitted.cameras.color_viewmat(view.viewmat, index if trained else None)
+            pose = fitted.cameras.viewmat(view.viewmat, index if trained else None)
             found.append(encode_view(encoder, view, pose))
             advance(1)
     return found

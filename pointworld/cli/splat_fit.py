@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import resource
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,13 +24,16 @@ from splat.features import ENCODER
 from splat.fit import (
     FitConfig,
     Fitted,
+    Rig,
     Shown,
+    corrected_views,
+    find_rig,
     fit,
-    guess_color_camera,
     measure,
     show_views,
     split_views,
 )
+from splat.fit.rig import log_motion
 from splat.fit.views import MIN_DEPTH, FitView
 from splat.io import write_native
 
@@ -63,6 +67,9 @@ class SplatFitArgs:
     """Images are reduced to this width [px]."""
     min_depth: float = MIN_DEPTH
     """What is nearer to a camera is taken for what carries it, not for scene [m]."""
+    calibrate: Literal["full", "rig", "no"] = "full"
+    """Before the fit, find where the cameras really are from the training frames: what all frames share (rig), or also
+    a small motion of each (full)."""
     quick: bool = False
     """A usable scene in seconds: 20,000 Gaussians, 120 iterations."""
     features: str | None = None
@@ -74,7 +81,7 @@ class SplatFitArgs:
     threads: int = 0
     """CPU threads; 0 = all."""
     fit: FitConfig = field(default_factory=FitConfig)
-    """Budget, rates, weights, and which camera corrections are learned."""
+    """Budget, rates, weights, and which camera corrections are learned together with the scene."""
     json: bool = False
     """Print the report as one JSON object on stdout."""
 
@@ -96,9 +103,15 @@ def main(argv: list[str]) -> int:
         holdout=list(args.holdout) if args.holdout else args.holdout_every,
         min_depth=args.min_depth,
     )
-    color_camera = guess_color_camera(capture) if config.moves_color else (1.0, (0.0, 0.0))
+    began = time.perf_counter()
+    rig = Rig.none(len(training))
+    if args.calibrate != "no" and not args.quick:
+        rig = find_rig(training, poses=args.calibrate == "full", seed=config.seed)
+        held = corrected_views(rig, held, of=training)
+        training = corrected_views(rig, training)
+    calibrating = time.perf_counter() - began
     with progress(config.iterations, f"fitting {len(training)} views") as advance:
-        fitted = fit(training, config, color_camera=color_camera, on_step=lambda _: advance(1))
+        fitted = fit(training, config, on_step=lambda _: advance(1))
     shown = show_views(fitted, held or training[:SHEET_ROWS], backend=config.backend)
     report: dict[str, Any] = {
         "source": capture.source,
@@ -108,11 +121,13 @@ def main(argv: list[str]) -> int:
         "height": training[0].height,
         "gaussians": len(fitted.scene),
         "iterations": fitted.iterations,
-        "seconds": round(fitted.seconds, 2),
+        "seconds": round(calibrating + fitted.seconds, 2),
+        "cpu_seconds": round(time.process_time(), 2),
         # Linux counts in kB.
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-        "focal_scale": float(fitted.cameras.log_focal.exp()),
-        "color_offset": fitted.cameras.offset.tolist(),
+        "focal_scale": rig.focal,
+        "color_offset": log_motion(rig.T_color_depth).tolist(),
+        "depth_offset": log_motion(rig.T_rig).tolist(),
         **(measure(shown) if held else {}),
     }
     args.out.mkdir(parents=True, exist_ok=True)
@@ -137,7 +152,7 @@ def main(argv: list[str]) -> int:
         command="splat fit",
         config=args,
         seed=config.seed,
-        timings={"fit": fitted.seconds},
+        timings={"calibrate": calibrating, "fit": fitted.seconds},
         extra={"report": report},
     )
     _describe(report, args.out)
@@ -163,17 +178,16 @@ def feature_encoder(args: SplatFitArgs) -> ImageEncoder | None:
 def write_scene(
     path: Path, fitted: Fitted, views: list[FitView], featured: Featured | None = None
 ) -> None:
-    """The scene with its cameras: names, sizes, K and T_colorcam_world (with the focal correction) of every view.
+    """The scene with its cameras: names, sizes, K and T_colorcam_world of every view.
 
     With features, also their decoder and the encoder's name.
     """
-    poses = [fitted.cameras.color_viewmat(view.viewmat, None) for view in views]
     write_native(
         fitted.scene if featured is None else featured.scene,
         path,
         tensors={
             "camera_K": torch.stack([v.K for v in views]),
-            "camera_viewmats": torch.stack(poses),
+            "camera_viewmats": torch.stack([v.viewmat for v in views]),
             **({} if featured is None else featured.basis.tensors()),
         },
         metadata={

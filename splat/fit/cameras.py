@@ -1,12 +1,9 @@
-"""Corrections of the cameras that are fitted together with the scene.
+"""Corrections of the cameras that are fitted together with the scene: frames' poses and exposures.
 
-Depth poses are taken as they are; what is corrected is where the colour camera sits relative to the depth camera, its
-focal length, every training frame's pose, and every frame's exposure.
+What all frames share, such as where the colour camera sits, is found before (see `splat.fit.rig`).
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import nn
@@ -26,36 +23,19 @@ class CameraCorrections(nn.Module):
     """Learned corrections, all starting at none.
 
     Args:
-        frames: training frames, for poses and exposures.
-        focal, offset, poses, exposure: what may change.
+        frames: training frames.
+        poses, exposure: what may change.
     """
 
-    def __init__(
-        self, frames: int, *, focal: bool, offset: bool, poses: bool, exposure: bool
-    ) -> None:
+    def __init__(self, frames: int, *, poses: bool, exposure: bool) -> None:
         super().__init__()
-        self.log_focal = nn.Parameter(torch.zeros(()), requires_grad=focal)
-        self.offset = nn.Parameter(torch.zeros(6), requires_grad=offset)
         self.poses = nn.Parameter(torch.zeros(frames, 6), requires_grad=poses)
         self.log_gain = nn.Parameter(torch.zeros(frames, 3), requires_grad=exposure)
         self.bias = nn.Parameter(torch.zeros(frames, 3), requires_grad=exposure)
 
-    @torch.no_grad()
-    def begin_with(self, focal: float, offset: tuple[float, float]) -> None:
-        """Start from a colour camera with `focal` times the focal length, and `offset` (x, y) [m] between cameras."""
-        self.log_focal.fill_(math.log(focal))
-        self.offset[3:5] = torch.tensor(offset)
-
-    def depth_viewmat(self, viewmat: Tensor, frame: int | None) -> Tensor:
-        """(4, 4) T_depthcam_world; `frame` None for one that was not trained on."""
+    def viewmat(self, viewmat: Tensor, frame: int | None) -> Tensor:
+        """(4, 4) T_cam_world; `frame` None for one that was not trained on."""
         return viewmat if frame is None else _moved(viewmat, self.poses[frame])
-
-    def color_viewmat(self, viewmat: Tensor, frame: int | None) -> Tensor:
-        """(4, 4) T_colorcam_world, its first two rows times s: with the same K, a focal length s times as long."""
-        moved = _moved(self.depth_viewmat(viewmat, frame), self.offset)
-        scale = self.log_focal.exp()
-        one = torch.ones_like(scale)
-        return torch.stack([scale, scale, one, one])[:, None] * moved
 
     def expose(self, image: Tensor, frame: int | None) -> Tensor:
         """The image (height, width, 3) as the frame's exposure shows it."""

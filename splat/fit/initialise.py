@@ -1,15 +1,22 @@
-"""Gaussians from depth images: one per voxel, as large as the voxel and the pixel it was seen through."""
+"""Gaussians from depth images: one flat one per voxel, as large as the voxel and the pixel it was seen through."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt
 
 from pointworld.errors import InputError
-from pointworld.geometry import invert, transform_points, unproject
+from pointworld.geometry import (
+    depth_normals,
+    invert,
+    rotate_vectors,
+    transform_points,
+    unproject,
+)
 from splat.fit.views import FitView
 from splat.sh import colors_to_sh
 from splat.types import GaussianScene
@@ -18,8 +25,10 @@ Tensor = torch.Tensor
 
 #: Opacity of a new Gaussian, and of one whose depth is a guess.
 OPACITY, GUESSED_OPACITY = 0.7, 0.3
-#: Standard deviation of a new Gaussian as a part of its voxel's edge.
-SPREAD = 0.5
+#: Standard deviation of a new Gaussian along its surface as a part of its voxel's edge, and across it beside along it.
+SPREAD, FLATNESS = 0.5, 0.3
+#: Depth pixels that are used, for each Gaussian.
+POINTS_EACH = 30
 #: Pixels without depth that get a Gaussian at the nearest known depth: one in this many, each way.
 GUESS_STRIDE = 4
 
@@ -31,41 +40,78 @@ FREE_SHARE = 0.34
 CARVING_VIEWS = 16
 
 
-def scene_from_depth(
-    views: Sequence[FitView], color_views: Sequence[Tensor], *, count: int, seed: int
-) -> GaussianScene:
-    """About `count` isotropic Gaussians on the surfaces that the depth images show.
-
-    Args:
-        color_views: per view the (4, 4) T_color_world, scaled by the focal correction (see `splat.fit.cameras`), by
-            which points find their colour.
+def scene_from_depth(views: Sequence[FitView], *, count: int, seed: int) -> GaussianScene:
+    """About `count` Gaussians on the surfaces that the depth images show: one per voxel, at the mean of its points and
+    with their mean colour, flat along their mean normal.
 
     Raises:
         InputError: no valid depth.
     """
-    parts = [_points_of(view, color) for view, color in zip(views, color_views, strict=True)]
-    points, colors, pixel, known = (np.concatenate(rows) for rows in zip(*parts, strict=True))
-    if not known.any():
-        raise InputError("no frame has valid depth; the fit starts from depth")
-    kept = ~in_free_space(points, views[:: max(1, len(views) // CARVING_VIEWS)])
-    points, colors, pixel, known = points[kept], colors[kept], pixel[kept], known[kept]
     rng = np.random.default_rng(seed)
-    order = np.concatenate([rng.permutation(np.flatnonzero(known)), np.flatnonzero(~known)])
-    points, colors, pixel, known = points[order], colors[order], pixel[order], known[order]
-    size = _voxel_size(points, count)
-    chosen = _first_per_voxel(points, size)
-    radius = np.maximum(pixel[chosen], SPREAD * size)
-    n = len(chosen)
-    opacity = np.where(known[chosen], OPACITY, GUESSED_OPACITY)
-    quats = torch.zeros(n, 4)
-    quats[:, 0] = 1
+    share = POINTS_EACH * count / max(sum(int(v.valid.sum()) for v in views), 1)
+    parts = [_points_of(view, share, rng) for view in views]
+    points = _Points(*(np.concatenate(rows) for rows in zip(*parts, strict=True)))
+    if not points.known.any():
+        raise InputError("no frame has valid depth; the fit starts from depth")
+    points = points.at(~in_free_space(points.place, views[:: max(1, len(views) // CARVING_VIEWS)]))
+    # What was measured comes first in its voxel, and guesses are not mixed in.
+    points = points.at(np.argsort(~points.known, kind="stable"))
+    size = _voxel_size(points.place, count)
+    first, voxel = np.unique(_voxels(points.place, size), return_index=True, return_inverse=True)[
+        1:
+    ]
+    chosen, mean = points.at(first), _means(points, first, voxel)
+    radius = np.maximum(chosen.pixel, SPREAD * size)
+    scales = np.repeat(radius[:, None], 3, 1)
+    scales[:, 2] *= np.where(np.linalg.norm(mean.normal, axis=1) > 0.5, FLATNESS, 1.0)
+    opacity = np.where(chosen.known, OPACITY, GUESSED_OPACITY)
     return GaussianScene(
-        means=torch.from_numpy(points[chosen]).float(),
-        quats_wxyz=quats,
-        log_scales=torch.from_numpy(np.log(radius)).float()[:, None].repeat(1, 3),
+        means=torch.from_numpy(mean.place).float(),
+        quats_wxyz=torch.from_numpy(_quats_with_z(mean.normal)).float(),
+        log_scales=torch.from_numpy(np.log(scales)).float(),
         opacity_logits=torch.from_numpy(np.log(opacity / (1 - opacity))).float(),
-        sh=colors_to_sh(torch.from_numpy(colors[chosen]).float()),
+        sh=colors_to_sh(torch.from_numpy(mean.color).float()),
     )
+
+
+class _Points(NamedTuple):
+    """place: (n, 3) in the world [m]. color: (n, 3). normal: (n, 3), zero where unknown. pixel: (n,) size of the pixel
+    [m]. known: (n,) whether depth was measured there."""
+
+    place: np.ndarray
+    color: np.ndarray
+    normal: np.ndarray
+    pixel: np.ndarray
+    known: np.ndarray
+
+    def at(self, index: np.ndarray) -> _Points:
+        return _Points(*(column[index] for column in self))
+
+
+def _means(points: _Points, first: np.ndarray, voxel: np.ndarray) -> _Points:
+    """Of every voxel, over its points that are known as its first one is."""
+    same = points.known == points.known[first][voxel]
+    count = np.bincount(voxel[same], minlength=len(first))[:, None]
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        columns = [
+            np.bincount(voxel[same], weights=column[same], minlength=len(first))
+            for column in values.T
+        ]
+        return np.stack(columns, 1) / count
+
+    return points.at(first)._replace(
+        place=mean(points.place), color=mean(points.color), normal=mean(points.normal)
+    )
+
+
+def _quats_with_z(normals: np.ndarray) -> np.ndarray:
+    """(n, 4) rotations that take the z axis to these directions (n, 3), of any length; none where zero."""
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    unit = np.where(length > 1e-9, normals / np.maximum(length, 1e-9), [0.0, 0.0, 1.0])
+    # A Gaussian looks the same from behind, and half a turn about an axis across z has no shortest way.
+    unit = np.where(unit[:, 2:] < 0, -unit, unit)
+    return np.column_stack([1 + unit[:, 2], -unit[:, 1], unit[:, 0], np.zeros(len(unit))])
 
 
 def in_free_space(points: np.ndarray, views: Sequence[FitView]) -> np.ndarray:
@@ -86,58 +132,42 @@ def in_free_space(points: np.ndarray, views: Sequence[FitView]) -> np.ndarray:
     return through > FREE_SHARE * np.maximum(seen, 1)
 
 
-def _points_of(view: FitView, color: Tensor) -> tuple[np.ndarray, ...]:
-    """World points, colours, pixel size [m] and whether depth was measured, of one view."""
+def _points_of(view: FitView, share: float, rng: np.random.Generator) -> _Points:
+    """World points of one view: this share of its valid pixels, and a coarse grid where depth is unknown."""
     valid = view.valid.numpy()
     depth = view.depth.numpy()
-    rows = [(valid, depth, True)]
+    K = view.K.numpy().astype(np.float64)
+    chosen = valid & (rng.random(valid.shape) < share)
+    rows = [(chosen, depth, depth_normals(depth, valid, K), True)]
     if valid.any() and not valid.all():
         nearest = distance_transform_edt(~valid, return_distances=False, return_indices=True)
-        filled = depth[tuple(nearest)]
-        guessed = ~valid & view.shows_scene.numpy()
-        coarse = np.zeros_like(guessed)
+        coarse = np.zeros_like(valid)
         coarse[::GUESS_STRIDE, ::GUESS_STRIDE] = True
-        rows.append((guessed & coarse, filled, False))
-    K = view.K.numpy().astype(np.float64)
+        guessed = ~valid & view.shows_scene.numpy() & coarse
+        rows.append((guessed, depth[tuple(nearest)], np.zeros((*depth.shape, 3)), False))
     T_world_cam = invert(view.viewmat.numpy().astype(np.float64))
     parts = []
-    for mask, values, known in rows:
+    for mask, values, normals, known in rows:
         seen = unproject(values, K)[mask]
         stride = 1.0 if known else 0.5 * GUESS_STRIDE
-        world = transform_points(T_world_cam, seen)
-        rgb, inside = _colors_at(view, color.numpy().astype(np.float64), world)
         parts.append(
-            (
-                world[inside],
-                rgb[inside],
-                (stride * seen[:, 2] / K[0, 0])[inside],
-                np.full(int(inside.sum()), known),
+            _Points(
+                place=transform_points(T_world_cam, seen),
+                color=view.rgb.numpy()[mask],
+                normal=rotate_vectors(T_world_cam, normals[mask].astype(np.float64)),
+                pixel=stride * seen[:, 2] / K[0, 0],
+                known=np.full(len(seen), known),
             )
         )
-    return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return _Points(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def _colors_at(
-    view: FitView, color: np.ndarray, world: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Colours (n, 3) where the colour camera sees the points, and which it sees."""
-    local = world @ color[:3, :3].T + color[:3, 3]
-    K = view.K.numpy()
-    z = np.where(local[:, 2] > 1e-6, local[:, 2], 1.0)
-    u = (K[0, 0] * local[:, 0] / z + K[0, 2]).astype(int)
-    v = (K[1, 1] * local[:, 1] / z + K[1, 2]).astype(int)
-    inside = (local[:, 2] > 1e-6) & (u >= 0) & (u < view.width) & (v >= 0) & (v < view.height)
-    rgb = view.rgb.numpy()[np.where(inside, v, 0), np.where(inside, u, 0)]
-    return rgb, inside
-
-
-def _first_per_voxel(points: np.ndarray, size: float) -> np.ndarray:
+def _voxels(points: np.ndarray, size: float) -> np.ndarray:
+    """(n,) one number per voxel."""
     keys = np.floor(points / size).astype(np.int64)
     keys -= keys.min(0)
     spans = keys.max(0) + 1
-    flat = (keys[:, 0] * spans[1] + keys[:, 1]) * spans[2] + keys[:, 2]
-    _, first = np.unique(flat, return_index=True)
-    return np.sort(first)
+    return np.asarray((keys[:, 0] * spans[1] + keys[:, 1]) * spans[2] + keys[:, 2])
 
 
 def _voxel_size(points: np.ndarray, count: int) -> float:
@@ -149,7 +179,7 @@ def _voxel_size(points: np.ndarray, count: int) -> float:
             low, high = high / 1.05, high * 1.6
         for _ in range(rounds):
             middle = (low * high) ** 0.5
-            if len(_first_per_voxel(sample, middle)) > count:
+            if len(np.unique(_voxels(sample, middle))) > count:
                 low = middle
             else:
                 high = middle

@@ -33,11 +33,9 @@ def show_views(fitted: Fitted, views: Sequence[FitView], *, backend: str = "auto
     shown = []
     for view in views:
         size = (view.width, view.height)
-        color = fitted.cameras.color_viewmat(view.viewmat, None)
-        image, _ = render(rasterizer, fitted.scene, color, view.K, size, "RGB")
-        image = fitted.cameras.expose_between(image, fitted.positions, view.position)
-        depth, alpha = render(rasterizer, fitted.scene, view.viewmat, view.K, size, "ED")
-        shown.append(Shown(view=view, image=image.clamp(0, 1), depth=depth[..., 0], alpha=alpha))
+        images, alpha = render(rasterizer, fitted.scene, view.viewmat, view.K, size, "RGB+ED")
+        image = fitted.cameras.expose_between(images[..., :3], fitted.positions, view.position)
+        shown.append(Shown(view=view, image=image.clamp(0, 1), depth=images[..., 3], alpha=alpha))
     return shown
 
 

@@ -32,11 +32,11 @@ class FitConfig:
 
     gaussians: budget. iterations: one view each. sh_degree: 0 to 3.
     means_rate [m], quats_rate, scales_rate, opacity_rate, color_rate: of Adam; all fall to a tenth.
-    camera_rate: of camera corrections [rad, m, log focal length]. exposure_rate: of gains (logarithm) and biases.
+    camera_rate: of poses [rad, m]. exposure_rate: of gains (logarithm) and biases.
     ssim_weight: share of 1 - SSIM beside L1. depth_weight: of the mean depth error [1/m].
     scale_weight: of the mean scale [1/m]; opacity_weight: of the mean opacity. Both clear away what is not needed.
     relocate_every: iterations; grow: share of the budget that starts as copies.
-    focal, offset, poses, exposure: camera corrections that are learned (see `CameraCorrections`).
+    poses, exposure: camera corrections that are learned (see `CameraCorrections`).
     """
 
     gaussians: int = 60_000
@@ -55,8 +55,6 @@ class FitConfig:
     opacity_weight: float = 0.002
     relocate_every: int = 100
     grow: float = 0.25
-    focal: bool = False
-    offset: bool = False
     poses: bool = False
     exposure: bool = False
     backend: str = "auto"
@@ -70,11 +68,6 @@ class FitConfig:
                 f"gaussians {self.gaussians}, iterations {self.iterations}, grow {self.grow}: expected at least 1, "
                 "at least 0, and 0 <= grow < 1"
             )
-
-    @property
-    def moves_color(self) -> bool:
-        """Colour and depth are seen from different cameras."""
-        return self.focal or self.offset
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,14 +87,12 @@ def fit(
     config: FitConfig,
     *,
     start: GaussianScene | None = None,
-    color_camera: tuple[float, tuple[float, float]] = (1.0, (0.0, 0.0)),
     on_step: Callable[[int], None] | None = None,
 ) -> Fitted:
     """Fit Gaussians to training views.
 
     Args:
         start: Gaussians to begin with; from the views' depth when absent.
-        color_camera: focal factor and (x, y) offset [m] of the colour camera to begin with (see `guess_color_camera`).
         on_step: called after every iteration with its number.
 
     Raises:
@@ -110,21 +101,11 @@ def fit(
     if not views:
         raise InputError("fit was given no views")
     began = time.perf_counter()
-    cameras = CameraCorrections(
-        len(views),
-        focal=config.focal,
-        offset=config.offset,
-        poses=config.poses,
-        exposure=config.exposure,
-    )
-    cameras.begin_with(*color_camera)
+    cameras = CameraCorrections(len(views), poses=config.poses, exposure=config.exposure)
     if start is None:
         first = round(config.gaussians * (1 - config.grow))
-        with torch.no_grad():
-            colors = [cameras.color_viewmat(v.viewmat, None) for v in views]
-        start = scene_from_depth(views, colors, count=first, seed=config.seed)
-    apart = config.moves_color or color_camera != (1.0, (0.0, 0.0))
-    loop = _Fit(views, config, cameras, start, apart=apart)
+        start = scene_from_depth(views, count=first, seed=config.seed)
+    loop = _Fit(views, config, cameras, start)
     for step in range(config.iterations):
         loop.step(step)
         if on_step is not None:
@@ -146,11 +127,8 @@ class _Fit:
         config: FitConfig,
         cameras: CameraCorrections,
         start: GaussianScene,
-        *,
-        apart: bool,
     ) -> None:
         self.views, self.config, self.cameras = views, config, cameras
-        self.apart = apart
         self.generator = torch.Generator().manual_seed(config.seed)
         self.rasterizer: Rasterizer = get_rasterizer(config.backend)
         extra = SH_COUNTS[config.sh_degree] - start.sh.shape[1]
@@ -203,7 +181,7 @@ class _Fit:
     def step(self, step: int) -> None:
         config, index = self.config, self._next_view()
         progress = step / max(config.iterations, 1)
-        loss = self._loss(index, with_depth=not self.apart or step % 2 == 0)
+        loss = self._loss(index)
         self.optimizer.zero_grad(set_to_none=True)
         if self.camera_optimizer is not None:
             self.camera_optimizer.zero_grad(set_to_none=True)
@@ -226,28 +204,20 @@ class _Fit:
                 generator=self.generator,
             )
 
-    def _loss(self, index: int, *, with_depth: bool) -> Tensor:
+    def _loss(self, index: int) -> Tensor:
         config, view, scene = self.config, self.views[index], self.scene()
-        color_pose = self.cameras.color_viewmat(view.viewmat, index)
-        together = not self.apart
+        pose = self.cameras.viewmat(view.viewmat, index)
         size = (view.width, view.height)
-        images, alphas = render(
-            self.rasterizer, scene, color_pose, view.K, size, "RGB+ED" if together else "RGB"
-        )
+        images, alphas = render(self.rasterizer, scene, pose, view.K, size, "RGB+ED")
         # Where the scene is hidden the image is compared with itself.
         picture = self.cameras.expose(images[..., :3], index)
         picture = torch.where(view.shows_scene[..., None], picture, view.rgb)
         loss = (1 - config.ssim_weight) * (picture - view.rgb).abs().mean()
         loss = loss + config.ssim_weight * (1 - ssim(picture, view.rgb))
-        if with_depth and config.depth_weight > 0:
-            if not together:
-                pose = self.cameras.depth_viewmat(view.viewmat, index)
-                images, alphas = render(self.rasterizer, scene, pose, view.K, size, "ED")
-            seen = view.valid & (alphas.detach() > COVERED)
-            if bool(seen.any()):
-                gap = (images[..., -1] - view.depth)[seen].abs()
-                weight = config.depth_weight * (1.0 if together else 2.0)
-                loss = loss + weight * gap.clamp_max(0.2).mean()
+        seen = view.valid & (alphas.detach() > COVERED)
+        if config.depth_weight > 0 and bool(seen.any()):
+            gap = (images[..., -1] - view.depth)[seen].abs()
+            loss = loss + config.depth_weight * gap.clamp_max(0.2).mean()
         loss = loss + config.scale_weight * scene.scales.mean()
         return loss + config.opacity_weight * scene.opacities.mean()
 

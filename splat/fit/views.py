@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ Tensor = torch.Tensor
 MIN_DEPTH = 0.2
 #: Share of the image's width by which the silhouette of what is too near is widened.
 OCCLUDER_MARGIN = 0.04
+#: What keeps its brightness while the camera moves is carried by it: standard deviation of its logarithm, after adding
+#: DARK, over at least FEWEST frames whose poses differ by at least MOTION, with depth in fewer than SEEN of them.
+STILL, DARK, FEWEST, MOTION, SEEN = 0.15, 0.08, 6, 0.1, 0.1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,7 +110,31 @@ def split_views(
     ]
     if len({(v.width, v.height) for v in views}) > 1:
         raise InputError("the frames differ in size; fit them separately or resize them first")
+    training = [v for i, v in enumerate(views) if i not in held]
+    carried = carried_by_camera(training)
+    views = [_without(view, carried) for view in views]
     return (
         [v for i, v in enumerate(views) if i not in held],
         [v for i, v in enumerate(views) if i in held],
     )
+
+
+def carried_by_camera(views: Sequence[FitView]) -> Tensor:
+    """(height, width) bool: what moves with the camera, such as the arm that holds it; nothing if that stands still."""
+    none = torch.zeros_like(views[0].valid)
+    poses = torch.stack([v.viewmat for v in views])
+    if (
+        len(views) < FEWEST
+        or float((poses - poses.mean(0)).square().sum((1, 2)).sqrt().median()) < MOTION
+    ):
+        return none
+    shades = torch.stack([v.rgb.mean(-1) for v in views])
+    still = (shades + DARK).log().std(0) < STILL
+    unseen = torch.stack([v.valid for v in views]).float().mean(0) < SEEN
+    found = binary_opening((still & unseen).numpy(), np.ones((5, 5)))
+    grown = binary_dilation(found, np.ones((3, 3)), iterations=max(1, round(views[0].width / 80)))
+    return torch.from_numpy(grown)
+
+
+def _without(view: FitView, carried: Tensor) -> FitView:
+    return replace(view, valid=view.valid & ~carried, shows_scene=view.shows_scene & ~carried)

@@ -40,22 +40,27 @@ def _trace(origin: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def room(
-    *, frames: int = 12, width: int = 80, height: int = 60, color_focal: float = 1.0
+    *,
+    frames: int = 12,
+    width: int = 80,
+    height: int = 60,
+    focal: float = 60.0,
+    color_focal: float = 1.0,
 ) -> Capture:
     """RGB-D frames from a ring of cameras; colours as if their focal length were `color_focal` times that of depth."""
-    K = np.array([[60.0, 0, width / 2], [0, 60.0, height / 2], [0, 0, 1]])
+    K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
     made = []
     for index in range(frames):
         angle = 2 * np.pi * index / frames
         eye = np.array([0.8 * np.cos(angle), 0.65 * np.sin(angle), 0.25])
         T = _look_at(eye, np.array([0.0, 0.0, -0.25]))
         images = []
-        for focal in (1.0, color_focal):
+        for factor in (1.0, color_focal):
             uv = pixel_grid(height, width).reshape(-1, 2)
             local = np.column_stack(
                 [
-                    (uv[:, 0] - K[0, 2]) / (focal * K[0, 0]),
-                    (uv[:, 1] - K[1, 2]) / (focal * K[1, 1]),
+                    (uv[:, 0] - K[0, 2]) / (factor * K[0, 0]),
+                    (uv[:, 1] - K[1, 2]) / (factor * K[1, 1]),
                     np.ones(len(uv)),
                 ]
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ from pointworld.types import Capture, RGBDFrame
 from splat.fit import (
     FitConfig,
     fit,
-    guess_color_camera,
     measure,
     psnr,
     show_views,
@@ -27,8 +27,8 @@ from splat.fit import (
 from splat.fit.cameras import CameraCorrections, fit_exposure, rotation_exp
 from splat.fit.initialise import in_free_space
 from splat.fit.relocate import relocate, shared_opacity_and_scale
+from splat.fit.views import carried_by_camera
 from splat.io import read_native
-from splat.raster import get_rasterizer
 from tests.splat.fit.room import room
 
 
@@ -77,36 +77,6 @@ def test_rotations_and_their_gradient_at_zero() -> None:
     assert (turned - torch.tensor([0.0, 1, 0], dtype=torch.float64)).abs().max() < 1e-12
 
 
-def test_a_scaled_viewmat_is_a_longer_focal_length() -> None:
-    """What the focal correction does equals a rendering with another K, Gaussians' shapes included."""
-    generator = torch.Generator().manual_seed(2)
-    means = torch.randn(30, 3, generator=generator, dtype=torch.float64) * 0.3
-    means[:, 2] += 2.0
-    scales = torch.rand(30, 3, generator=generator, dtype=torch.float64) * 0.1 + 0.02
-    K = torch.tensor([[60.0, 0, 32], [0, 60, 24], [0, 0, 1]], dtype=torch.float64)
-    cameras = CameraCorrections(1, focal=True, offset=False, poses=False, exposure=False).double()
-    with torch.no_grad():
-        cameras.log_focal.fill_(math.log(1.1))
-    longer = K.clone()
-    longer[0, 0] = longer[1, 1] = 66.0
-    eye = torch.eye(4, dtype=torch.float64)
-    images = [
-        get_rasterizer("reference")(
-            means,
-            torch.randn(30, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64),
-            scales,
-            torch.full((30,), 0.6, dtype=torch.float64),
-            means - 1.5,
-            viewmat[None],
-            intrinsics[None],
-            64,
-            48,
-        ).colors
-        for viewmat, intrinsics in ((cameras.color_viewmat(eye, None), K), (eye, longer))
-    ]
-    assert (images[0] - images[1]).abs().max() < 1e-9
-
-
 def test_exposure_fit_finds_gain_and_bias() -> None:
     target = torch.rand(20, 30, 3, generator=torch.Generator().manual_seed(4))
     image = (target - torch.tensor([0.1, 0.0, -0.05])) / torch.tensor([1.2, 0.8, 1.0])
@@ -114,7 +84,7 @@ def test_exposure_fit_finds_gain_and_bias() -> None:
 
 
 def test_exposure_between_frames() -> None:
-    cameras = CameraCorrections(3, focal=False, offset=False, poses=False, exposure=True)
+    cameras = CameraCorrections(3, poses=False, exposure=True)
     with torch.no_grad():
         cameras.log_gain.copy_(torch.tensor([0.0, 0.2, 0.6])[:, None].expand(3, 3))
         cameras.bias.copy_(torch.tensor([0.0, 0.1, 0.1])[:, None].expand(3, 3))
@@ -179,6 +149,22 @@ def test_points_in_free_space_are_found() -> None:
     assert in_free_space(real, training).mean() < 0.05
 
 
+def test_what_the_camera_carries_is_left_out() -> None:
+    """A dark block without depth in one corner of every frame; none of it where the camera does not move."""
+    block = np.random.default_rng(0).integers(20, 40, (15, 20, 3)).astype(np.uint8)
+    frames = []
+    for frame in room().frames:
+        rgb, depth, valid = frame.rgb.copy(), frame.depth.copy(), frame.valid.copy()
+        rgb[:15, :20], depth[:15, :20], valid[:15, :20] = block, 0, False
+        frames.append(replace(frame, rgb=rgb, depth=depth, valid=valid))
+    capture = Capture(frames=tuple(frames), source="arm")
+    training, held = split_views(capture, max_width=80, holdout=4)
+    for view in training + held:
+        assert not view.shows_scene[:15, :20].any() and view.shows_scene[22:, 28:].all()
+    still = Capture(frames=tuple(frames[:1] * 8), source="still")
+    assert not carried_by_camera(split_views(still, max_width=80, holdout=0)[0]).any()
+
+
 def test_a_room_is_fitted_and_held_out_views_gain(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     training, held = split_views(room(), max_width=80, holdout=4)
@@ -191,21 +177,6 @@ def test_a_room_is_fitted_and_held_out_views_gain(tmp_path: Path) -> None:
     assert len(fitted.scene) <= 2500
     again = fit(training, config)
     assert torch.equal(again.scene.means, fitted.scene.means)
-
-
-def test_a_wrong_focal_length_is_found() -> None:
-    torch.set_num_threads(1)
-    capture = room(color_focal=0.92)
-    focal, offset = guess_color_camera(capture)
-    assert focal == pytest.approx(0.92, abs=0.01) and max(map(abs, offset)) < 0.01
-    assert guess_color_camera(room()) == (1.0, (0.0, 0.0))
-    views, _ = split_views(capture, max_width=80, holdout=0)
-    fitted = fit(
-        views,
-        FitConfig(gaussians=2500, iterations=40, focal=True),
-        color_camera=(focal, offset),
-    )
-    assert float(fitted.cameras.log_focal.exp()) == pytest.approx(0.92, abs=0.01)
 
 
 def test_the_command_writes_scene_sheet_and_report(
