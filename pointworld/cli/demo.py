@@ -15,6 +15,7 @@ from pointworld.capture import read_capture, write_capture
 from pointworld.cli.common import console, parse, stdout_json
 from pointworld.cli.demo_loop import close_loop
 from pointworld.cli.demo_pictures import make_pictures, write_page
+from pointworld.cli.demo_splat import splat_demo
 from pointworld.cli.predict import PredictArgs, PredictedCapture, predict_capture, write_result
 from pointworld.data import (
     Clip,
@@ -47,6 +48,7 @@ class DemoArgs:
 
     Without --capture it runs on a bundled simulated capture, whose true future is known, and then closes the loop in
     simulation: look, plan, act, look again, with plan, prediction and outcome side by side (needs the extra 'sim').
+    Gaussians fitted to the capture show the predicted future as a video, in colour and in features.
 
     Example: pointworld demo --out out/demo
     Example: pointworld demo --capture my_capture --frames 0,8 --out out/mine
@@ -66,6 +68,8 @@ class DemoArgs:
     """Of everything that is drawn at random."""
     loop: bool = True
     """Close the loop in simulation at the end; --no-loop leaves it out."""
+    splat: bool = True
+    """Render the predicted future with Gaussians (needs the extra 'splat'); --no-splat leaves it out."""
     json: bool = False
     """Print a summary as one JSON object on stdout."""
 
@@ -81,11 +85,16 @@ def main(argv: list[str]) -> int:
         result, errors = captured(args, args.capture), None
     console.print("drawing pictures and the video ...")
     pictures = make_pictures(read_result(args.out), result, args.out)
+    gaussians = None
+    if args.splat:
+        console.print("fitting Gaussians, rendering the predicted future ...")
+        gaussians = splat_demo(args.out, result, args.capture or args.out / "capture")
     loop = None
     if args.loop and args.capture is None:
         console.print("closing the loop: look, plan, act, look again ...")
         loop = close_loop(args.out, args.checkpoint)
-    sections = [] if loop is None else [loop.section()]
+    sections = [] if gaussians is None else gaussians.sections()
+    sections += [] if loop is None else [loop.section()]
     write_page(args.out, result, pictures, errors, sections)
     seconds = time.perf_counter() - start
     summary: dict[str, Any] = {
@@ -93,6 +102,7 @@ def main(argv: list[str]) -> int:
         "points": len(result.scene),
         "seconds": round(seconds, 2),
         "errors": errors,
+        "splat": None if gaussians is None else gaussians.summary,
         "loop": None if loop is None else loop.summary,
     }
     write_json(args.out / "demo.json", summary)
