@@ -28,7 +28,7 @@ from splat.edit import members
 from splat.fit.optimise import render
 from splat.io import NativeFile, read_native, write_native
 from splat.motion_neighbors import nearest_points
-from splat.physics import Simulation, moved_scene, simulate
+from splat.physics import NEAR, Simulation, moved_scene, simulate
 from splat.physics_demo import FLOOR, finger_scene, jelly_cube, sand_column
 from splat.physics_particles import above_support
 from splat.physics_types import MATERIALS, Kind, Material, PhysicsOptions, PushPath
@@ -42,6 +42,8 @@ Tensor = torch.Tensor
 SHEET, SHEET_COLUMNS = 12, 4
 #: What is nearer to the object than this belongs to it rather than being in its way [m].
 CLEAR = 0.01
+#: Fainter Gaussians are in nobody's way.
+OPAQUE = 0.15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,13 +198,12 @@ def scene_setup(args: SplatSimulateArgs) -> Setup:
     if args.scene is None:
         raise InputError("give a scene of pointworld splat query, or --demo jelly | sand")
     stored = read_native(check_scene_folder(args.scene))
-    plane = support_plane(args, stored)
     if args.object is None and not args.all:
         raise InputError("give --object N (see pointworld splat query), or --all with --support")
-    if args.all:
+    mask = None if args.object is None else members(stored.scene, args.object)
+    plane = support_plane(args, stored)
+    if args.all or mask is None:
         mask = above_support(stored.scene, plane)
-    else:
-        mask = members(stored.scene, int(args.object or 0))
     camera = camera_index(stored, args.camera) if args.camera else None
     if camera is None:
         camera = best_cameras(stored, mask, args.backend)[0]
@@ -271,12 +272,11 @@ def obstacle_points(args: SplatSimulateArgs, setup: Setup) -> Tensor | None:
     """Opaque Gaussians of other things on the support (not those under or within the object)."""
     if not args.obstacles or args.demo:
         return None
-    others = above_support(setup.scene, setup.plane) & ~setup.mask
+    height = torch.from_numpy(setup.plane.height(setup.scene.means.double().numpy()))
+    others = (height > setup.plane.band) & (setup.scene.opacities > OPAQUE) & ~setup.mask
     means = setup.scene.means[others]
-    if len(means) == 0:
-        return None
     gap = nearest_points(means, setup.scene.means[setup.mask], 1).distance[:, 0]
-    return means[gap > CLEAR]
+    return means[(gap > CLEAR) & (gap < NEAR)]
 
 
 def draw(args: SplatSimulateArgs, setup: Setup, simulation: Simulation) -> list[np.ndarray]:
