@@ -18,7 +18,7 @@ from pointworld.data.clip import clip_path
 from pointworld.data.clip_header import LABELLED, read_header
 from pointworld.data.recordings.label import Labels, label_points
 from pointworld.data.recordings.labelled_clip import LabelledClip, write_labelled
-from pointworld.data.recordings.rigid_track import prepare_shot
+from pointworld.data.recordings.shots import prepare_shot
 from pointworld.data.recordings.trajectories import Scene
 from pointworld.data.recordings.windows import Recording, Window, find_windows, read_window
 from pointworld.errors import InputError

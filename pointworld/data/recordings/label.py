@@ -13,18 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
+from pointworld.data.recordings.landing import HIDDEN_COST, pixel_costs
 from pointworld.data.recordings.pieces import (
     split_into_pieces,
     spread_to_pixels,
     supporting_plane,
 )
-from pointworld.data.recordings.rigid_track import (
-    HIDDEN_COST,
-    Fit,
-    assess,
-    make_piece,
-    pixel_costs,
-)
+from pointworld.data.recordings.rigid_track import Fit, assess
+from pointworld.data.recordings.shots import make_piece
 from pointworld.data.recordings.trajectories import AGREES, Part, Scene, Trajectory, follow
 
 #: Motions this far apart at a point are different ones [m].

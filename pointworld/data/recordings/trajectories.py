@@ -7,17 +7,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pointworld.data.recordings.landing import pixel_costs
 from pointworld.data.recordings.rigid_track import (
     Fit,
-    Piece,
-    Shot,
     assess,
-    make_piece,
-    pixel_costs,
     point_sigma,
     track_back,
     track_moment,
 )
+from pointworld.data.recordings.shots import Piece, Shot, make_piece
 from pointworld.geometry import invert, transform_points
 
 #: A pixel agrees with a motion when it costs less than this, of 1.
