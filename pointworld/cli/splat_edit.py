@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from PIL import Image
 from pointworld.cli.common import console, parse, stdout_json, write_run_json
 from pointworld.cli.splat_fit import SCENE, check_scene_folder
 from pointworld.cli.splat_query import PLANES, camera_index, view_of_camera
+from pointworld.cli.splat_summary import stable_summary
 from pointworld.errors import InputError
 from pointworld.files import atomic_path
 from splat.edit import (
@@ -31,6 +31,7 @@ from splat.edit import (
     remove,
 )
 from splat.features import draw_features
+from splat.fill import fill_support, seen_weights
 from splat.fit.cameras import rotation_exp
 from splat.fit.optimise import render
 from splat.io import NativeFile, read_native, write_native
@@ -42,6 +43,10 @@ Tensor = torch.Tensor
 
 #: Cameras that are asked what they saw behind the object, and those that are shown.
 HIDING_CAMERAS, SHOWN_CAMERAS = 32, 4
+#: So far round the object its support is filled [m].
+FILL_MARGIN = 0.03
+#: A hole is hatched in this colour, with stripes of this width [px].
+HATCH, STRIPE = (1.0, 0.0, 0.8), 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +54,7 @@ class SplatEditArgs:
     """Change one object of a scene: remove, move, duplicate, recolor, extract.
 
     Objects are numbered by pointworld splat query. Writes scene.safetensors, edit.png (rows of cameras: before, after,
-    hole), holes/NAME.png (white where nothing was ever seen behind what is gone), run.json.
+    after with the hole hatched), holes/NAME.png (white where nothing was ever seen behind what is gone), run.json.
 
     Example: pointworld splat edit out/cup remove --object 0 --out out/no_cup
     Example: pointworld splat edit out/cup move --object 0 --by 0.1 0 0 --turn 45 --out out/moved
@@ -72,6 +77,9 @@ class SplatEditArgs:
     """Of recolor: red, green, blue in 0-1; light and shade are kept."""
     keep_hidden: bool = False
     """Of remove and move: keep what no camera saw behind the object; its colours mean nothing."""
+    fill: bool = False
+    """Of remove and move: make up what no camera saw of the support under the object, from what lies round it. The
+    hole masks stay."""
     cameras: tuple[str, ...] = ()
     """Cameras (name or number) that are rendered; by default the four that see the object best."""
     backend: str = "auto"
@@ -94,24 +102,31 @@ def main(argv: list[str]) -> int:
         hidden = hidden_by(stored.scene, mask, seen, get_rasterizer(args.backend))
     kept = stored.scene.select(~hidden)
     edited, number = apply(args, kept, mask[~hidden], plane)
+    bare, added = edited, 0
+    if args.fill:
+        cameras_of = [view_of_camera(stored, index) for index in best[:HIDING_CAMERAS]]
+        edited, added = fill_hole(args, kept, mask[~hidden], edited, plane, cameras_of)
     done = time.perf_counter()
     cameras = [camera_index(stored, name) for name in args.cameras] or best[:SHOWN_CAMERAS]
     args.out.mkdir(parents=True, exist_ok=True)
     write_native(edited, args.out / SCENE, tensors=stored.tensors, metadata=stored.metadata)
-    holes = write_edit_pictures(args.out, stored, edited, plane, cameras, args.backend)
-    summary: dict[str, Any] = {
-        "operation": args.operation,
-        "object": args.object,
-        "new_object": number,
-        "object_gaussians": int(mask.sum()),
-        "hidden_gaussians": int(hidden.sum()),
-        "gaussians_before": len(stored.scene),
-        "gaussians": len(edited),
-        "hole_pixels": holes,
-        "edit_seconds": round(done - began, 3),
-        "seconds": round(time.perf_counter() - began, 2),
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-    }
+    holes = write_edit_pictures(args.out, stored, (bare, edited), plane, cameras, args.backend)
+    summary: dict[str, Any] = stable_summary(
+        # The fit's measurements do not hold any more.
+        quality=None,
+        gaussians=len(edited),
+        seconds=time.perf_counter() - began,
+        out=args.out,
+        operation=args.operation,
+        object=args.object,
+        new_object=number,
+        object_gaussians=int(mask.sum()),
+        hidden_gaussians=int(hidden.sum()),
+        filled_gaussians=added,
+        gaussians_before=len(stored.scene),
+        hole_pixels=holes,
+        edit_seconds=round(done - began, 3),
+    )
     write_run_json(
         args.out,
         command="splat edit",
@@ -127,6 +142,30 @@ def main(argv: list[str]) -> int:
     if args.json:
         stdout_json(summary)
     return 0
+
+
+def fill_hole(
+    args: SplatEditArgs,
+    before: GaussianScene,
+    mask: Tensor,
+    edited: GaussianScene,
+    plane: Plane | None,
+    cameras: list[tuple[Tensor, Tensor, tuple[int, int]]],
+) -> tuple[GaussianScene, int]:
+    """The edited scene with the support that the object (N,) stood on filled in, and how many Gaussians that took.
+
+    Raises:
+        InputError: nothing was moved away, or what the object stood on is not known.
+    """
+    if args.operation not in ("remove", "move") or plane is None:
+        why = "only remove and move leave a hole" if plane is not None else "it stands on no plane"
+        raise InputError(f"--fill does not fit {args.operation} of object {args.object}: {why}")
+    seen = seen_weights(before, cameras, get_rasterizer(args.backend))
+    if args.operation == "remove":
+        seen = seen[~mask]
+    region = before.means[mask].double().cpu().numpy()
+    filled = fill_support(edited, plane, region, seen=seen, margin=FILL_MARGIN)
+    return filled.scene, filled.added
 
 
 def object_plane(stored: NativeFile, number: int) -> Plane | None:
@@ -188,12 +227,17 @@ def best_cameras(stored: NativeFile, mask: Tensor, backend: str) -> list[int]:
 def write_edit_pictures(
     out: Path,
     stored: NativeFile,
-    edited: GaussianScene,
+    edits: tuple[GaussianScene, GaussianScene],
     plane: Plane | None,
     cameras: list[int],
     backend: str,
 ) -> dict[str, int]:
-    """edit.png and one mask per camera; returns the pixels of every hole."""
+    """edit.png and one mask per camera; returns the pixels of every hole.
+
+    Args:
+        edits: the edited scene without and with what was filled in; holes are those of the first.
+    """
+    bare, edited = edits
     rasterizer = get_rasterizer(backend)
     names = json.loads(stored.metadata["cameras"])
     rows, counts = [], {}
@@ -203,13 +247,19 @@ def write_edit_pictures(
             render(rasterizer, scene, viewmat, K, size, "RGB")[0].clamp(0, 1)
             for scene in (stored.scene, edited)
         ]
-        hole = hole_mask(stored.scene, edited, viewmat, K, size, rasterizer, plane=plane)
-        white = hole.float()[..., None].expand(-1, -1, 3)
-        rows.append(torch.cat([*tiles, white], 1))
+        hole = hole_mask(stored.scene, bare, viewmat, K, size, rasterizer, plane=plane)
+        rows.append(torch.cat([*tiles, hatched(tiles[-1], hole)], 1))
         counts[names[index]] = int(hole.sum())
         _save(out / "holes" / f"{names[index]}.png", hole.float())
     _save(out / "edit.png", torch.cat(rows))
     return counts
+
+
+def hatched(image: Tensor, mask: Tensor) -> Tensor:
+    """The image (height, width, 3) with slanted stripes where the mask (height, width) is."""
+    rows, columns = torch.meshgrid(*map(torch.arange, mask.shape), indexing="ij")
+    stripes = mask & ((rows + columns) // STRIPE % 2 == 0)
+    return torch.where(stripes[..., None], torch.tensor(HATCH), image)
 
 
 def _save(path: Path, image: Tensor) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from PIL import Image
 
 from pointworld.cli.common import console, parse, stdout_json, write_run_json
 from pointworld.cli.splat_fit import SCENE, check_scene_folder
+from pointworld.cli.splat_summary import held_out_quality, stable_summary
 from pointworld.encoders import frame_to_tensor, load_encoder
 from pointworld.errors import InputError
 from pointworld.files import atomic_path
@@ -105,18 +105,20 @@ def main(argv: list[str]) -> int:
     )
     shown = write_query_picture(args.out / "query.png", stored, selection, camera, args.backend)
     means = scene.means[selection.mask]
-    summary: dict[str, Any] = {
-        "object": number,
-        "by": asked[0],
-        "gaussians": int(selection.mask.sum()),
-        "low": means.min(0).values.tolist(),
-        "high": means.max(0).values.tolist(),
-        "on_plane": selection.plane is not None,
-        "pixels": shown,
-        "query_seconds": round(found - began, 3),
-        "seconds": round(time.perf_counter() - began, 2),
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-    }
+    summary: dict[str, Any] = stable_summary(
+        quality=held_out_quality(args.scene),
+        gaussians=len(scene),
+        seconds=time.perf_counter() - began,
+        out=args.out,
+        object=number,
+        by=asked[0],
+        object_gaussians=int(selection.mask.sum()),
+        low=means.min(0).values.tolist(),
+        high=means.max(0).values.tolist(),
+        on_plane=selection.plane is not None,
+        pixels=shown,
+        query_seconds=round(found - began, 3),
+    )
     write_run_json(
         args.out,
         command="splat query",
@@ -126,8 +128,8 @@ def main(argv: list[str]) -> int:
         extra={"summary": summary},
     )
     console.print(
-        f"object {number}: {summary['gaussians']:,} Gaussians by {asked[0]} in {summary['query_seconds']:.2f} s; "
-        f"wrote {args.out / SCENE} and query.png"
+        f"object {number}: {summary['object_gaussians']:,} Gaussians by {asked[0]} in "
+        f"{summary['query_seconds']:.2f} s; wrote {args.out / SCENE} and query.png"
     )
     if args.json:
         stdout_json(summary)

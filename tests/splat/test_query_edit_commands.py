@@ -82,7 +82,7 @@ def test_query_then_remove_the_ball(
 
     edit = ["splat", "edit", str(tmp_path / "q")]
     gone = run([*edit, "remove", "--object", "0", "--out", str(tmp_path / "r")], capsys)
-    taken = found["gaussians"] + gone["hidden_gaussians"]
+    taken = found["object_gaussians"] + gone["hidden_gaussians"]
     assert gone["gaussians"] == gone["gaussians_before"] - taken
     assert sum(gone["hole_pixels"].values()) > 0
     assert len(list((tmp_path / "r" / "holes").glob("*.png"))) == 4
@@ -105,7 +105,7 @@ def test_query_by_example_and_vector(
     vector.write_text(json.dumps(stored.scene.features[5].tolist()))
     plain = ["--query.no-plane", "--out", str(tmp_path / "a")]
     asked = ["splat", "query", str(fitted)]
-    assert run([*asked, "--vector", str(vector), *plain], capsys)["gaussians"] > 0
+    assert run([*asked, "--vector", str(vector), *plain], capsys)["object_gaussians"] > 0
     picture = tmp_path / "example.png"
     Image.fromarray(np.full((24, 24, 3), 200, np.uint8)).save(picture)
     assert run([*asked, "--example", str(picture), *plain], capsys)["by"] == "example"
