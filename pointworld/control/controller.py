@@ -127,6 +127,11 @@ class PlannerLink:
                 loop.recover(acknowledged=message.fields.get("acknowledged") is True)
             elif message.kind == "chunk":
                 loop.submit(_read_chunk(message))
+            elif message.kind == "rehearse":
+                reason, why = loop.rehearse(_read_chunk(message), message.number("seconds"))
+                return Message("rehearsed", {"reason": reason.value, "why": why})
+            elif message.kind == "hold":
+                loop.hold()
             elif message.kind not in ("hello", "status"):
                 raise WireError(f"unknown message '{message.kind}'")
         except ControlError as error:
@@ -146,6 +151,18 @@ def _read_chunk(message: Message) -> Chunk:
         step_dt=message.number("step_dt"),
         gripper_width=message.arrays.get("gripper_width"),
     )
+
+
+def _chunk_message(kind: str, chunk: Chunk, **more: float) -> Message:
+    arrays = {"joint_positions": np.asarray(chunk.joint_positions, dtype=np.float64)}
+    if chunk.gripper_width is not None:
+        arrays["gripper_width"] = np.asarray(chunk.gripper_width, dtype=np.float64)
+    fields = {
+        "sequence": chunk.sequence,
+        "start_time": chunk.start_time,
+        "step_dt": chunk.step_dt,
+    }
+    return Message(kind, {**fields, **more}, arrays)
 
 
 def _status_message(loop: ControlLoop) -> Message:
@@ -168,6 +185,8 @@ def _status_message(loop: ControlLoop) -> Message:
     arrays = {}
     if status.commanded is not None:
         arrays["commanded"] = status.commanded
+    if status.pace is not None:
+        arrays["pace"] = status.pace
     if state is not None:
         arrays["joint_positions"] = np.asarray(state.joint_positions, dtype=np.float64)
         arrays["joint_velocities"] = np.asarray(state.joint_velocities, dtype=np.float64)
@@ -213,15 +232,16 @@ class RemoteController:
 
     def submit(self, chunk: Chunk) -> Message:
         """See `ControlLoop.submit`."""
-        arrays = {"joint_positions": np.asarray(chunk.joint_positions, dtype=np.float64)}
-        if chunk.gripper_width is not None:
-            arrays["gripper_width"] = np.asarray(chunk.gripper_width, dtype=np.float64)
-        fields = {
-            "sequence": chunk.sequence,
-            "start_time": chunk.start_time,
-            "step_dt": chunk.step_dt,
-        }
-        return self._call(Message("chunk", fields, arrays))
+        return self._call(_chunk_message("chunk", chunk))
+
+    def rehearse(self, chunk: Chunk, seconds: float) -> tuple[Reason, str]:
+        """See `ControlLoop.rehearse`."""
+        answer = self._call(_chunk_message("rehearse", chunk, seconds=seconds))
+        return Reason(str(answer.fields["reason"])), str(answer.fields["why"])
+
+    def hold(self) -> Message:
+        """See `ControlLoop.hold`."""
+        return self._call(Message("hold"))
 
     def close(self) -> None:
         """Hang up. While armed this stops the arm; disarm first."""

@@ -11,16 +11,15 @@ from scipy.spatial import cKDTree
 
 from pointworld.encoders import ImageEncoder
 from pointworld.errors import InputError
-from pointworld.geometry import SUPPORT, fit_rigid, transform_points
-from pointworld.plan.dynamics import PlanState
+from pointworld.geometry import SUPPORT, fit_rigid
 from pointworld.plan.goal import Goal, StillGoal
 from pointworld.plan.goal_points import ResolvedSet, resolve_goal
-from pointworld.plan.tasks.seen import Seen, register
+from pointworld.plan.tasks.seen import Seen, find_targets, register
 from pointworld.robot import RobotModel
 from pointworld.scene import Workspace, build_scene
 from pointworld.types import Capture, RGBDFrame, ScenePoints
 
-#: Scene points within this of a thing's surface belong to it, and points beyond twice this do not [m].
+#: Fine points within this of a chosen one belong to its thing [m].
 _NEAR = 0.012
 #: Spacing of the points that stand for a thing's surface [m].
 _FINE = 0.006
@@ -69,14 +68,11 @@ class GoalTracker:
         """(4, 4) that carry the things from the start to their goals."""
         return [thing.motion for thing in self._things]
 
-    def see(
-        self, frames: Sequence[RGBDFrame], joints: np.ndarray, speeds: np.ndarray | None = None
-    ) -> Seen:
+    def see(self, frames: Sequence[RGBDFrame], joints: np.ndarray) -> Seen:
         """The task now.
 
         Args:
-            frames: of one moment, posed in the base frame. joints, speeds: (joints,) of the arm then, in the robot's
-                order.
+            frames: of one moment, posed in the base frame. joints: (joints,) of the arm then, in the robot's order.
 
         Raises:
             InputError: the goal chooses nothing in the first look, or a thing is out of sight.
@@ -90,7 +86,18 @@ class GoalTracker:
             register(thing.surface, pose, points[free])
             for thing, pose in zip(self._things, self._poses, strict=True)
         ]
-        return self._assemble(scene, points, free, joints, speeds)
+        seen = find_targets(
+            scene,
+            joints,
+            surfaces=self.surfaces,
+            poses=self._poses,
+            motions=self.motions,
+            able=free,
+        )
+        if seen is None:
+            names = ", ".join(thing.name for thing in self._things)
+            raise InputError(f"{names}: out of sight of all cameras")
+        return seen
 
     def _scene(
         self,
@@ -142,45 +149,6 @@ class GoalTracker:
         if not self._things:
             names = [s.name for s in self._goal.sets if isinstance(s.goal, StillGoal)]
             raise InputError(f"nothing has anywhere to go: {', '.join(names)} should stay still")
-
-    def _assemble(
-        self,
-        scene: ScenePoints,
-        points: np.ndarray,
-        free: np.ndarray,
-        joints: np.ndarray,
-        speeds: np.ndarray | None,
-    ) -> Seen:
-        things, poses = self._things, self._poses
-        surfaces = [transform_points(T, t.surface) for T, t in zip(poses, things, strict=True)]
-        moves = [t.motion @ np.linalg.inv(T) for T, t in zip(poses, things, strict=True)]
-        whole = np.concatenate(surfaces)
-        places = [transform_points(M, s) for M, s in zip(moves, surfaces, strict=True)]
-        owner = np.repeat(np.arange(len(things)), [len(s) for s in surfaces])
-        distance, nearest = cKDTree(whole).query(points)
-        index = np.flatnonzero((distance < _NEAR) & free)
-        if len(index) < 3:
-            names = ", ".join(thing.name for thing in things)
-            raise InputError(f"{names}: out of sight of all cameras")
-        carry = np.stack(moves)[owner[nearest[index]]]
-        goals = (carry[:, :3, :3] @ points[index][..., None])[..., 0] + carry[:, :3, 3]
-        rest = free & (distance >= 2 * _NEAR)
-        state = PlanState(
-            scene=scene,
-            joint_positions=torch.from_numpy(joints),
-            joint_velocities=None if speeds is None else torch.from_numpy(speeds),
-            task_index=torch.from_numpy(index),
-        )
-        return Seen(
-            state=state,
-            goals=torch.from_numpy(goals).float(),
-            grip_index=torch.from_numpy(index),
-            still_index=torch.from_numpy(np.flatnonzero(rest)),
-            points=whole,
-            places=np.concatenate(places),
-            grip=np.ones(len(whole), dtype=bool),
-            top=float(max(points[rest, 2].max(initial=-1.0), whole[:, 2].max())),
-        )
 
 
 def _surface_of(item: ResolvedSet, scene: ScenePoints, fine: ScenePoints) -> np.ndarray:

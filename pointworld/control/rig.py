@@ -26,18 +26,22 @@ from pointworld.types import RGBDFrame
 
 #: Between two questions to the controller, and how long its first measurement may take [s].
 _POLL, _FIRST_STATE = 0.01, 2.0
+#: A plan starts where the arm is commanded to be, or as near to that as this from where it is measured [rad].
+_SLACK = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Look:
-    """One moment. frames: posed in the base frame. joints, speeds: (joints,) in the robot's order, gripper included.
+    """One moment. frames: posed in the base frame. joints: (joints,) measured, in the robot's order, gripper included.
 
-    time: on the rig's clock [s].
+    ahead, pace: (joints,) where the arm is commanded to be, and at which speed: a plan goes on from there. time: on
+    the rig's clock [s].
     """
 
     frames: tuple[RGBDFrame, ...]
     joints: np.ndarray
-    speeds: np.ndarray
+    ahead: np.ndarray
+    pace: np.ndarray
     time: float
 
 
@@ -84,6 +88,14 @@ class Rig(Protocol):
         """
         ...
 
+    def passes(self, chunk: Chunk, seconds: float) -> bool:
+        """Whether the safety filter would let the first `seconds` of a chunk through from here."""
+        ...
+
+    def hold(self) -> None:
+        """Come to rest and wait for the next chunk."""
+        ...
+
     def wait(self, until: float) -> None:
         """Let time pass.
 
@@ -116,6 +128,20 @@ def look_through(
     return tuple(camera.posed(take(camera), tool, joints) for camera in cameras)
 
 
+def where_to_plan_from(
+    joints: np.ndarray,
+    columns: Sequence[int],
+    commanded: np.ndarray | None,
+    pace: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Joints and speeds (joints,) that a plan starts from: the commanded ones, where the arm follows them."""
+    ahead, speeds, arm = joints.copy(), np.zeros(len(joints)), list(columns)
+    if commanded is not None and pace is not None:
+        ahead[arm] = np.clip(commanded, joints[arm] - _SLACK, joints[arm] + _SLACK)
+        speeds[arm] = pace
+    return ahead, speeds
+
+
 def tool_pose(robot: RobotModel, joints: np.ndarray) -> np.ndarray:
     """T_base_tool (4, 4)."""
     return np.asarray(robot.tool_pose(torch.from_numpy(np.asarray(joints, dtype=np.float64))))
@@ -125,6 +151,13 @@ def check_cameras(rig: Rig) -> dict[str, float]:
     """See `require_calibrated`."""
     joints = rig.look().joints
     return require_calibrated(rig.cameras, rig.robot, joints, tool_pose(rig.robot, joints))
+
+
+def _rehearse(loop: ControlLoop | RemoteController, chunk: Chunk, seconds: float) -> bool:
+    try:
+        return loop.rehearse(chunk, seconds)[0] is Reason.NONE
+    except ControlError:
+        return False
 
 
 class SimRig:
@@ -139,9 +172,9 @@ class SimRig:
         robot: RobotModel,
         cameras: Sequence[MountedCamera],
         *,
-        measure: Callable[[], tuple[np.ndarray, np.ndarray]],
+        measure: Callable[[], np.ndarray],
     ) -> None:
-        """Args: measure: the joints and their speeds now, (joints,) each in the robot's order."""
+        """Args: measure: the joints (joints,) now, in the robot's order."""
         self.loop, self.robot, self.cameras = loop, robot, cameras
         self._clock = clock
         self._measure = measure
@@ -155,14 +188,15 @@ class SimRig:
 
     def look(self) -> Look:
         """See `Rig`."""
-        joints, speeds = self._measure()
-        now = self._clock.now()
+        joints, status, now = self._measure(), self.loop.status(), self._clock.now()
+        arm = range(len(self.loop.robot.info.arm_joints))
         try:
             frames = look_through(self.cameras, self.robot, joints, lambda camera: camera.take(now))
         except ControlError as error:
             self.stop(error.reason, str(error))
             raise
-        return Look(frames=frames, joints=joints, speeds=speeds, time=now)
+        ahead, pace = where_to_plan_from(joints, arm, status.commanded, status.pace)
+        return Look(frames=frames, joints=joints, ahead=ahead, pace=pace, time=now)
 
     def arm(self, *, dry_run: bool) -> None:
         """See `Rig`."""
@@ -171,6 +205,14 @@ class SimRig:
     def submit(self, chunk: Chunk) -> None:
         """See `Rig`."""
         self.loop.submit(chunk)
+
+    def passes(self, chunk: Chunk, seconds: float) -> bool:
+        """See `Rig`."""
+        return _rehearse(self.loop, chunk, seconds)
+
+    def hold(self) -> None:
+        """See `Rig`."""
+        self.loop.hold()
 
     def wait(self, until: float) -> None:
         """See `Rig`."""
@@ -258,13 +300,17 @@ class ProcessRig:
     def look(self) -> Look:
         """See `Rig`."""
         try:
-            joints, speeds = self.measured()
+            status = self.controller.status()
+            joints, _ = self._joints(status)
             now = self.clock.now()
             frames = look_through(self.cameras, self.robot, joints, lambda c: c.take(now))
         except ControlError as error:
             self.stop(error.reason, str(error))
             raise
-        return Look(frames=frames, joints=joints, speeds=speeds, time=now)
+        ahead, pace = where_to_plan_from(
+            joints, self._columns, status.arrays.get("commanded"), status.arrays.get("pace")
+        )
+        return Look(frames=frames, joints=joints, ahead=ahead, pace=pace, time=now)
 
     def arm(self, *, dry_run: bool) -> None:
         """See `Rig`."""
@@ -277,6 +323,14 @@ class ProcessRig:
         except ControlError:
             self._raise_fault(self.controller.status())
             raise
+
+    def passes(self, chunk: Chunk, seconds: float) -> bool:
+        """See `Rig`."""
+        return _rehearse(self.controller, chunk, seconds)
+
+    def hold(self) -> None:
+        """See `Rig`."""
+        self.controller.hold()
 
     def wait(self, until: float) -> None:
         """See `Rig`. Pictures for the recording are taken meanwhile; the control loop is another process."""

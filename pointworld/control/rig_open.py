@@ -101,10 +101,13 @@ class RigConfig:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OpenRig:
-    """A rig that runs. scene: the simulation that the cameras see, None for others. capture: that is replayed."""
+    """A rig that runs. safety: the rules of its filter. scene: the simulation that the cameras see, None for others.
+
+    capture: that is replayed.
+    """
 
     rig: Rig
-    space: Space
+    safety: SafetyFilter
     scene: MujocoArm | None = None
     capture: Capture | None = None
 
@@ -179,11 +182,11 @@ def _open_simulation(
         film_simulation(recorder, arm, task.cameras, renderer)
     loop = ControlLoop(arm, _filter(robot, safety, arm.info.arm_joints), clock, recorder=recorder)
 
-    def measure() -> tuple[np.ndarray, np.ndarray]:
-        return arm.data.qpos[arm.index.arm].copy(), arm.data.qvel[arm.index.dofs].copy()
+    def measure() -> np.ndarray:
+        return np.array(arm.data.qpos[arm.index.arm])
 
     rig = SimRig(loop, clock, robot, _scene_cameras(config, arm, task, renderer), measure=measure)
-    return OpenRig(rig=rig, space=safety.space, scene=arm), recorder
+    return OpenRig(rig=rig, safety=loop.safety, scene=arm), recorder
 
 
 def _open_replay(
@@ -205,11 +208,8 @@ def _open_replay(
         arm, _filter(robot, SafetyConfig(space=space), names), clock, recorder=recorder
     )
 
-    def measure() -> tuple[np.ndarray, np.ndarray]:
-        return joints, np.zeros_like(joints)
-
-    rig = SimRig(loop, clock, robot, cameras, measure=measure)
-    return OpenRig(rig=rig, space=space, capture=capture), recorder
+    rig = SimRig(loop, clock, robot, cameras, measure=lambda: joints)
+    return OpenRig(rig=rig, safety=loop.safety, capture=capture), recorder
 
 
 def _recorded_joints(capture: Capture, robot: RobotModel) -> np.ndarray:
@@ -288,7 +288,9 @@ def _start_processes(
         known = read_calibrations(config.calibrations)
         cameras = realsense_cameras(config.sources, SystemClock(), known)
     rig = ProcessRig(link, names, robot, cameras, recorder=recorder, ends=ends)
-    return OpenRig(rig=rig, space=safety.space, scene=scene, capture=capture), recorder
+    return OpenRig(
+        rig=rig, safety=_filter(robot, safety, names), scene=scene, capture=capture
+    ), recorder
 
 
 def _server_options(

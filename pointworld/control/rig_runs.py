@@ -11,6 +11,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from pointworld.capture import write_capture
+from pointworld.control.allowed import Allowed, joint_bounds
 from pointworld.control.backends.mujoco_arm import MujocoArm
 from pointworld.control.filming import export_capture
 from pointworld.control.goal_view import GoalTracker
@@ -18,7 +19,8 @@ from pointworld.control.recording import read_recording
 from pointworld.control.rig import Look, check_cameras
 from pointworld.control.rig_open import OpenRig, RigConfig, open_rig
 from pointworld.control.rig_world import RigResult, RigWorld, WatchedPlanner, run_on_rig
-from pointworld.control.task_runs import RunConfig, make_planner, scene_renderer
+from pointworld.control.safety import SafetyFilter
+from pointworld.control.task_runs import RunConfig, build_planner, scene_renderer
 from pointworld.control.tasks import held_depth
 from pointworld.control.types import Reason
 from pointworld.data.render import SceneRenderer
@@ -31,9 +33,8 @@ from pointworld.plan.actions import Body, PathLimits, ToolPathSpace
 from pointworld.plan.dynamics import Dynamics
 from pointworld.plan.goal import Goal
 from pointworld.plan.mpc import MpcSettings
-from pointworld.plan.planners import Planner
 from pointworld.plan.tasks import Judge, Task, make_task
-from pointworld.plan.tasks.pushing import FLOOR, Guided, RandomMotion, StraightPush
+from pointworld.plan.tasks.pushing import FLOOR
 from pointworld.plan.tasks.seen import CameraView, Seen
 from pointworld.plan.tasks.task import STILL, body_poses, surface_of
 from pointworld.robot import RobotModel
@@ -142,12 +143,15 @@ def _run(
     # A goal that chooses nothing is an error of the caller's, not a fault.
     world.observe()
     agreeing = check_cameras(opened.rig) if not world.dry_run else {}
-    table = opened.space.table if opened.space.table is not None else opened.space.lower[2]
+    config, allowed = what.run, Allowed(safety=opened.safety)
+    box = opened.safety.config.space
+    table = box.table if box.table is not None else box.lower[2]
     depth = 0.0 if task is None else held_depth(task)
-    space = _space(what, robot, opened, table, depth)
-    config = what.run
+    space = _space(what, robot, opened.safety, table, depth)
     planner = WatchedPlanner(
-        planner=_planner(config, world, space, table, depth),
+        planner=build_planner(
+            config, space, dynamics, world.look, allowed, table=table, depth=depth
+        ),
         rig=opened.rig,
         deadline=config.budget_s or DEADLINE,
     )
@@ -158,7 +162,14 @@ def _run(
         tolerance=what.tolerance,
     )
     result = run_on_rig(
-        world, space, planner, table=table, settings=settings, seed=seed, depth=depth
+        world,
+        space,
+        planner,
+        allowed=allowed,
+        table=table,
+        settings=settings,
+        seed=seed,
+        depth=depth,
     )
     return {
         **asdict(_judged(result, truth)),
@@ -184,34 +195,28 @@ def _dynamics(config: RunConfig, model: Any) -> Dynamics:
 
 
 def _space(
-    what: RigRun, robot: RobotModel, opened: OpenRig, table: float, depth: float
+    what: RigRun, robot: RobotModel, safety: SafetyFilter, table: float, depth: float
 ) -> ToolPathSpace:
     """Paths of the upright hand within the filter's box, a finger's width inside it."""
-    allowed = opened.space
-    lower, upper = np.array(allowed.lower) + 0.05, np.array(allowed.upper) - 0.05
-    low = max(table + depth + FLOOR, allowed.lower[2])
+    box = safety.config.space
+    lower, upper = np.array(box.lower) + 0.05, np.array(box.upper) - 0.05
     simulated = what.rig.robot == "sim"
     limits = PathLimits(
-        workspace_lower=(float(lower[0]), float(lower[1]), low),
+        workspace_lower=(
+            float(lower[0]),
+            float(lower[1]),
+            max(table + depth + FLOOR, box.lower[2]),
+        ),
         workspace_upper=(float(upper[0]), float(upper[1]), float(upper[2])),
-        speed=0.25 if simulated else what.tool_speed,
+        speed=0.35 if simulated else what.tool_speed,
         turn_speed=0.7 if simulated else 0.35,
     )
-    body = Body.of(robot, step_dt=0.1, num_steps=what.run.horizon + 1, surface=96)
     return ToolPathSpace(
-        body=body, limits=limits, translation=(0.3, 0.3, 0.3), rotation=(0.0, 0.0, 1.2)
-    )
-
-
-def _planner(
-    config: RunConfig, world: RigWorld, space: ToolPathSpace, table: float, depth: float
-) -> Planner:
-    if config.planner == "straight":
-        return StraightPush(space, world.look, table, depth=depth)
-    if config.planner == "random":
-        return RandomMotion(space=space)
-    return Guided(
-        planner=make_planner(config), space=space, look=world.look, table=table, depth=depth
+        body=Body.of(robot, step_dt=0.1, num_steps=what.run.horizon + 1, surface=96),
+        limits=limits,
+        translation=(0.3, 0.3, 0.3),
+        rotation=(0.0, 0.0, 1.2),
+        bounds=joint_bounds(safety.limits),
     )
 
 
@@ -226,7 +231,7 @@ def _perception(
             task, robot, _renderer(what, task), encoder=encoder, track=what.run.perception == "rgbd"
         )
         return lambda look: _see_task(view, scene, look), _task_truth(task, scene)
-    box = opened.space
+    box = opened.safety.config.space
     lower = (box.lower[0], box.lower[1], min(box.lower[2], box.table or 0.0) - _BELOW)
     tracker = GoalTracker(
         what.goal, robot, workspace=Workspace(lower=lower, upper=box.upper), encoder=encoder
@@ -236,7 +241,7 @@ def _perception(
     )
 
     def see(look: Look) -> Seen:
-        seen = tracker.see(look.frames, look.joints, look.speeds)
+        seen = tracker.see(look.frames, look.joints)
         if truth is not None:
             truth.begin()
         return seen

@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from pointworld.control.allowed import Allowed
 from pointworld.control.clock import Clock
 from pointworld.control.filming import look_record, plan_record
 from pointworld.control.planning import planning
 from pointworld.control.recording import Recorder
 from pointworld.control.rig import Look, Rig
-from pointworld.control.tasks import task_cost
+from pointworld.control.tasks import SLOWER, task_cost
 from pointworld.control.types import Chunk, ControlError, Reason
 from pointworld.errors import InputError
 from pointworld.plan.actions import Actions, ToolPathSpace
@@ -47,7 +48,9 @@ class RigResult:
     outcome: success, missed, lost (out of sight), fault or dry run. distance: mean of the chosen surfaces to their
     goals at the end as the cameras see them [m], start_distance: before; None where nothing was seen. steps: of 0.1 s
     carried out. plans: made; plan_seconds, look_seconds: mean time of one. frame_age: oldest frame that a plan was
-    made from, when planning started [s]. overlapped: plans made while the arm moved. reason: of a fault.
+    made from, when planning started [s]. overlapped: plans made while the arm moved.
+    slowed, held: chunks that the filter would have refused and that were sent more slowly, or not at all. reason: of
+    a fault.
     """
 
     outcome: str
@@ -60,6 +63,8 @@ class RigResult:
     look_seconds: float
     frame_age: float
     overlapped: int
+    slowed: int
+    held: int
     seconds: float
     reason: str = ""
 
@@ -86,7 +91,8 @@ class RigWorld:
         self._spent: list[float] = []
         self.look_seconds: list[float] = []
         self.frame_ages: list[float] = []
-        self.overlapped, self._early = 0, False
+        self.overlapped, self.slowed, self.held = 0, 0, 0
+        self._early = False
         self._plan: MpcStep | None = None
 
     @property
@@ -115,33 +121,38 @@ class RigWorld:
         """
         begun, asked = time.perf_counter(), self.clock.now()
         look = self.rig.look()
-        self._seen, self._looked = self._ahead(self._perceive(look), look.time), self.clock.now()
+        seen = self._perceive(look)
+        self._looked = self.clock.now()
+        joints, pace = self._start(look)
+        state = replace(
+            seen.state,
+            joint_positions=torch.from_numpy(joints),
+            joint_velocities=torch.from_numpy(pace),
+        )
+        self._seen = replace(seen, state=state)
         self.frame_ages.append(self._looked - min((f.timestamp for f in look.frames), default=0.0))
         self.look_seconds.append(time.perf_counter() - begun)
         self._asked = asked
-        return self._seen.state
+        return state
 
-    def _ahead(self, seen: Seen, now: float) -> Seen:
-        """What was seen, with the arm where it will be when the next chunk takes over."""
+    def _start(self, look: Look) -> tuple[np.ndarray, np.ndarray]:
+        """Joints and speeds (joints,) of the arm where the next chunk takes over."""
         chunk = self._chunk
-        self._early = chunk is not None and now < self._handover - _SAME
+        self._early = chunk is not None and look.time < self._handover - _SAME
         if chunk is None or not self._early:
-            return seen
+            return look.ahead, look.pace
         self.overlapped += 1
         times = chunk.start_time + chunk.step_dt * np.arange(len(chunk.joint_positions))
-        joints, speeds = (
-            seen.state.joint_positions.clone(),
-            torch.zeros_like(seen.state.joint_positions),
-        )
+        joints, pace = look.ahead.copy(), np.zeros_like(look.ahead)
         for i, column in enumerate(chunk.joint_positions.T):
-            joints[i] = float(np.interp(self._handover, times, column))
-            pace = np.gradient(column, chunk.step_dt)
-            speeds[i] = float(np.interp(self._handover, times, pace))
-        state = replace(seen.state, joint_positions=joints, joint_velocities=speeds)
-        return replace(seen, state=state)
+            joints[i] = np.interp(self._handover, times, column)
+            pace[i] = np.interp(self._handover, times, np.gradient(column, chunk.step_dt))
+        return joints, pace
 
     def execute(self, actions: Actions, steps: int) -> None:
         """See `World`: hands the chunk over and waits until it is time to look again.
+
+        What the filter would refuse is not sent but slowed down; where that does not help, the arm comes to rest.
 
         Raises:
             ControlError: the chunk was refused, or the safety filter faulted.
@@ -154,28 +165,39 @@ class RigWorld:
         ahead = 1.2 * max(self._spent) if self.rig.real_time else 0.0
         # Pictures may be this old at most when a plan is made from them while the arm moves.
         quick = ahead < QUICK * part and self.frame_ages[-1] <= FRESH
-        # Late by less than a part: the arm is on its way there, and the new chunk takes over in its middle.
-        start = self._handover if self._early and now < self._handover + part else now
-        self._chunk = self._make(actions, start, actions.num_steps if quick else steps + 1)
-        self.rig.submit(self._chunk)
-        self._handover = start + part
+        if self._early:
+            self.rig.wait(self._handover)
+            now = self.clock.now()
+        self._number += 1
+        self._chunk = self._fitting(actions, now, part, actions.num_steps if quick else steps + 1)
+        if self._chunk is None:
+            self.held += 1
+            self.rig.hold()
+        else:
+            self.rig.submit(self._chunk)
+        self._handover = now + part
         self._record()
-        if quick:
+        if quick and self._chunk is not None:
             self.rig.wait(self._handover - ahead)
         else:
-            self.rig.wait(self._handover + SETTLE)
+            self.rig.wait(self._handover + (SETTLE if self.rig.real_time else 0.0))
             self._chunk = None
 
-    def _make(self, actions: Actions, start: float, count: int) -> Chunk:
-        self._number += 1
+    def _fitting(self, actions: Actions, start: float, part: float, count: int) -> Chunk | None:
+        """The motion as a chunk, as fast as the filter lets its first `part` seconds pass; None where it never does."""
         width = actions.gripper_width[0, :count].detach().double().numpy()
-        return Chunk(
-            sequence=self._number,
-            start_time=start,
-            joint_positions=actions.joint_positions[0, :count, :-1].detach().double().numpy(),
-            step_dt=actions.step_dt,
-            gripper_width=width if self.rig.grips else None,
-        )
+        for share in SLOWER:
+            chunk = Chunk(
+                sequence=self._number,
+                start_time=start,
+                joint_positions=actions.joint_positions[0, :count, :-1].detach().double().numpy(),
+                step_dt=actions.step_dt / share,
+                gripper_width=width if self.rig.grips else None,
+            )
+            if self.rig.passes(chunk, part):
+                self.slowed += int(share < 1.0)
+                return chunk
+        return None
 
     def _record(self) -> None:
         """The last plan with its prediction, after it was handed over: nobody waits for it."""
@@ -220,6 +242,7 @@ def run_on_rig(
     space: ToolPathSpace,
     planner: Planner,
     *,
+    allowed: Allowed,
     table: float,
     settings: MpcSettings,
     seed: int,
@@ -228,7 +251,8 @@ def run_on_rig(
     """Plan and act until the goal holds, the steps are used up, or something goes wrong.
 
     Args:
-        table: its height [m]. settings: `tolerance` is the mean distance at which the goal counts as reached [m].
+        allowed: what the safety filter asks of plans. table: its height [m]. settings: `tolerance` is the mean
+            distance at which the goal counts as reached [m].
     """
     began, rounds, steps = time.perf_counter(), list[MpcStep](), 0
     outcome, reason = "", ""
@@ -244,7 +268,7 @@ def run_on_rig(
                 space,
                 world.dynamics,
                 planner,
-                lambda state: task_cost(world.look(), table, depth=depth),
+                lambda state: task_cost(world.look(), table, depth=depth, allowed=allowed),
                 lambda state: world.look().error,
                 settings=replace(settings, max_steps=settings.max_steps - steps),
                 seed=seed + steps,
@@ -288,6 +312,8 @@ def _result(
         look_seconds=_mean(world.look_seconds),
         frame_age=max(world.frame_ages, default=0.0),
         overlapped=world.overlapped,
+        slowed=world.slowed,
+        held=world.held,
         seconds=seconds,
         reason=reason,
     )

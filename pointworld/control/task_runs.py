@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from pointworld.control.allowed import Allowed
 from pointworld.control.filming import (
     FilmedRecorder,
     film_simulation,
@@ -41,7 +42,7 @@ from pointworld.plan.simulator_dynamics import SimulatorDynamics
 from pointworld.plan.tasks import TASKS, Task, make_task
 from pointworld.plan.tasks.choice import PushChooser
 from pointworld.plan.tasks.pushing import Guided, RandomMotion, StraightPush
-from pointworld.plan.tasks.seen import CameraView, TrueView
+from pointworld.plan.tasks.seen import CameraView, Seen, TrueView
 from pointworld.robot import RobotModel
 
 DynamicsName = Literal["model", "oracle", "none"]
@@ -137,7 +138,15 @@ def run_one(
             world,
             space,
             dynamics,
-            _planner(config, world, space, dynamics),
+            build_planner(
+                config,
+                space,
+                dynamics,
+                world.look,
+                world.allowed,
+                table=task.scene.table_height,
+                depth=held_depth(task),
+            ),
             settings=MpcSettings(
                 execute=config.execute,
                 max_steps=config.execute if config.dry_run else config.max_steps,
@@ -185,28 +194,39 @@ def _dynamics(config: RunConfig, task: Task, model: Any) -> Dynamics:
     return ModelDynamics(model=model, gradients=config.planner == "gradient")
 
 
-def _planner(
-    config: RunConfig, world: TaskWorld, space: ToolPathSpace, dynamics: Dynamics
+def build_planner(
+    config: RunConfig,
+    space: ToolPathSpace,
+    dynamics: Dynamics,
+    look: Callable[[], Seen],
+    allowed: Allowed,
+    *,
+    table: float,
+    depth: float = 0.0,
 ) -> Planner:
-    task = world.task
-    table, depth = task.scene.table_height, held_depth(task)
+    """The planner or rule of that name, for a target on a table.
+
+    Args:
+        look: the last observation. allowed: what the arm's safety filter asks for. table: its height [m]. depth:
+            length of a tool in the hand [m].
+    """
     if config.planner == "random":
         return RandomMotion(space=space)
     if config.planner == "straight" or config.dynamics == "none":
         again = config.planner != "straight"
-        return StraightPush(space, world.look, table, depth=depth, again=again)
+        return StraightPush(space, look, table, depth=depth, again=again)
     chooser = PushChooser(
         space=space,
         dynamics=dynamics,
         table=table,
         depth=depth,
-        shortfall=world.allowed.shortfall,
+        shortfall=allowed.shortfall,
         draws=config.samples,
     )
     return Guided(
         planner=make_planner(config),
         space=space,
-        look=world.look,
+        look=look,
         table=table,
         depth=depth,
         chooser=chooser,

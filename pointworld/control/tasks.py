@@ -47,7 +47,7 @@ from pointworld.robot import RobotModel
 #: The loop stops to see whether the goal holds at this share of the tolerance.
 _REACHED = 0.75
 #: Shares of its speed at which a chunk is rehearsed, until the safety filter lets it pass.
-_SLOWER = (1.0, 0.7, 0.45, 0.25)
+SLOWER = (1.0, 0.7, 0.45, 0.25)
 #: A plan starts where the arm is commanded to be, or as near to that as this from where it is measured [rad].
 _SLACK = 0.05
 
@@ -137,7 +137,7 @@ class TaskWorld:
             self.loop.arm(dry_run=self.dry_run)
         self._chunks += 1
         seconds = steps * actions.step_dt
-        for share in _SLOWER:
+        for share in SLOWER:
             chunk = self._chunk(actions, share)
             if self._passes(chunk, seconds):
                 self.slowed += int(share < 1.0)

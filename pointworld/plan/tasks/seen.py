@@ -167,39 +167,21 @@ class CameraView:
         assert scene.clusters is not None
         free = (scene.clusters != SUPPORT).numpy()
         self._update(data, points[free])
-        surface = [transform_points(T, s) for T, s in zip(self._moves, self._surfaces, strict=True)]
-        moves = [
-            t.motion @ np.linalg.inv(T) for t, T in zip(task.targets, self._moves, strict=True)
-        ]
-        places = [transform_points(M, s) for M, s in zip(moves, surface, strict=True)]
-        whole = np.concatenate(surface)
-        owner = np.repeat(np.arange(len(surface)), _TEMPLATE)
-        distance, nearest = cKDTree(whole).query(points)
-        index = np.flatnonzero((distance < _NEAR) & (points[:, 2] > self._floor(whole)))
-        if len(index) < 3:
-            raise InputError(f"{task.name}/{task.seed}: the target is out of sight of all cameras")
-        carry = np.stack(moves)[owner[nearest[index]]]
-        goals = (carry[:, :3, :3] @ points[index][..., None])[..., 0] + carry[:, :3, 3]
-        gripped = self._grip[nearest[index]]
-        rest = free.copy()
-        rest[distance < 2 * _NEAR] = False
-        grip_index = index[gripped] if gripped.any() else index
-        state = PlanState(
-            scene=scene,
-            joint_positions=torch.from_numpy(joints),
-            task_index=torch.from_numpy(index),
+        whole = np.concatenate(
+            [transform_points(T, s) for T, s in zip(self._moves, self._surfaces, strict=True)]
         )
-        return Seen(
-            state=state,
-            goals=torch.from_numpy(goals).float(),
-            grip_index=torch.from_numpy(grip_index),
-            still_index=torch.from_numpy(np.flatnonzero(rest)),
-            points=whole,
-            places=np.concatenate(places),
+        seen = find_targets(
+            scene,
+            joints,
+            surfaces=self._surfaces,
+            poses=self._moves,
+            motions=[t.motion for t in task.targets],
+            able=points[:, 2] > self._floor(whole),
             grip=self._grip,
-            top=float(max(points[rest, 2].max(initial=-1.0), whole[:, 2].max())),
-            groups=owner,
         )
+        if seen is None:
+            raise InputError(f"{task.name}/{task.seed}: the target is out of sight of all cameras")
+        return seen
 
     def _floor(self, whole: np.ndarray) -> float:
         """Points below this are the table, unless the target itself is as flat as the table."""
@@ -231,6 +213,61 @@ class CameraView:
                 )
             else:
                 self._moves[i] = register(self._surfaces[i], self._moves[i], free, turns=rigid)
+
+
+def find_targets(
+    scene: ScenePoints,
+    joints: np.ndarray,
+    *,
+    surfaces: Sequence[np.ndarray],
+    poses: Sequence[np.ndarray],
+    motions: Sequence[np.ndarray],
+    able: np.ndarray,
+    grip: np.ndarray | None = None,
+) -> Seen | None:
+    """What a scene shows of targets whose places are known.
+
+    Args:
+        joints: (joints,) measured. surfaces: (samples, 3) of every target at its start. poses, motions: (4, 4) that
+            carry them to where they are now, and to their goals. able: (points,) scene points that may belong to a
+            target. grip: (all samples,) where the hand should act, None = anywhere.
+
+    Returns:
+        None where fewer than three points of the scene lie on the targets.
+    """
+    points = scene.points.double().numpy()
+    assert scene.clusters is not None
+    free = (scene.clusters != SUPPORT).numpy()
+    surface = [transform_points(T, s) for T, s in zip(poses, surfaces, strict=True)]
+    moves = [M @ np.linalg.inv(T) for M, T in zip(motions, poses, strict=True)]
+    places = [transform_points(M, s) for M, s in zip(moves, surface, strict=True)]
+    whole = np.concatenate(surface)
+    owner = np.repeat(np.arange(len(surface)), [len(s) for s in surface])
+    grip = np.ones(len(whole), dtype=bool) if grip is None else grip
+    distance, nearest = cKDTree(whole).query(points)
+    index = np.flatnonzero((distance < _NEAR) & able)
+    if len(index) < 3:
+        return None
+    carry = np.stack(moves)[owner[nearest[index]]]
+    goals = (carry[:, :3, :3] @ points[index][..., None])[..., 0] + carry[:, :3, 3]
+    gripped = grip[nearest[index]]
+    rest = free & (distance >= 2 * _NEAR)
+    state = PlanState(
+        scene=scene,
+        joint_positions=torch.from_numpy(joints),
+        task_index=torch.from_numpy(index),
+    )
+    return Seen(
+        state=state,
+        goals=torch.from_numpy(goals).float(),
+        grip_index=torch.from_numpy(index[gripped] if gripped.any() else index),
+        still_index=torch.from_numpy(np.flatnonzero(rest)),
+        points=whole,
+        places=np.concatenate(places),
+        grip=grip,
+        top=float(max(points[rest, 2].max(initial=-1.0), whole[:, 2].max())),
+        groups=owner,
+    )
 
 
 def register(
