@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,13 @@ from PIL import Image
 from pointworld.capture import read_capture
 from pointworld.cli.common import console, parse, progress, stdout_json, write_run_json
 from pointworld.cli.splat_features import Featured, add_features
+from pointworld.cli.splat_update import (
+    Refitted,
+    carried_over,
+    measure_changed,
+    refit,
+    rig_tensors,
+)
 from pointworld.encoders import ImageEncoder, load_encoder
 from pointworld.errors import InputError
 from pointworld.files import atomic_path
@@ -51,6 +58,7 @@ class SplatFitArgs:
     Example: pointworld splat fit captures/desk --out out/desk
     Example: pointworld splat fit captures/desk --frames 0 4 8 --quick --holdout-every 0 --out out/desk
     Example: pointworld splat fit captures/desk --features jepa --out out/desk
+    Example: pointworld splat fit captures/desk_later --update out/desk --out out/desk_later
     """
 
     capture: tyro.conf.Positional[Path]
@@ -70,6 +78,10 @@ class SplatFitArgs:
     calibrate: Literal["full", "rig", "no"] = "full"
     """Before the fit, find where the cameras really are from the training frames: what all frames share (rig), or also
     a small motion of each (full)."""
+    update: Path | None = None
+    """Folder of an earlier fit of the same place: only what the new frames show differently is fitted again."""
+    update_iterations: int = 200
+    """Iterations of an update."""
     quick: bool = False
     """A usable scene in seconds: 20,000 Gaussians, 120 iterations."""
     features: str | None = None
@@ -89,6 +101,18 @@ class SplatFitArgs:
 QUICK = {"gaussians": 20_000, "iterations": 120, "grow": 0.0}
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Result:
+    """A scene, the views as its cameras see them, the time of calibration [s], and what an update adds."""
+
+    fitted: Fitted
+    training: list[FitView]
+    held: list[FitView]
+    rig: Rig
+    calibrating: float = 0.0
+    refitted: Refitted | None = None
+
+
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit code."""
     args = parse(SplatFitArgs, argv, prog="pointworld splat fit")
@@ -103,6 +127,55 @@ def main(argv: list[str]) -> int:
         holdout=list(args.holdout) if args.holdout else args.holdout_every,
         min_depth=args.min_depth,
     )
+    done = _fitted(args, config, training, held)
+    shown = show_views(done.fitted, done.held or done.training[:SHEET_ROWS], backend=config.backend)
+    report = {"source": capture.source, **_report(done, shown, config.backend)}
+    args.out.mkdir(parents=True, exist_ok=True)
+    featured = None
+    if encoder is not None:
+        featured = add_features(
+            encoder,
+            done.fitted,
+            done.training,
+            done.held,
+            channels=args.feature_channels,
+            iterations=args.feature_iterations,
+            backend=config.backend,
+            picture=args.out / "features.png",
+            seed=config.seed,
+        )
+        report |= featured.report
+    _write_scene(args.out / SCENE, done, featured)
+    write_sheet(args.out / "sheet.png", shown[:SHEET_ROWS])
+    write_run_json(
+        args.out,
+        command="splat fit",
+        config=args,
+        seed=config.seed,
+        timings={"calibrate": done.calibrating, "fit": done.fitted.seconds},
+        extra={"report": report},
+    )
+    _describe(report, args.out)
+    if args.json:
+        stdout_json(report)
+    return 0
+
+
+def _fitted(
+    args: SplatFitArgs, config: FitConfig, training: list[FitView], held: list[FitView]
+) -> _Result:
+    """Calibrate and fit, or update an earlier fit."""
+    if args.update is not None:
+        path = check_scene_folder(args.update)
+        local = replace(config, iterations=args.update_iterations)
+        done = refit(path, training, held, local)
+        return _Result(
+            fitted=done.fitted,
+            training=done.training,
+            held=done.held,
+            rig=done.rig,
+            refitted=done,
+        )
     began = time.perf_counter()
     rig = Rig.none(len(training))
     if args.calibrate != "no" and not args.quick:
@@ -112,53 +185,32 @@ def main(argv: list[str]) -> int:
     calibrating = time.perf_counter() - began
     with progress(config.iterations, f"fitting {len(training)} views") as advance:
         fitted = fit(training, config, on_step=lambda _: advance(1))
-    shown = show_views(fitted, held or training[:SHEET_ROWS], backend=config.backend)
+    return _Result(fitted=fitted, training=training, held=held, rig=rig, calibrating=calibrating)
+
+
+def _report(done: _Result, shown: list[Shown], backend: str) -> dict[str, Any]:
+    view = done.training[0]
     report: dict[str, Any] = {
-        "source": capture.source,
-        "views": len(training),
-        "held_out": len(held),
-        "width": training[0].width,
-        "height": training[0].height,
-        "gaussians": len(fitted.scene),
-        "iterations": fitted.iterations,
-        "seconds": round(calibrating + fitted.seconds, 2),
+        "views": len(done.training),
+        "held_out": len(done.held),
+        "width": view.width,
+        "height": view.height,
+        "gaussians": len(done.fitted.scene),
+        "iterations": done.fitted.iterations,
+        "seconds": round(done.calibrating + done.fitted.seconds, 2),
         "cpu_seconds": round(time.process_time(), 2),
         # Linux counts in kB.
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-        "focal_scale": rig.focal,
-        "color_offset": log_motion(rig.T_color_depth).tolist(),
-        "depth_offset": log_motion(rig.T_rig).tolist(),
-        **(measure(shown) if held else {}),
+        "focal_scale": done.rig.focal,
+        "color_offset": log_motion(done.rig.T_color_depth).tolist(),
+        "depth_offset": log_motion(done.rig.T_rig).tolist(),
+        **(measure(shown) if done.held else {}),
     }
-    args.out.mkdir(parents=True, exist_ok=True)
-    featured = None
-    if encoder is not None:
-        featured = add_features(
-            encoder,
-            fitted,
-            training,
-            held,
-            channels=args.feature_channels,
-            iterations=args.feature_iterations,
-            backend=config.backend,
-            picture=args.out / "features.png",
-            seed=config.seed,
-        )
-        report |= featured.report
-    write_scene(args.out / SCENE, fitted, training + held, featured)
-    write_sheet(args.out / "sheet.png", shown[:SHEET_ROWS])
-    write_run_json(
-        args.out,
-        command="splat fit",
-        config=args,
-        seed=config.seed,
-        timings={"calibrate": calibrating, "fit": fitted.seconds},
-        extra={"report": report},
-    )
-    _describe(report, args.out)
-    if args.json:
-        stdout_json(report)
-    return 0
+    if done.refitted is not None:
+        report |= done.refitted.report
+        if done.held:
+            report["psnr_changed"] = measure_changed(done.refitted.stored, shown, backend)
+    return report
 
 
 def feature_encoder(args: SplatFitArgs) -> ImageEncoder | None:
@@ -175,22 +227,25 @@ def feature_encoder(args: SplatFitArgs) -> ImageEncoder | None:
     return None if args.features is None else load_encoder(args.features)
 
 
-def write_scene(
-    path: Path, fitted: Fitted, views: list[FitView], featured: Featured | None = None
-) -> None:
-    """The scene with its cameras: names, sizes, K and T_colorcam_world of every view.
+def _write_scene(path: Path, done: _Result, featured: Featured | None) -> None:
+    """The scene with its cameras: names, sizes, K and T_colorcam_world of every view, and what all of them share.
 
     With features, also their decoder and the encoder's name.
     """
+    views = done.training + done.held
+    tensors, metadata = ({}, {}) if done.refitted is None else carried_over(done.refitted.stored)
     write_native(
-        fitted.scene if featured is None else featured.scene,
+        done.fitted.scene if featured is None else featured.scene,
         path,
         tensors={
+            **tensors,
+            **rig_tensors(done.rig),
             "camera_K": torch.stack([v.K for v in views]),
             "camera_viewmats": torch.stack([v.viewmat for v in views]),
             **({} if featured is None else featured.basis.tensors()),
         },
         metadata={
+            **metadata,
             "cameras": json.dumps([v.name for v in views]),
             "size": json.dumps([views[0].width, views[0].height]),
             **({} if featured is None else {ENCODER: str(featured.report["features"])}),
@@ -223,6 +278,11 @@ def _describe(report: dict[str, Any], out: Path) -> None:
         console.print(
             f"held-out ({report['held_out']} views): {report['psnr']:.2f} dB, {report['psnr_depth_valid']:.2f} dB "
             f"where depth is valid, SSIM {report['ssim']:.3f}, depth L1 {report['depth_l1_m'] * 100:.2f} cm"
+        )
+    if "changed_share" in report:
+        console.print(
+            f"{100 * report['changed_share']:.1f} % of the pixels changed: {report['gaussians_refitted']:,} Gaussians "
+            f"refitted, {report['gaussians_kept']:,} as they were"
         )
     if "features" in report:
         console.print(

@@ -12,5 +12,7 @@ from splat.fit.optimise import fit as fit
 from splat.fit.rig import Rig as Rig
 from splat.fit.rig import corrected_views as corrected_views
 from splat.fit.rig_solve import find_rig as find_rig
+from splat.fit.update import Updated as Updated
+from splat.fit.update import update as update
 from splat.fit.views import FitView as FitView
 from splat.fit.views import split_views as split_views

@@ -15,7 +15,7 @@ from splat.fit.initialise import scene_from_depth
 from splat.fit.relocate import relocate
 from splat.fit.views import FitView
 from splat.raster import Rasterizer, RenderMode, get_rasterizer
-from splat.types import SH_COUNTS, GaussianScene
+from splat.types import SH_COUNTS, GaussianScene, concatenate
 
 Tensor = torch.Tensor
 
@@ -87,12 +87,14 @@ def fit(
     config: FitConfig,
     *,
     start: GaussianScene | None = None,
+    fixed: GaussianScene | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> Fitted:
     """Fit Gaussians to training views.
 
     Args:
         start: Gaussians to begin with; from the views' depth when absent.
+        fixed: further Gaussians that are seen too and stay as they are; the result does not hold them.
         on_step: called after every iteration with its number.
 
     Raises:
@@ -105,7 +107,7 @@ def fit(
     if start is None:
         first = round(config.gaussians * (1 - config.grow))
         start = scene_from_depth(views, count=first, seed=config.seed)
-    loop = _Fit(views, config, cameras, start)
+    loop = _Fit(views, config, cameras, start, fixed)
     for step in range(config.iterations):
         loop.step(step)
         if on_step is not None:
@@ -127,7 +129,9 @@ class _Fit:
         config: FitConfig,
         cameras: CameraCorrections,
         start: GaussianScene,
+        fixed: GaussianScene | None,
     ) -> None:
+        self.fixed = None if fixed is None else fixed.detach()
         self.views, self.config, self.cameras = views, config, cameras
         self.generator = torch.Generator().manual_seed(config.seed)
         self.rasterizer: Rasterizer = get_rasterizer(config.backend)
@@ -208,7 +212,8 @@ class _Fit:
         config, view, scene = self.config, self.views[index], self.scene()
         pose = self.cameras.viewmat(view.viewmat, index)
         size = (view.width, view.height)
-        images, alphas = render(self.rasterizer, scene, pose, view.K, size, "RGB+ED")
+        seen_scene = scene if self.fixed is None else concatenate([self.fixed, scene])
+        images, alphas = render(self.rasterizer, seen_scene, pose, view.K, size, "RGB+ED")
         # Where the scene is hidden the image is compared with itself.
         picture = self.cameras.expose(images[..., :3], index)
         picture = torch.where(view.shows_scene[..., None], picture, view.rgb)

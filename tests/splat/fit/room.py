@@ -21,12 +21,14 @@ def _look_at(eye: np.ndarray, target: np.ndarray) -> np.ndarray:
     return T
 
 
-def _trace(origin: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _trace(
+    origin: np.ndarray, rays: np.ndarray, ball_at: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Distance along unnormalised rays (n, 3), and colours (n, 3)."""
     with np.errstate(divide="ignore"):
         wall = np.where(rays > 0, (HALF - origin) / rays, (-HALF - origin) / rays).min(1)
-    a, b = (rays**2).sum(1), rays @ (origin - BALL)
-    c = ((origin - BALL) ** 2).sum() - RADIUS**2
+    a, b = (rays**2).sum(1), rays @ (origin - ball_at)
+    c = ((origin - ball_at) ** 2).sum() - RADIUS**2
     root = b**2 - a * c
     ball = np.where(root > 0, (-b - np.sqrt(np.maximum(root, 0))) / a, np.inf)
     hit = (ball > 0) & (ball < wall)
@@ -35,7 +37,7 @@ def _trace(origin: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray
     stripes = 0.5 + 0.35 * np.sin(7 * points[:, :1] + np.array([0.0, 2.0, 4.0])) * np.cos(
         5 * points[:, 1:2]
     )
-    shaded = 0.5 + 0.4 * (points - BALL) / RADIUS
+    shaded = 0.5 + 0.4 * (points - ball_at) / RADIUS
     return distance, np.where(hit[:, None], shaded, stripes).clip(0, 1)
 
 
@@ -46,8 +48,10 @@ def room(
     height: int = 60,
     focal: float = 60.0,
     color_focal: float = 1.0,
+    ball: np.ndarray = BALL,
 ) -> Capture:
-    """RGB-D frames from a ring of cameras; colours as if their focal length were `color_focal` times that of depth."""
+    """RGB-D frames from a ring of cameras; colours as if their focal length were `color_focal` times that of depth.
+    `ball`: its centre."""
     K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
     made = []
     for index in range(frames):
@@ -64,7 +68,7 @@ def room(
                     np.ones(len(uv)),
                 ]
             )
-            images.append(_trace(eye, local @ T[:3, :3].T))
+            images.append(_trace(eye, local @ T[:3, :3].T, ball))
         depth = images[0][0].reshape(height, width).astype(np.float32)
         rgb = (images[1][1] * 255).round().astype(np.uint8).reshape(height, width, 3)
         made.append(
