@@ -203,9 +203,10 @@ class ControlLoop:
     def tick(self) -> Decision:
         """One period: measure, decide, send."""
         with self._lock:
+            # Measured first: a process that is put aside in between must not take a state to be from the future.
+            state = self._measure()
             now = self.clock.now()
             self._watch(now)
-            state = self._measure()
             target = self._target(now)
             before = self._filter
             self._filter, decision = self.safety.step(before, now, state, target)

@@ -20,12 +20,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pointworld.control.backends import FakeRobot
 from pointworld.control.client import RemoteRobot
-from pointworld.control.clock import SystemClock
+from pointworld.control.clock import ManualClock, SystemClock
 from pointworld.control.controller import ControllerProcess, RemoteController, start_controller
 from pointworld.control.frames import FrameWatch
 from pointworld.control.limits import JointLimits
 from pointworld.control.loop import ControlLoop, LoopConfig
+from pointworld.control.protocols import Robot
 from pointworld.control.recording import Recorder, read_recording
 from pointworld.control.safety import SafetyConfig, SafetyFilter
 from pointworld.control.serve import ServerProcess, start_server
@@ -35,10 +37,12 @@ from pointworld.control.types import (
     ControlError,
     Reason,
     RobotMode,
+    RobotState,
     SafetyMode,
 )
 from pointworld.control.wire import Decoder, Message, encode
 from tests.control.conftest import HOME
+from tests.control.test_loop import Scene
 from tests.control.test_server import NAMES, SLACK, Served, command, eventually
 
 #: Wide times: this machine may be busy with other things.
@@ -335,6 +339,38 @@ def test_commands_that_were_overtaken_are_passed_over() -> None:
 
 def _stands(served: Served, q: np.ndarray) -> bool:
     return bool(np.allclose(served.arm.get_state().joint_positions, q))
+
+
+class PutAside:
+    """A fake arm whose answer comes after the process was put aside for a while, and is from the end of that."""
+
+    def __init__(self, arm: FakeRobot, clock: ManualClock) -> None:
+        self.arm, self.clock, self.away = arm, clock, 0.0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.arm, name)
+
+    def get_state(self) -> RobotState:
+        self.clock.time += self.away
+        return self.arm.get_state()
+
+
+def test_a_pause_before_measuring_is_no_state_from_the_future(fr3_limits: JointLimits) -> None:
+    wrapped: list[PutAside] = []
+
+    def wrap(arm: FakeRobot, clock: ManualClock) -> Robot:
+        wrapped.append(PutAside(arm, clock))
+        return wrapped[0]  # type: ignore[return-value]
+
+    scene = Scene(fr3_limits, wrap=wrap)
+    scene.loop.submit(scene.chunk(seconds=3.0))
+    scene.go(0.2)
+    wrapped[0].away = 0.06
+    scene.go(0.03)
+    assert scene.loop.status().mode is SafetyMode.ARMED, scene.loop.status().message
+    wrapped[0].away = 0.2
+    assert scene.until_fault() < 0.5
+    assert scene.loop.status().reason is Reason.WATCHDOG
 
 
 PLANNER = """
