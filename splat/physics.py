@@ -16,6 +16,7 @@ import torch
 from pointworld.errors import InputError
 from splat.physics_engine import MaterialPoints
 from splat.physics_particles import (
+    HANGING,
     SkinBinding,
     SupportFrame,
     bind_skin,
@@ -89,7 +90,10 @@ def simulate(
         )
     chosen = scene.means[mask].detach().cpu()
     frame = SupportFrame.of(plane, chosen)
-    rest, spacing = fill_skin(frame.inward(chosen.double().numpy()), options.particles)
+    # A support of some thickness hides the feet of what stands on it.
+    hanging = max(HANGING, 2 * plane.band)
+    skin = frame.inward(chosen.double().numpy())
+    rest, spacing = fill_skin(skin, options.particles, hanging=hanging)
     points = MaterialPoints(
         rest, spacing, material, options, _pushes(push, obstacles, frame, rest, spacing)
     )

@@ -25,11 +25,19 @@ HOLES = 1.5
 LOWEST, HANGING = 0.01, 0.015
 #: Particles are at most so many times as far apart as the Gaussians of the skin.
 COARSEST = 8.0
+#: They are not closer together than this share of that distance, and at least this share of them is used.
+FINEST, FULL = 0.4, 0.8
+#: The support is seen where Gaussians lie in its plane: in cells of this size [m], over gaps of so many cells.
+PIECE, FOOT_GAP = 0.02, 3
+#: Nothing on a support is taller [m], and fainter Gaussians are nothing.
+TALLEST, OPAQUE = 0.6, 0.15
 #: Cells of a skin are at most so many; a larger object is refused (it is not on a table).
 CELLS = 8_000_000
 
 
-def fill_skin(skin: np.ndarray, particles: int) -> tuple[np.ndarray, float]:
+def fill_skin(
+    skin: np.ndarray, particles: int, *, hanging: float = HANGING
+) -> tuple[np.ndarray, float]:
     """Fill the space between a skin and the support with a grid of at most `particles` points.
 
     Under every place where the skin is seen from above everything down to z = 0 is solid, so bowls stay open and
@@ -37,6 +45,7 @@ def fill_skin(skin: np.ndarray, particles: int) -> tuple[np.ndarray, float]:
 
     Args:
         skin: (n, 3) Gaussians of the object, the support at z = 0 [m].
+        hanging: what begins higher than this hangs [m].
 
     Returns:
         (m, 3) points and their spacing [m]; each stands for a cube with this side.
@@ -51,20 +60,24 @@ def fill_skin(skin: np.ndarray, particles: int) -> tuple[np.ndarray, float]:
         )
     gap = float(np.median(nearest_distance(skin)))
     base = float(np.quantile(skin[:, 2], LOWEST)) - gap / 2
-    if base > HANGING:
+    if base > hanging:
         skin = skin[skin[:, 2] > base] - [0.0, 0.0, base]
     else:
         base = 0.0
     extent = np.maximum(np.ptp(skin, axis=0), gap)
-    spacing = max(float((np.prod(extent) / particles) ** (1 / 3)), 1e-4)
+    spacing, best = float((np.prod(extent) / particles) ** (1 / 3)), None
     for _ in range(12):
+        spacing = max(spacing, FINEST * gap)
         points = _solid(skin, spacing, gap)
-        if len(points) <= particles and spacing > COARSEST * gap:
+        share = len(points) / particles
+        if share <= 1 and (best is None or spacing < best[1]):
+            best = points, spacing
+        if FULL <= share <= 1 or (share < 1 and spacing <= FINEST * gap):
             break
-        if len(points) <= particles:
-            points[:, 2] += base
-            return points, spacing
-        spacing *= max((len(points) / particles) ** (1 / 3), 1.01)
+        spacing *= float(np.clip((share / (0.5 + 0.5 * FULL)) ** (1 / 3), 0.5, 2.0))
+    if best is not None and best[1] <= COARSEST * gap:
+        best[0][:, 2] += base
+        return best
     raise InputError(
         f"the object spans {np.ptp(skin, axis=0).round(3).tolist()} m, too much for {particles} particles; allow more, "
         "or choose one object without strays"
@@ -160,19 +173,51 @@ def deform_scene(
     )
 
 
-def above_support(scene: GaussianScene, plane: Plane, *, opacity: float = 0.15) -> Tensor:
-    """(N,) bool: everything that stands on the support: opaque enough, above its band, over what of it is seen."""
-    means = scene.means.double().numpy()
+def above_support(
+    scene: GaussianScene, plane: Plane, *, near: Tensor | None = None, opacity: float = OPAQUE
+) -> Tensor:
+    """(N,) bool: everything that stands on the support, which is one connected piece of the plane.
+
+    Args:
+        near: (3,) a place over the piece that is meant; None for the largest piece.
+
+    Raises:
+        InputError: no Gaussians lie in the plane.
+    """
+    means = scene.means.detach().cpu().double().numpy()
     height = plane.height(means)
-    foot = means[np.abs(height) <= plane.band]
+    seen = (scene.opacities > opacity).cpu().numpy()
+    foot = means[(np.abs(height) <= plane.band) & seen]
     if len(foot) == 0:
-        raise InputError("no Gaussians lie in the support plane")
+        raise InputError(f"no Gaussians lie within {plane.band} m of the support plane")
     frame = SupportFrame.of(plane, torch.from_numpy(foot))
-    flat, edge = frame.inward(means)[:, :2], frame.inward(foot)[:, :2]
-    low, high = np.percentile(edge, [1, 99], axis=0)
-    over = ((flat >= low) & (flat <= high)).all(1)
-    standing = (height > plane.band) & (height < float((high - low).max())) & over
-    return torch.from_numpy(standing) & (scene.opacities > opacity)
+    flat = np.floor(frame.inward(means)[:, :2] / PIECE).astype(int)
+    floor = np.floor(frame.inward(foot)[:, :2] / PIECE).astype(int)
+    low = floor.min(0) - FOOT_GAP - 1
+    size = floor.max(0) - low + FOOT_GAP + 2
+    if float(np.prod(size.astype(float))) > CELLS:
+        raise InputError("the support plane is too large; choose objects one by one")
+    grid = np.zeros(tuple(size), bool)
+    grid[tuple((floor - low).T)] = True
+    grid = ndimage.binary_fill_holes(ndimage.binary_closing(grid, _disc(FOOT_GAP)))
+    piece = _piece(grid, None if near is None else frame.inward(near.double().numpy()), low)
+    cell = np.clip(flat - low, 0, size - 1)
+    over = piece[tuple(cell.T)] & (cell == flat - low).all(1)
+    return torch.from_numpy((height > plane.band) & (height < TALLEST) & over & seen)
+
+
+def _piece(grid: np.ndarray, near: np.ndarray | None, low: np.ndarray) -> np.ndarray:
+    """The connected part of grid under `near`, or the largest."""
+    pieces, count = ndimage.label(grid)
+    sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    chosen = int(sizes.argmax())
+    if near is not None:
+        cells = np.argwhere(grid)
+        wanted = near[:2] / PIECE - low - 0.5
+        chosen = int(pieces[tuple(cells[((cells - wanted) ** 2).sum(1).argmin()])])
+    found: np.ndarray = pieces == chosen
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -30,7 +30,7 @@ from splat.io import NativeFile, read_native, write_native
 from splat.motion_neighbors import nearest_points
 from splat.physics import NEAR, Simulation, moved_scene, simulate
 from splat.physics_demo import FLOOR, finger_scene, jelly_cube, sand_column
-from splat.physics_particles import above_support
+from splat.physics_particles import OPAQUE, above_support
 from splat.physics_types import MATERIALS, Kind, Material, PhysicsOptions, PushPath
 from splat.query import Plane
 from splat.raster import get_rasterizer
@@ -42,8 +42,6 @@ Tensor = torch.Tensor
 SHEET, SHEET_COLUMNS = 12, 4
 #: What is nearer to the object than this belongs to it rather than being in its way [m].
 CLEAR = 0.01
-#: Fainter Gaussians are in nobody's way.
-OPAQUE = 0.15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +201,8 @@ def scene_setup(args: SplatSimulateArgs) -> Setup:
     mask = None if args.object is None else members(stored.scene, args.object)
     plane = support_plane(args, stored)
     if args.all or mask is None:
-        mask = above_support(stored.scene, plane)
+        near = None if mask is None else stored.scene.means[mask].mean(0)
+        mask = above_support(stored.scene, plane, near=near)
     camera = camera_index(stored, args.camera) if args.camera else None
     if camera is None:
         camera = best_cameras(stored, mask, args.backend)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -131,6 +132,8 @@ def test_a_bowl_stays_open_and_what_hangs_is_not_filled_below() -> None:
     inside = points[np.linalg.norm(points[:, :2], axis=1) < 0.03]
     assert len(inside) and inside[:, 2].max() < 0.01
     assert points[:, 2].max() > 0.05
+    cut, _ = fill_skin(_box_skin((0.04, 0.04, 0.04), 0.004, lift=0.02), 500, hanging=0.04)
+    assert cut[:, 2].min() < 0.005, "the support's thickness hid its foot"
     hanging, spacing = fill_skin(_box_skin((0.04, 0.04, 0.04), 0.004, lift=0.1), 500)
     assert hanging[:, 2].min() > 0.09 and len(hanging) * spacing**3 == pytest.approx(
         6.4e-5, rel=0.2
@@ -172,6 +175,15 @@ def test_everything_on_the_support_is_found_and_nothing_else() -> None:
     plane = Plane(normal=FLOOR.normal, offset=-0.004, band=0.003)
     found = above_support(concatenate([made.scene, far]), plane)
     assert torch.equal(found[:-3], made.mask) and not found[-3:].any()
+    # A second, smaller table at the same height, with a thing on it.
+    other = made.scene.select(made.scene.means[:, 0].abs() < 0.06)
+    other = replace(other, means=other.means + torch.tensor([1.0, 0.0, 0.0]))
+    both = concatenate([made.scene, other])
+    first = torch.cat([made.mask, torch.zeros(len(other), dtype=torch.bool)])
+    assert torch.equal(above_support(both, plane), first)
+    second = above_support(both, plane, near=torch.tensor([1.0, 0.0, 0.05]))
+    assert not second[: len(made.scene)].any()
+    assert int(second.sum()) == int((other.means[:, 2] > 0).sum())
 
 
 def test_pushing_points_follow_their_path() -> None:
