@@ -73,6 +73,7 @@ class Allowed:
             near = (space.self_clearance + _SELF - body.clearances(frames)).clip(0)
             low = np.zeros(len(tool))
             if space.table is not None:
-                low = (space.table + space.table_clearance + _TABLE - body.heights(frames)).clip(0)
+                clear = space.table_clearance + min(_TABLE, 1.5 * space.table_clearance)
+                low = (space.table + clear - body.heights(frames)).clip(0)
             total = total + (outside + near + low).reshape(q.shape[:2])
         return np.asarray(total)

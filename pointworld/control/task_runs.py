@@ -25,6 +25,7 @@ from pointworld.control.tasks import (
     TaskWorld,
     View,
     held_depth,
+    held_width,
     run_episode,
     task_space,
 )
@@ -64,11 +65,11 @@ class RunConfig:
     dynamics: DynamicsName = "model"
     planner: PlannerName = "mppi"
     perception: Perception = "rgbd"
-    samples: int = 32
-    iterations: int = 2
+    samples: int = 24
+    iterations: int = 1
     horizon: int = 10
     execute: int = 4
-    max_steps: int = 100
+    max_steps: int = 200
     budget_s: float = 0.0
     checkpoint: str = "tiny"
     renderer: Literal["auto", "gl", "rays"] = "auto"
@@ -81,8 +82,6 @@ class RunConfig:
             raise InputError(
                 "the oracle predicts with the simulator's own state: use it with --perception true"
             )
-        if self.dynamics == "oracle" and TASKS[self.task].__name__ in ("_scarf", "_pillow"):
-            raise InputError(f"the oracle cannot carry points of a soft body: task '{self.task}'")
         if not 1 <= self.execute <= self.horizon:
             raise InputError(f"execute is {self.execute}, expected 1 to the horizon {self.horizon}")
         if self.max_steps < 1 or self.budget_s < 0:
@@ -146,6 +145,7 @@ def run_one(
                 world.allowed,
                 table=task.scene.table_height,
                 depth=held_depth(task),
+                wide=held_width(task),
             ),
             settings=MpcSettings(
                 execute=config.execute,
@@ -203,12 +203,13 @@ def build_planner(
     *,
     table: float,
     depth: float = 0.0,
+    wide: float = 0.0,
 ) -> Planner:
     """The planner or rule of that name, for a target on a table.
 
     Args:
         look: the last observation. allowed: what the arm's safety filter asks for. table: its height [m]. depth:
-            length of a tool in the hand [m].
+            length of a tool in the hand [m]. wide: its half width [m].
     """
     if config.planner == "random":
         return RandomMotion(space=space)
@@ -220,6 +221,7 @@ def build_planner(
         dynamics=dynamics,
         table=table,
         depth=depth,
+        wide=wide,
         shortfall=allowed.shortfall,
         draws=config.samples,
     )

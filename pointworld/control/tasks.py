@@ -39,7 +39,7 @@ from pointworld.plan.dynamics import Dynamics, PlanState
 from pointworld.plan.mpc import MpcSettings, MpcStep, run_mpc
 from pointworld.plan.planners import Planner
 from pointworld.plan.tasks import Judge, Task, Verdict
-from pointworld.plan.tasks.pushing import FLOOR, plan_push
+from pointworld.plan.tasks.push_paths import FLOOR, PRESS, THIN, plan_push
 from pointworld.plan.tasks.seen import Seen
 from pointworld.plan.tasks.task import HOLD, STILL
 from pointworld.robot import RobotModel
@@ -203,9 +203,25 @@ def held_depth(task: Task) -> float:
     return next((p.length for p in task.scene.props if isinstance(p, HeldTool)), 0.0)
 
 
+def held_width(task: Task) -> float:
+    """Half width of the tool in the hand [m]; 0 without one."""
+    return next((p.half_width for p in task.scene.props if isinstance(p, HeldTool)), 0.0)
+
+
+def _presses(task: Task) -> bool:
+    """Whether the task is a cloth, which is dragged by pressing it onto the table."""
+    return task.kind == "deformable" and bool(np.ptp(task.points[:, 2]) < THIN)
+
+
 def _allowed(task: Task) -> Space:
     table = task.scene.table_height
-    return Space(lower=(0.2, -0.55, table), upper=(0.85, 0.55, 0.85), table=table, tool_speed=0.75)
+    return Space(
+        lower=(0.2, -0.55, table),
+        upper=(0.85, 0.55, 0.85),
+        table=table,
+        table_clearance=0.0 if _presses(task) else 0.002,
+        tool_speed=0.75,
+    )
 
 
 def task_space(
@@ -217,7 +233,8 @@ def task_space(
         horizon: steps of 0.1 s. safety: the filter whose limits of the joints the paths should keep.
     """
     depth = held_depth(task)
-    low = task.scene.table_height + (depth + CLEARANCE if depth else FLOOR)
+    lowest = PRESS if _presses(task) else FLOOR
+    low = task.scene.table_height + (depth + CLEARANCE if depth else lowest)
     limits = PathLimits(
         workspace_lower=(0.30, -0.45, low),
         workspace_upper=(0.80, 0.45, 0.7),
@@ -242,21 +259,20 @@ def task_cost(
     Args:
         allowed: what the arm's safety filter asks for; it also knows the table. None = the table alone.
     """
-    points, places = seen.points[seen.grip], seen.places[seen.grip]
+    points, places = seen.points[seen.focus], seen.places[seen.focus]
     push = plan_push(seen, table, depth=depth)
     behind = float(np.linalg.norm(push.contact[:2] - points.mean(0)[:2])) + 0.005
     goal = seen.goals.new_tensor(places.mean(0))
     terms = [
         Term(name="task", cost=TaskPoints(index=seen.index, goals=seen.goals)),
-        Term(
-            name="approach",
-            cost=Approach(index=seen.grip_index, goal=goal, behind=behind),
-            weight=0.05,
-        ),
         Term(name="length", cost=PathLength(), weight=0.002),
         Term(name="feasible", cost=Infeasible(), weight=1.0),
         Term(name="strain", cost=Strain(), weight=0.02),
     ]
+    if not (seen.owner > 0).any() and not push.press:
+        # Of several targets the hand is at one after the other; on a cloth it may be anywhere.
+        approach = Approach(index=seen.grip_index, goal=goal, behind=behind)
+        terms.append(Term(name="approach", cost=approach, weight=0.05))
     if allowed is not None:
         terms.append(Term(name="allowed", cost=allowed, weight=0.1))
     else:

@@ -12,7 +12,7 @@ from pointworld.plan.actions import Actions, ToolPathSpace
 from pointworld.plan.dynamics import Dynamics
 from pointworld.plan.follow import follow_path
 from pointworld.plan.rotations import rotation_exp
-from pointworld.plan.tasks.push_paths import PUSH_SPEED, Aim, Push, plan_push, turn_left
+from pointworld.plan.tasks.push_paths import Aim, Push, plan_push, turn_left
 from pointworld.plan.tasks.seen import Seen
 from pointworld.plan.trajectory import Trajectory
 
@@ -44,6 +44,7 @@ class PushChooser:
     """Draws pushes at a seen target and rates them.
 
     shortfall: (samples, steps) by which motions fail what the arm's safety asks for [m], None = not asked.
+    wide: half width of a tool in the hand [m].
     draws: pushes per choice, the straight one and the one that turns come first.
     """
 
@@ -51,6 +52,7 @@ class PushChooser:
     dynamics: Dynamics
     table: float
     depth: float = 0.0
+    wide: float = 0.0
     shortfall: Callable[[Actions], Tensor] | None = None
     draws: int = 24
 
@@ -68,7 +70,7 @@ class PushChooser:
         steps = int(ahead[best].argmin()) + 1
         flat = bool((ahead[best] >= cost[best, 0] - 1e-9).all())
         push = pushes[best]
-        way = push.way if flat else PUSH_SPEED * self.space.body.step_dt * steps - push.gap
+        way = push.way if flat else push.speed * self.space.body.step_dt * steps - push.gap
         now = self._distance(seen, trajectory)[best]
         return Choice(
             push=replace(push, way=max(way, 0.005)),
@@ -80,8 +82,8 @@ class PushChooser:
         """The two pushes by rule, and others around them, from all sides and at all places of the target."""
         pushes = [plan_push(seen, self.table, depth=self.depth, turn=t) for t in (False, True)]
         groups = [seen.owner == k for k in np.unique(seen.owner)]
-        handle = not seen.grip.all()
         aims = [Aim.of(seen, self.table, self.depth, chosen=g & seen.grip) for g in groups]
+        handle = not seen.grip.all()
         far = np.array([np.linalg.norm(a.goals - a.points, axis=-1).mean() for a in aims])
         for number in range(self.draws - len(pushes)):
             aim = aims[int(rng.choice(len(aims), p=far / max(far.sum(), 1e-9)))]
@@ -92,8 +94,9 @@ class PushChooser:
             elif number % 3 == 0 and length < 0.04:
                 heading = float(rng.uniform(-np.pi, np.pi))
             ahead = np.array([np.cos(heading), np.sin(heading)])
-            offset = 0.85 * aim.half_width(ahead) * rng.uniform(-1, 1)
-            pushes.append(aim.push(ahead, offset, max(length, 0.03)))
+            half = 0.85 * aim.half_width(ahead)
+            offset, along = half * rng.uniform(-1, 1), half * rng.uniform(-1, 1)
+            pushes.append(aim.push(ahead, offset, max(length, 0.03), along=along))
         return pushes
 
     def _predict(self, seen: Seen, pushes: list[Push]) -> tuple[Trajectory, np.ndarray]:
@@ -114,10 +117,11 @@ class PushChooser:
         first = arm[:, -1]
         missed = (body.chain.tool_and_jacobian(first)[0][:, :3, 3] - behind).norm(dim=-1)
         ahead = torch.from_numpy(np.stack([np.append(p.ahead, 0.0) for p in pushes]))
-        steps = torch.arange(body.num_steps, dtype=torch.float64) * body.step_dt * PUSH_SPEED
+        speed = torch.tensor([p.speed for p in pushes], dtype=torch.float64)
+        steps = torch.arange(body.num_steps, dtype=torch.float64) * body.step_dt * speed[:, None]
         wanted = torch.eye(4, dtype=torch.float64).repeat(len(pushes), body.num_steps, 1, 1)
         wanted[..., :3, :3] = R[:, None]
-        wanted[..., :3, 3] = behind[:, None] + steps[:, None] * ahead[:, None]
+        wanted[..., :3, 3] = behind[:, None] + steps[..., None] * ahead[:, None]
         path = follow_path(body.chain, first, wanted, step_dt=body.step_dt, bounds=space.bounds)
         width = body.robot.gripper_width(joints).expand(path.shape[:2])
         actions = body.measure(joints, path, width, wanted, space.limits)
@@ -129,10 +133,12 @@ class PushChooser:
     def _free(self, seen: Seen, push: Push) -> bool:
         """Whether nothing else stands where the hand comes down."""
         others = seen.state.scene.points[seen.still_index].double().cpu().numpy()
-        if len(others) == 0 or self.depth:
+        if len(others) == 0:
             return True
         off = others[:, :2] - push.behind[:2]
         along, beside = np.abs(off @ push.ahead), np.abs(off @ [-push.ahead[1], push.ahead[0]])
+        if self.depth:
+            return not bool(((along < _ROOM) & (beside < self.wide + 0.005)).any())
         low = others[:, 2] < push.behind[2] + _PALM
         fingers = low & (np.hypot(along, beside) < _ROOM)
         palm = ~low & (along < _PALM_THICK) & (beside < _PALM_WIDE)

@@ -32,10 +32,15 @@ from pointworld.data.tabletop import (
 )
 from pointworld.errors import InputError, PointWorldError
 from pointworld.plan.simulator_dynamics import read_physics
+from pointworld.plan.tasks.push_paths import THIN
 from pointworld.plan.tasks.task import STILL, TOLERANCE, Kind, Target, Task, body_poses, surface_of
 
 #: The goal is at least this far from the start [m, rad].
 FAR, FAR_ANGLE = 0.10, float(np.radians(30.0))
+#: Goals are turned by at least and at most this, so that one straight push does not do [rad].
+_TURN, _TURN_SOFT = (0.3, 0.6), (0.6, 0.9)
+#: Swept things come from this far to this far beside the middle between them [m], from sides this far apart [rad].
+_SWEEP_FROM, _SWEEP_TO, _SWEEP_APART = (0.145, 0.175), 0.035, (1.2, np.pi)
 _POINTS, _TRIES, _SETTLE = 120, 400, 0.6
 #: Distances from the base at which the upright hand works low over the table [m].
 _NEAREST, _FARTHEST = 0.37, 0.74
@@ -75,9 +80,11 @@ def _push_goal(rng: Rng, spot: np.ndarray, far: tuple[float, float]) -> np.ndarr
     return way if inside else None
 
 
-def _slab(
-    rng: Rng, config: TabletopConfig, half: np.ndarray, density: float, turn: float
-) -> Draft | None:
+def _draw_turn(rng: Rng, limits: tuple[float, float]) -> float:
+    return float(rng.uniform(*limits) * rng.choice([-1.0, 1.0]))
+
+
+def _slab(rng: Rng, config: TabletopConfig, half: np.ndarray, density: float) -> Draft | None:
     """A box on the table between one to four other things, to be pushed and turned."""
     height = draw_table_height(rng)
     shape = Shape(
@@ -106,18 +113,18 @@ def _slab(
     if not others:
         return None
     scene = furnish(rng, (item, *others), height)
-    goal = _moved(spot, float(rng.uniform(-turn, turn)), way)
+    goal = _moved(spot, _draw_turn(rng, _TURN), way)
     return Draft(scene=scene, motions={"object0": goal}, kind="rigid")
 
 
 def _tissue_box(rng: Rng, config: TabletopConfig) -> Draft | None:
     half = np.array([rng.uniform(0.055, 0.08), rng.uniform(0.04, 0.055), rng.uniform(0.03, 0.045)])
-    return _slab(rng, config, half, float(rng.uniform(100, 250)), 0.6)
+    return _slab(rng, config, half, float(rng.uniform(100, 250)))
 
 
 def _book(rng: Rng, config: TabletopConfig) -> Draft | None:
     half = np.array([rng.uniform(0.07, 0.1), rng.uniform(0.05, 0.07), rng.uniform(0.011, 0.018)])
-    return _slab(rng, config, half, float(rng.uniform(300, 600)), 0.6)
+    return _slab(rng, config, half, float(rng.uniform(300, 600)))
 
 
 def _fixture(rng: Rng, config: TabletopConfig, family: str) -> tuple[SceneSpec, Articulated] | None:
@@ -168,36 +175,40 @@ def _drawer(rng: Rng, config: TabletopConfig) -> Draft | None:
 
 
 def _sweep(rng: Rng, config: TabletopConfig, family: str) -> Draft | None:
-    """One or two small things among others, to be swept to a place with the tool in the hand."""
+    """Two small things among others, to be swept together from different sides with the tool in the hand."""
     drawn = REGISTRY[family].draw_scene(rng, config)
     if drawn is None:
         return None
     tool = drawn.props[0]
     assert isinstance(tool, HeldTool)
     height = drawn.table_height
-    spot = np.array([rng.uniform(0.45, 0.58), rng.uniform(-0.15, 0.15), 0.0])
-    way = _push_goal(rng, spot, (0.11, 0.16))
-    if way is None:
-        return None
-    item = small_object(rng, config.shapes, (0.012, 0.02))
-    low = float(item.shape.bounds(item.rotation)[0][2])
-    spot[2] = height - low + 0.001
-    if item.shape.rolls:
-        return None
-    item = replace(item, position=spot)
-    track = tuple(
-        (float(x), float(y), tool.half_width + 0.02)
-        for x, y in (spot[:2] + share * way[:2] for share in (-0.6, 0.0, 0.5, 1.0))
-    )
-    others = scatter(rng, config, height, int(rng.integers(1, 4)), keep_out=track)
+    middle = np.array([rng.uniform(0.46, 0.60), rng.uniform(-0.14, 0.14), 0.0])
+    first = float(rng.uniform(-np.pi, np.pi))
+    sides = (first, first + float(rng.uniform(*_SWEEP_APART) * rng.choice([-1.0, 1.0])))
+    items, motions, track = [], {}, []
+    for k, side in enumerate(sides):
+        item = small_object(rng, config.shapes, (0.012, 0.02))
+        if item.shape.rolls:
+            return None
+        outward = np.array([np.cos(side), np.sin(side), 0.0])
+        far = float(rng.uniform(*_SWEEP_FROM))
+        spot = middle + far * outward
+        spot[2] = height - float(item.shape.bounds(item.rotation)[0][2]) + 0.001
+        items.append(replace(item, position=spot))
+        motions[f"object{k}"] = _moved(spot, 0.0, (_SWEEP_TO - far) * outward)
+        wide = tool.half_width + 0.02
+        for share in (1.5, 1.0, 0.5, 0.0):
+            x, y, _ = middle + share * far * outward
+            track.append((float(x), float(y), wide))
+    others = scatter(rng, config, height, int(rng.integers(1, 4)), keep_out=tuple(track))
     if not others:
         return None
-    scene = replace(drawn, objects=(item, *others))
-    return Draft(scene=scene, motions={"object0": _moved(spot, 0.0, way)}, kind="rigid")
+    scene = replace(drawn, objects=(*items, *others))
+    return Draft(scene=scene, motions=motions, kind="rigid")
 
 
 def _soft(rng: Rng, config: TabletopConfig, family: str) -> Draft | None:
-    """A scarf or pillow, to be moved without turning."""
+    """A scarf or pillow, to be moved and turned."""
     scene = REGISTRY[family].draw_scene(rng, config)
     if scene is None or not scene.objects:
         return None
@@ -206,7 +217,7 @@ def _soft(rng: Rng, config: TabletopConfig, family: str) -> Draft | None:
     way = _push_goal(rng, prop.centre, (0.105, 0.15))
     if way is None:
         return None
-    goal = {f"object_{prop.name}": _moved(prop.centre, 0.0, way)}
+    goal = {f"object_{prop.name}": _moved(prop.centre, _draw_turn(rng, _TURN_SOFT), way)}
     return Draft(scene=scene, motions=goal, kind="deformable")
 
 
@@ -296,8 +307,12 @@ def _settle(
         return None
     points = np.concatenate([t.points for t in targets])
     grip = _grip(draft, points)
-    if not _reachable(points[grip], goals[grip]):
-        return None
+    owner = np.repeat(np.arange(len(targets)), [len(t.points) for t in targets])
+    pressed = draft.kind == "deformable" and bool(np.ptp(points[:, 2]) < THIN)
+    for k in range(len(targets)):
+        mine = grip & (owner == k)
+        if not _reachable(points[mine], goals[mine], behind=0.0 if pressed else 0.035):
+            return None
     return Task(
         name=name,
         seed=seed,
@@ -329,12 +344,12 @@ def _start_joints(rng: Rng, draft: Draft, arm: ArmKinematics) -> np.ndarray | No
     return arm.solve(T, start, iterations=150)
 
 
-def _reachable(points: np.ndarray, way: np.ndarray) -> bool:
+def _reachable(points: np.ndarray, way: np.ndarray, *, behind: float) -> bool:
     """Whether the hand can be behind the target at its start and goal without folding the arm or stretching it."""
     step = way.mean(0)[:2]
     ahead = step / max(float(np.linalg.norm(step)), 1e-9)
     centre = points.mean(0)[:2]
-    back = float(((points[:, :2] - centre) @ ahead).min()) - 0.035
+    back = float(((points[:, :2] - centre) @ ahead).min()) - behind if behind else 0.0
     away = [float(np.hypot(*(centre + back * ahead + share * step))) for share in (0.0, 1.0)]
     return min(away) > _NEAREST and max(away) < _FARTHEST
 

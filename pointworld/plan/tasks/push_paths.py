@@ -22,6 +22,8 @@ _HANDLE_GAP = 0.003
 PUSH_SPEED, _TRAVEL_SPEED, _DOWN_SPEED = 0.15, 0.3, 0.2
 #: Fingertips stay this far above the table, more than the safety filter asks for [m].
 FLOOR = TIP + 0.010
+#: What is thinner than this is pressed onto the table and dragged [m]: height of the tool then, and speed [m/s].
+THIN, PRESS, _DRAG_SPEED = 0.012, 0.012, 0.08
 #: The hand waits above for its turn when it is further than this from its yaw [rad].
 _TURNED = 0.2
 
@@ -31,7 +33,7 @@ class Push:
     """A straight push on the table.
 
     contact: (3,) tool place where it touches. ahead: (2,) unit direction. way: length [m]. over: height to travel at.
-    gap: how far behind the contact the hand comes down [m].
+    gap: how far behind the contact the hand comes down [m]. press: it presses from above and drags.
     """
 
     contact: np.ndarray
@@ -39,6 +41,12 @@ class Push:
     way: float
     over: float
     gap: float = _GAP
+    press: bool = False
+
+    @property
+    def speed(self) -> float:
+        """[m/s]."""
+        return _DRAG_SPEED if self.press else PUSH_SPEED
 
     @property
     def behind(self) -> np.ndarray:
@@ -73,15 +81,16 @@ class Aim:
 
     @staticmethod
     def of(seen: Seen, table: float, depth: float, chosen: np.ndarray | None = None) -> Aim:
-        """Args: chosen: (all,) which points of the target to act on, None = all that are to be gripped."""
-        where = seen.grip if chosen is None else chosen
+        """Args: chosen: (all,) which points of the targets to act on, None = those of the target farthest off."""
+        where = seen.focus if chosen is None else chosen
+        whole = np.isin(seen.owner, seen.owner[where])
         return Aim(
             points=seen.points[where],
             goals=seen.places[where],
             table=table,
             depth=depth,
             top=seen.top,
-            gap=_GAP if seen.grip.all() else _HANDLE_GAP,
+            gap=_GAP if seen.grip[whole].all() else _HANDLE_GAP,
         )
 
     @property
@@ -100,10 +109,32 @@ class Aim:
         side = np.array([-ahead[1], ahead[0]])
         return float(np.abs((self.points[:, :2] - self.points[:, :2].mean(0)) @ side).max())
 
-    def push(self, ahead: np.ndarray, offset: float, way: float) -> Push:
-        """Args: ahead: (2,) unit. offset: of the contact from the centre, to the left [m]. way: of the push [m]."""
+    @property
+    def thin(self) -> bool:
+        """A cloth, which has no side to push against."""
+        return self.depth == 0 and float(np.ptp(self.points[:, 2])) < THIN
+
+    def push(self, ahead: np.ndarray, offset: float, way: float, *, along: float = 0.0) -> Push:
+        """A push through a place of the target.
+
+        Args:
+            ahead: (2,) unit. offset: of the contact from the centre, to the left [m]. way: of the push [m].
+            along: where a thing that is pressed and dragged is touched, ahead of its centre [m].
+        """
         points = self.points
         centre, side = points.mean(0), np.array([-ahead[1], ahead[0]])
+        over = self.top + self.depth + _OVER
+        most = self.table + self.depth + 0.28
+        if self.thin:
+            xy = centre[:2] + along * ahead + offset * side
+            return Push(
+                contact=np.append(xy, self.table + PRESS),
+                ahead=ahead,
+                way=way,
+                over=min(max(over, self.table + 0.1), most),
+                gap=0.0,
+                press=True,
+            )
         flat = points[:, :2] - centre[:2]
         near = np.abs(flat @ side - offset) < 0.015
         back = float((flat[near] @ ahead).min()) if near.any() else float((flat @ ahead).min())
@@ -111,12 +142,11 @@ class Aim:
         middle = 0.5 * float(points[:, 2].min() + points[:, 2].max())
         height = low if self.depth else max(low, middle)
         xy = centre[:2] + (back - FINGER) * ahead + offset * side
-        over = max(self.top + self.depth + _OVER, height + 0.05)
         return Push(
             contact=np.append(xy, height),
             ahead=ahead,
             way=way,
-            over=min(over, self.table + self.depth + 0.28),
+            over=min(max(over, height + 0.05), most),
             gap=self.gap,
         )
 
@@ -141,7 +171,7 @@ def at_contact(tool: np.ndarray, push: Push) -> bool:
     gap = tool[:2] - push.contact[:2]
     along = float(gap @ push.ahead)
     beside = abs(float(gap @ np.array([-push.ahead[1], push.ahead[0]])))
-    down = tool[2] < push.contact[2] + 0.02
+    down = tool[2] < push.contact[2] + (0.003 if push.press else 0.02)
     return bool(down and beside < 0.012 and -2.5 * push.gap - 0.01 < along < 0.012)
 
 
@@ -157,7 +187,8 @@ def waypoints(tool: np.ndarray, push: Push, *, pushing: bool = False) -> list[np
         return [push.end]
     above = np.append(push.behind[:2], push.over)
     if float(np.linalg.norm(tool[:2] - push.behind[:2])) < 0.012:
-        return [push.behind]
+        # A little deeper, so that it gets there and does not only get near.
+        return [push.behind - (0.0, 0.0, 0.002 if push.press else 0.0)]
     if tool[2] < push.over - 0.02:
         return [np.append(tool[:2], push.over), above]
     return [above]
@@ -198,9 +229,9 @@ def push_plan(space: ToolPathSpace, seen: Seen, push: Push, *, pushing: bool = F
     tool = pose[:3, 3]
     stops = waypoints(tool, push, pushing=pushing)
     speed = _TRAVEL_SPEED
-    if stops[0] is push.end or np.allclose(stops[0], push.end):
-        speed = PUSH_SPEED
-    elif np.allclose(stops[0], push.behind):
+    if np.allclose(stops[0], push.end):
+        speed = push.speed
+    elif np.allclose(stops[0][:2], push.behind[:2]) and stops[0][2] < push.over - 0.02:
         speed = _DOWN_SPEED
         if abs(turn_left(pose, push.yaw)) > _TURNED:
             stops = [np.append(push.behind[:2], max(push.over, tool[2]))]

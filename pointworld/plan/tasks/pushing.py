@@ -26,7 +26,7 @@ Tensor = torch.Tensor
 
 #: A plan is worth carrying out when it lowers the cost of staying by this share; a new push when it lowers the
 #: squared distance by that.
-_WORTH, _WORTH_AGAIN = 0.03, 0.08
+_WORTH, _WORTH_AGAIN = 0.15, 0.08
 
 
 @dataclass

@@ -59,6 +59,13 @@ class Seen:
         return np.zeros(len(self.points), dtype=np.int64) if self.groups is None else self.groups
 
     @property
+    def focus(self) -> np.ndarray:
+        """(all,) where the hand should act, of the target that is farthest from its goal."""
+        off = np.linalg.norm(self.points - self.places, axis=-1)
+        means = [off[self.owner == k].mean() for k in range(int(self.owner.max()) + 1)]
+        return np.asarray(self.grip & (self.owner == int(np.argmax(means))))
+
+    @property
     def index(self) -> Tensor:
         """(chosen,) task points."""
         assert self.state.task_index is not None
