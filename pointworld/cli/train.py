@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,11 +36,11 @@ from pointworld.train import (
     train,
 )
 from pointworld.train.cache import SURFACE_POINTS, cache_folder
-from pointworld.train.spread import fit_model_spread
+from pointworld.train.spread import fit_model_spread, fit_still_below
 from pointworld.train.trainer import spread_out
 
-#: Validation samples on which the predicted spread is corrected.
-SPREAD_CLIPS = 100
+#: Validation samples on which the predicted spread and motions lost in it are corrected.
+CORRECTION_CLIPS = 100
 SIZES = {"tiny": PTv3Arch.tiny, "small": PTv3Arch.small}
 
 
@@ -163,19 +164,21 @@ def _train(
         )
     if ranks.leads:
         timings = {"cache": cached - start, "train": time.perf_counter() - cached}
-        model = with_spread(model, spread_out(validation, SPREAD_CLIPS))
+        model = with_corrections(model, spread_out(validation, CORRECTION_CLIPS))
         _finish(args, model, len(samples), timings)
 
 
-def with_spread(model: WorldModel, validation: Sequence[CachedSample]) -> WorldModel:
-    """The model with its predicted spread corrected on validation samples."""
-    spread = fit_model_spread(_with_map(model, ()), validation)
-    return _with_map(model, tuple(zip(spread.sigma, spread.factor, strict=True)))
+def with_corrections(model: WorldModel, validation: Sequence[CachedSample]) -> WorldModel:
+    """The model with its spread, and with motions that are lost in it, corrected on validation samples."""
+    spread = fit_model_spread(_with_spec(model, spread=(), still_below=0.0), validation)
+    knots = tuple(zip(spread.sigma, spread.factor, strict=True))
+    model = _with_spec(model, spread=knots, still_below=0.0)
+    return _with_spec(model, still_below=fit_still_below(model, validation))
 
 
-def _with_map(model: WorldModel, spread: tuple[tuple[float, float], ...]) -> WorldModel:
-    """A copy of a model with another map of its spread."""
-    copy = WorldModel(replace(model.spec, spread=spread))
+def _with_spec(model: WorldModel, **changes: Any) -> WorldModel:
+    """A copy of a model with another description of the same network."""
+    copy = WorldModel(replace(model.spec, **changes))
     copy.load_state_dict(model.state_dict())
     return copy.to(model.device).eval()
 

@@ -49,6 +49,8 @@ class ModelSpec:
     max_scene_points, max_robot_points: caps of the training data.
     spread: (stated standard deviation [m], factor) knots of the map that corrects the predicted spread outside
         training (see `SpreadMap`); none = as the network states it.
+    still_below: outside training, a predicted displacement that is shorter than so many of its own standard
+        deviations is none.
     head_init_scale: of the displacement head's initial weights; 0 = training starts at "nothing moves".
     """
 
@@ -77,6 +79,7 @@ class ModelSpec:
     max_robot_points: int = 500
     head_init_scale: float = 1.0
     spread: tuple[tuple[float, float], ...] = ()
+    still_below: float = 0.0
 
     def __post_init__(self) -> None:
         _require(
@@ -98,6 +101,7 @@ class ModelSpec:
         _require(
             self.image_channels >= 0, f"image_channels is {self.image_channels}, expected 0 or more"
         )
+        _require(self.still_below >= 0, f"still_below is {self.still_below}, expected 0 or more")
         _require(self.step_dt > 0, f"step_dt is {self.step_dt}, expected seconds > 0")
         _require(self.grid_size > 0, f"grid_size is {self.grid_size}, expected metres > 0")
         _require(self.grippers in (1, 2), f"grippers is {self.grippers}, expected 1 or 2")

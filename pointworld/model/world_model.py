@@ -270,6 +270,10 @@ class WorldModel(nn.Module):
         mean, variance = self._displacement_stats(domain)
         displacements = unnormalise(pred_norm, mean, variance)
         displacements = torch.cat([torch.zeros_like(displacements[:, :1]), displacements[:, 1:]], 1)
+        if self.spec.still_below and not self.training:
+            least = self.spec.still_below * self.stated_sigma(log_var, domain)
+            far = displacements.norm(dim=-1, keepdim=True) > least
+            displacements = torch.where(far, displacements, 0.0)
         return ModelOutputs(pred_norm=pred_norm, log_var=log_var, displacements=displacements)
 
     def predict(

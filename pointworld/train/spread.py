@@ -1,22 +1,24 @@
-"""Fit the correction of the spread that a model predicts, so that as many errors lie within it as should."""
+"""Corrections fitted to validation clips: of the spread that a model predicts, and of motions lost in it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
 from pointworld.errors import InputError
 from pointworld.model import WorldModel, collate
 from pointworld.model.spread import SpreadMap
-from pointworld.train.augment import whole
+from pointworld.train.augment import TrainingSample, whole
 from pointworld.train.cache import CachedSample
 from pointworld.train.metrics import WITHIN, moved_mask
 
 Tensor = torch.Tensor
 
 #: Knots of a fitted map; factors tried for each, and the fewest errors that count as a class of their own.
+#: Limits of stillness that are tried [standard deviations], and what one may cost of the movers' error.
+STILL_TRIED, STILL_COST = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0), 0.015
 KNOTS, _LOWEST, _HIGHEST, _TRIED, _FEWEST = 8, 0.05, 20.0, 300, 200
 
 
@@ -27,17 +29,46 @@ def fit_model_spread(model: WorldModel, samples: Sequence[CachedSample]) -> Spre
     Raises:
         InputError: nothing is known about the motion in these samples.
     """
-    rows, spec = [], model.spec
+    rows = []
+    for item, predicted, sigma in _predictions(model, samples):
+        error = predicted - item.displacements
+        known, moved = item.known()[1:], moved_mask(item.displacements)[1:]
+        rows.append((sigma[1:][known], error[1:][known], moved[known]))
+    return fit_spread(rows)
+
+
+@torch.no_grad()
+def fit_still_below(model: WorldModel, samples: Sequence[CachedSample]) -> float:
+    """The largest limit of `ModelSpec.still_below` that costs the movers next to nothing (STILL_COST).
+
+    Args:
+        model: with its spread corrected, and without a limit.
+    """
+    errors = torch.zeros(len(STILL_TRIED), dtype=torch.float64)
+    for item, predicted, sigma in _predictions(model, samples):
+        moved = moved_mask(item.displacements) & item.known()
+        if not moved.any():
+            continue
+        length = predicted.norm(dim=-1)
+        for row, limit in enumerate(STILL_TRIED):
+            kept = torch.where((length > limit * sigma)[..., None], predicted, 0.0)
+            errors[row] += (kept - item.displacements).norm(dim=-1)[moved].mean()
+    cheap = errors <= (1 + STILL_COST) * errors[0]
+    return max(limit for limit, good in zip(STILL_TRIED, cheap.tolist(), strict=True) if good)
+
+
+def _predictions(
+    model: WorldModel, samples: Sequence[CachedSample]
+) -> Iterator[tuple[TrainingSample, Tensor, Tensor]]:
+    """Per sample what is true, the displacements (steps, points, 3) and their stated sigma (steps, points) [m]."""
+    spec = model.spec
     for sample in samples:
         step_dt = spec.step_dt_of(spec.domains[sample.domain])
         item = whole(sample, step_dt=step_dt, max_points=spec.context_points or None)
         inputs = collate([(item.scene, item.robot)], domain=[item.domain]).to(model.device)
         outputs = model(inputs)
         sigma = model.stated_sigma(outputs.log_var, inputs.domain)[0, ..., 0].cpu()
-        error = outputs.displacements[0].cpu() - item.displacements
-        known, moved = item.known()[1:], moved_mask(item.displacements)[1:]
-        rows.append((sigma[1:][known], error[1:][known], moved[known]))
-    return fit_spread(rows)
+        yield item, outputs.displacements[0].cpu(), sigma
 
 
 def fit_spread(clips: Iterable[tuple[Tensor, Tensor, Tensor]], *, knots: int = KNOTS) -> SpreadMap:

@@ -12,9 +12,15 @@ from pointworld.model import ModelSpec, WorldModel, collate
 from pointworld.model.spread import SpreadMap
 from pointworld.ptv3 import PTv3Arch
 from pointworld.train.augment import whole
-from pointworld.train.metrics import calibration, rank_correlation
+from pointworld.train.metrics import calibration, moved_mask, rank_correlation
 from pointworld.train.objective import prepare_heads
-from pointworld.train.spread import fit_model_spread, fit_spread
+from pointworld.train.spread import (
+    STILL_COST,
+    STILL_TRIED,
+    fit_model_spread,
+    fit_spread,
+    fit_still_below,
+)
 from tests.train.synthetic import push
 
 
@@ -93,3 +99,44 @@ def test_a_models_own_spread_is_fitted_on_samples_it_has_not_seen() -> None:
 
     assert abs(inside(model) - 0.683) > 0.2
     assert abs(inside(corrected) - 0.683) < 0.15
+
+
+def test_motions_lost_in_their_own_spread_are_none() -> None:
+    torch.manual_seed(0)
+    model = WorldModel(ModelSpec(arch=PTv3Arch.tiny(16), robot_tokens=6)).eval()
+    prepare_heads(model)
+    model.norm_stats_per_step_var.fill_(0.05**2)
+    samples = [push(i) for i in range(6)]
+    limited = WorldModel(replace(model.spec, still_below=2.0)).eval()
+    limited.load_state_dict(model.state_dict())
+
+    def of(network: WorldModel, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        item = whole(samples[index], step_dt=0.1)
+        inputs = collate([(item.scene, item.robot)])
+        with torch.no_grad():
+            outputs = network(inputs)
+        sigma = network.stated_sigma(outputs.log_var, inputs.domain)[0, ..., 0]
+        return outputs.displacements[0], sigma, item.displacements
+
+    def error(limit: float) -> float:
+        total = 0.0
+        for index in range(len(samples)):
+            moved, sigma, true = of(model, index)
+            moved = moved * (moved.norm(dim=-1) > limit * sigma)[..., None]
+            if moved_mask(true).any():
+                total += float((moved - true).norm(dim=-1)[moved_mask(true)].mean())
+        return total
+
+    free, sigma, _ = of(model, 0)
+    held, _, _ = of(limited, 0)
+    short = free.norm(dim=-1) <= 2 * sigma
+    assert short[1:].any() and not short[1:].all()
+    assert not held[short].any() and torch.equal(held[~short], free[~short])
+    item = whole(samples[0], step_dt=0.1)
+    in_training = limited.train()(collate([(item.scene, item.robot)])).displacements.detach()[0]
+    assert torch.equal(in_training, free)
+    chosen = fit_still_below(model, samples)
+    cheap = [k for k in STILL_TRIED if error(k) <= (1 + STILL_COST) * error(0.0) + 1e-9]
+    assert chosen == max(cheap)
+    with pytest.raises(InputError, match="still_below"):
+        replace(model.spec, still_below=-1.0)
