@@ -21,7 +21,7 @@ from pointworld.control.rig_open import OpenRig, RigConfig, open_rig
 from pointworld.control.rig_world import RigResult, RigWorld, WatchedPlanner, run_on_rig
 from pointworld.control.safety import SafetyFilter
 from pointworld.control.task_runs import RunConfig, build_planner, scene_renderer
-from pointworld.control.tasks import held_depth
+from pointworld.control.tasks import held_depth, held_width
 from pointworld.control.types import Reason
 from pointworld.data.render import SceneRenderer
 from pointworld.data.robot_tree import robot_tree
@@ -150,7 +150,14 @@ def _run(
     space = _space(what, robot, opened.safety, table, depth)
     planner = WatchedPlanner(
         planner=build_planner(
-            config, space, dynamics, world.look, allowed, table=table, depth=depth
+            config,
+            space,
+            dynamics,
+            world.look,
+            allowed,
+            table=table,
+            depth=depth,
+            wide=0.0 if task is None else held_width(task),
         ),
         rig=opened.rig,
         deadline=config.budget_s or DEADLINE,

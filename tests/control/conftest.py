@@ -40,3 +40,17 @@ def measured(
         joint_velocities=np.zeros_like(q),
         gripper_width=width,
     )
+
+
+def depth_of_arm(
+    robot: RobotModel, joints: np.ndarray, K: np.ndarray, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pose (4, 4) of a camera beside an arm, and what depth (height, width) it sees [m]; a wall is at 2 m."""
+    from pointworld.data.render import camera_rays, cast_rays, embree_scene
+    from pointworld.data.tabletop import CameraSpec, look_at
+
+    T = look_at(np.array([1.3, 0.7, 0.9]), np.array([0.3, 0.0, 0.35]))
+    origins, directions, scale = camera_rays(CameraSpec(K=K, T_world_cam=T), *shape)
+    scene = embree_scene(np.asarray(robot.posed_mesh(joints).triangles))
+    face, far = cast_rays(scene, origins, directions)
+    return T, np.where(face >= 0, far * scale, 2.0).reshape(shape).astype(np.float32)

@@ -18,7 +18,7 @@ from pointworld.control.handeye import BoardView, HandEye, Mode, board_pose, sol
 from pointworld.control.types import CameraFrame, Reason
 from pointworld.errors import InputError
 from pointworld.robot import RobotModel
-from tests.control.conftest import HOME
+from tests.control.conftest import HOME, depth_of_arm
 
 K = np.array([[615.0, 0, 322.5], [0, 612.0, 241.0], [0, 0, 1]])
 BOARD = Board()
@@ -149,16 +149,9 @@ def test_the_board_is_found_in_rendered_images(rng: np.random.Generator) -> None
 
 
 def test_a_camera_that_moved_is_noticed(fr3: RobotModel) -> None:
-    from pointworld.data.render import camera_rays, cast_rays, embree_scene
-    from pointworld.data.tabletop import CameraSpec, look_at
-
     joints = np.append(HOME, 0.04)
-    T = look_at(np.array([1.3, 0.7, 0.9]), np.array([0.3, 0.0, 0.35]))
     small = np.array([[150.0, 0, 80], [0, 150.0, 60], [0, 0, 1]])
-    mesh = fr3.posed_mesh(joints)
-    origins, directions, scale = camera_rays(CameraSpec(K=small, T_world_cam=T), 120, 160)
-    face, far = cast_rays(embree_scene(np.asarray(mesh.triangles)), origins, directions)
-    depth = np.where(face >= 0, far * scale, 2.0).reshape(120, 160).astype(np.float32)
+    T, depth = depth_of_arm(fr3, joints, small, (120, 160))
     frame = CameraFrame(
         camera="side",
         rgb=np.zeros((120, 160, 3), np.uint8),

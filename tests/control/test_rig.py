@@ -1,0 +1,246 @@
+"""Runs on a rig: a goal through RGB-D, dry runs, overlapping plans, real processes, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pointworld.capture import read_capture
+from pointworld.cli.mpc import main as mpc_main
+from pointworld.control.recording import read_recording
+from pointworld.control.rig_open import RigConfig, open_rig
+from pointworld.control.rig_runs import RigRun, run_rig, take_look
+from pointworld.control.rig_world import RigWorld
+from pointworld.control.task_runs import RunConfig, scene_renderer
+from pointworld.control.types import ControlError, Reason, SafetyMode
+from pointworld.errors import InputError
+from pointworld.plan import ConstantMotion
+from pointworld.plan.actions import Body, PathLimits, ToolPathSpace
+from pointworld.plan.goal import Goal, PointSet, TranslationGoal, read_goal, write_goal
+from pointworld.plan.mpc import MpcSettings, run_mpc
+from pointworld.plan.problem import PlanResult, Problem
+from pointworld.plan.tasks.pushing import given_plan
+from tests.control.test_goal_view import Stage, around
+
+pytest.importorskip("mujoco", reason="mujoco is not installed")
+
+PUSH = {"task": "tissue_box", "dynamics": "none", "planner": "straight"}
+
+
+def runs(**more: Any) -> RunConfig:
+    settings: dict[str, Any] = {**PUSH, **more}
+    return RunConfig(**settings)
+
+
+@pytest.fixture(scope="module")
+def stage() -> Stage:
+    return Stage()
+
+
+@pytest.fixture(scope="module")
+def goal(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The box of scene 1, 12 cm to the right."""
+    item = PointSet(
+        name="box",
+        camera="cam0",
+        frame="start",
+        select=around(stage),
+        goal=TranslationGoal(vector=(-0.06, -0.11, 0.0)),
+    )
+    path = tmp_path_factory.mktemp("goal") / "goal.json"
+    write_goal(Goal(sets=(item,), folder=path.parent), path)
+    return path
+
+
+def test_a_goal_of_ones_own_is_pushed_to_through_cameras(
+    goal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = tmp_path / "record"
+    words = ["--goal", str(goal), "--seed", "1", "--dynamics", "none", "--planner", "straight"]
+    steps = ["--execute", "8", "--max-steps", "40", "--record", str(record), "--json"]
+    assert mpc_main([*words, *steps]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    result = summary["outcomes"][0]
+    assert summary["faults"] == [] and result["seed"] == 1 and result["plans"] == 5
+    assert result["start_distance"] == pytest.approx(0.125, abs=0.01)
+    assert result["distance"] < result["start_distance"] - 0.03
+    # What the cameras think is what is true.
+    assert result["truth"]["error"] == pytest.approx(result["distance"], abs=0.012)
+    run = record / "episode_00001"
+    recording = read_recording(run)
+    assert recording.complete and recording.ticks["sent"].any()
+    capture = read_capture(run / "capture")
+    assert len(capture.frames) == result["pictures"] > 40
+    assert len([p for p in recording.plans() if "predicted" in p]) == 5
+
+
+def test_a_recorded_scene_is_planned_for_and_nothing_is_sent(goal: Path, tmp_path: Path) -> None:
+    assert take_look(RigRun(run=runs(), rig=RigConfig(), look_only=True), 1, tmp_path / "look") == 3
+    assert read_capture(tmp_path / "look").robot == "fr3"
+    rig = RigConfig(cameras=(f"replay:{tmp_path / 'look'}",))
+    what = RigRun(run=runs(execute=8), rig=rig, goal=read_goal(goal))
+    result = run_rig(what, 1, record=tmp_path / "record")
+    assert result["outcome"] == "dry run" and result["plans"] == 1 and result["truth"] is None
+    recording = read_recording(tmp_path / "record")
+    ticks = recording.ticks
+    assert not ticks["sent"].any() and set(ticks["mode"]) <= {"dry_run", "disarmed"}
+    dry = ticks["mode"] == "dry_run"
+    planned = np.isfinite(ticks["commanded"]).all(-1) & dry
+    assert planned.sum() > 70, "what would have been sent is there, tick by tick"
+    assert np.ptp(ticks["measured"], axis=0).max() == 0.0
+    assert np.ptp(ticks["commanded"][planned], axis=0).max() > 0.02
+    plan = next(iter(recording.plans()))
+    there = recording.ticks["commanded"][planned][-1]
+    # The chunk is followed as the filter's limits allow, from a standing start.
+    assert np.abs(there - plan["joint_positions"][:9, :7]).max(-1).min() < 0.15
+
+
+class Thinking:
+    """A planner that takes `seconds` of the rig's time and always moves the hand the same way."""
+
+    def __init__(self, world: RigWorld, space: ToolPathSpace, seconds: float) -> None:
+        self.world, self.space, self.seconds = world, space, seconds
+
+    def plan(self, problem: Problem, *, seed: int, budget_s: float | None = None) -> PlanResult:
+        rig = self.world.rig
+        rig.wait(rig.clock.now() + self.seconds)
+        plan = self.space.rest()
+        plan[:, 1] = torch.linspace(0.015, 0.06, len(plan))
+        return given_plan(plan)
+
+
+@pytest.mark.parametrize(("seconds", "overlaps"), [(0.1, True), (0.9, False)])
+def test_quick_planning_overlaps_the_motion_and_slow_planning_waits(
+    stage: Stage, seconds: float, overlaps: bool
+) -> None:
+    """Time goes on while this planner thinks, as on a real arm."""
+    opened, _ = open_rig(
+        RigConfig(),
+        stage.robot,
+        task=stage.task,
+        renderer=lambda task: scene_renderer("auto", *task.image),
+        record=None,
+    )
+    rig: Any = opened.rig
+    rig.real_time = True
+    seen = _blank(stage)
+    world = RigWorld(rig, lambda look: seen, dynamics=ConstantMotion())
+    body = Body.of(stage.robot, step_dt=0.1, num_steps=11, surface=96)
+    space = ToolPathSpace(body=body, limits=PathLimits(workspace_lower=(0.2, -0.4, 0.03)))
+    chunks: list[tuple[float, float]] = []
+    submit = rig.submit
+
+    def note(chunk: Any) -> None:
+        chunks.append((rig.clock.now(), chunk.start_time))
+        submit(chunk)
+
+    rig.submit = note
+    run_mpc(
+        world,
+        space,
+        ConstantMotion(),
+        Thinking(world, space, seconds),
+        lambda state: lambda trajectory: trajectory.positions.sum((1, 2, 3)),
+        lambda state: 1.0,
+        settings=MpcSettings(execute=4, max_steps=24),
+        seed=0,
+    )
+    world.rest()
+    assert rig.loop.status().mode is not SafetyMode.FAULT and len(chunks) == 6
+    starts = np.array([start for _, start in chunks])
+    assert all(now == pytest.approx(start) for now, start in chunks), "no chunk from the past"
+    if overlaps:
+        assert world.overlapped >= 4 and np.allclose(np.diff(starts)[1:], 0.4, atol=0.02)
+    else:
+        assert world.overlapped == 0 and np.diff(starts).min() > 0.4 + seconds
+    rig.close()
+
+
+def _blank(stage: Stage) -> Any:
+    """A look at the scene that is not looked at again."""
+    from pointworld.control.goal_view import GoalTracker
+    from tests.control.test_goal_view import BOX
+
+    item = PointSet(
+        name="box",
+        camera="cam0",
+        frame="any",
+        select=around(stage),
+        goal=TranslationGoal(vector=(0.05, 0.0, 0.0)),
+    )
+    seer = GoalTracker(Goal(sets=(item,), folder=Path()), stage.robot, workspace=BOX)
+    return seer.see(stage.look()[0], stage.joints)
+
+
+def test_a_camera_that_fails_stops_the_arm(stage: Stage) -> None:
+    opened, _ = open_rig(
+        RigConfig(),
+        stage.robot,
+        task=stage.task,
+        renderer=lambda task: scene_renderer("auto", *task.image),
+        record=None,
+    )
+    rig: Any = opened.rig
+    rig.arm(dry_run=False)
+    rig.look()
+    rig.cameras[1].camera.disconnect()
+    with pytest.raises(ControlError, match="cam1"):
+        rig.look()
+    assert rig.loop.status().reason is Reason.CAMERA_STALE
+    assert rig.loop.status().mode is SafetyMode.FAULT
+    rig.close()
+
+
+@pytest.mark.slow
+def test_an_arm_behind_its_processes_pushes_in_a_twin(
+    goal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--robot", "fake", "--goal", str(goal), "--seed", "1", "--execute", "8", "--json"]
+    rule = ["--dynamics", "none", "--planner", "straight", "--tool-speed", "0.25"]
+    assert mpc_main([*words, *rule, "--record", str(tmp_path / "dry")]) == 0
+    dry = json.loads(capsys.readouterr().out)["outcomes"][0]
+    assert dry["outcome"] == "dry run" and dry["truth"]["error"] == pytest.approx(0.125, abs=0.01)
+    ticks = read_recording(tmp_path / "dry" / "episode_00001").ticks
+    assert not ticks["sent"].any() and np.isfinite(ticks["commanded"]).all(-1).any()
+    armed = [*words, *rule, "--max-steps", "64", "--arm", "--record", str(tmp_path / "armed")]
+    assert mpc_main(armed) == 0
+    result = json.loads(capsys.readouterr().out)["outcomes"][0]
+    assert result["truth"]["error"] < 0.1 and result["frame_age"] > 0
+    recording = read_recording(tmp_path / "armed" / "episode_00001")
+    assert recording.complete and recording.ticks["sent"].any() and result["pictures"] > 10
+
+
+@pytest.mark.rejects_input
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["--robot", "franka"], "--host"),
+        (["--robot", "ur", "--host", "1.2.3.4", "--camera", "sim", "replay:x"], "same kind"),
+        (["--robot", "xarm", "--host", "1.2.3.4"], "--model"),
+        (["--robot", "franka-sim"], "pip install franky-control franky-sim"),
+        (["--robot", "fake", "--camera", "webcam"], "expected sim, replay:DIR"),
+        (["--robot", "fake", "--camera", "replay:"], "name one folder"),
+        (["--robot", "sim", "--camera", "realsense:1"], "does not see a simulated arm"),
+        (["--robot", "fake", "--camera", "replay:x"], "--goal goal.json"),
+        (["--robot", "fake", "--dynamics", "oracle", "--perception", "true"], "oracle"),
+        (["--robot", "fake", "--ray", "local"], "--ray and --out"),
+        (["--arm"], "for arms other than sim"),
+        (["--robot", "fake", "--speed", "2"], "--speed"),
+        (["--workers", "0"], "--workers"),
+    ],
+)
+def test_words_that_do_not_fit_together_are_refused(words: list[str], hint: str) -> None:
+    rule = ["--planner", "straight"] if "--dynamics" not in words else []
+    with pytest.raises(InputError, match=hint):
+        mpc_main([*words, *rule])
+
+
+@pytest.mark.rejects_input
+def test_replayed_pictures_steer_no_arm(goal: Path) -> None:
+    with pytest.raises(InputError, match="replayed pictures"):
+        mpc_main(["--robot", "fake", "--camera", "replay:x", "--goal", str(goal), "--arm"])
