@@ -106,7 +106,8 @@ def one_scene(
     ]
     views = robot_views(scene, looks, robot, clip.joint_positions[0], np.eye(4), rasterizer)
     owner = part_owners(scene, parts, views=views, rasterizer=rasterizer)
-    filled, owners = fill_unseen(scene, points.double().numpy(), looks, owner, rasterizer)
+    both = torch.cat([predicted, sample.displacements])
+    filled, owners = fill_unseen(scene, points, both, looks, owner, rasterizer)
     bound = bind_future(filled, points, parts=parts, owner=owners)
     futures = {name: future_scenes(bound, flow) for name, flow in flows.items()}
     unfilled = bind_future(scene, points, parts=parts, owner=owner)

@@ -88,7 +88,13 @@ class Filled:
 
 
 def fill_support(
-    scene: GaussianScene, plane: Plane, region: Array, *, seen: Tensor, margin: float = 0.0
+    scene: GaussianScene,
+    plane: Plane,
+    region: Array,
+    *,
+    seen: Tensor,
+    stays: Tensor | None = None,
+    margin: float = 0.0,
 ) -> Filled:
     """Put Gaussians into the empty places of a support, and instead of those in it that no camera saw.
 
@@ -97,6 +103,7 @@ def fill_support(
         region: (R, 3) places [m]; the rectangle round them on the plane, widened by `margin` [m], is filled.
         seen: (N,) how much the cameras saw of every Gaussian, as `seen_weights` says [px]; what they saw much less of
             than is usual has colours that mean nothing.
+        stays: (N,) bool, False for what will move away, such as the foot of an object: it is no support; None = all.
 
     Returns:
         The scene; what was added has the usual size of the support's own Gaussians, colours and features mixed from
@@ -108,7 +115,8 @@ def fill_support(
     axes = plane_axes(plane.normal)
     flat, wanted = means @ axes.T, region @ axes.T
     low, high = wanted.min(0) - margin, wanted.max(0) + margin
-    in_plane = np.abs(plane.height(means)) <= max(plane.band, IN_PLANE)
+    rests = np.ones(len(scene), bool) if stays is None else stays.cpu().numpy()
+    in_plane = rests & (np.abs(plane.height(means)) <= max(plane.band, IN_PLANE))
     solid = in_plane & (scene.opacities.detach().cpu().numpy() >= SOLID)
     # The outline of the support is seen from beyond the region.
     near = ((flat > low - BEYOND) & (flat < high + BEYOND)).all(1)
@@ -128,7 +136,7 @@ def fill_support(
         return nothing
     inside = ((flat > low) & (flat < high)).all(1)
     height = plane.height(means)
-    sunk = in_plane | ((height < 0) & (height > -SUNK))
+    sunk = in_plane | (rests & (height < 0) & (height > -SUNK))
     kept = torch.from_numpy(~(sunk & inside & (weights <= HIDDEN * usual)))
     rows = torch.from_numpy(known[index[empty]])
     share = torch.from_numpy(1 / np.maximum(distance[empty], 1e-6)).float()

@@ -24,6 +24,8 @@ Tensor = torch.Tensor
 
 #: Gaussians nearer than this to a part's surface at time 0 are of that part [m].
 PART_MARGIN = 0.012
+#: What moves farther than this is no part of what stays [m].
+WILL_MOVE = 0.01
 #: Fewer pixels than this do not say what a Gaussian belongs to.
 SEEN_PIXELS = 0.05
 #: Two images of one place differ where colour (0-1) or depth [m] differ by more than this.
@@ -147,6 +149,17 @@ def bind_future(
         )
     weights = torch.where((owner >= 0)[:, None].to(binding.weights.device), 0.0, binding.weights)
     return FutureBinding(binding=replace(binding, weights=weights), owner=owner, parts=parts)
+
+
+def will_move(
+    binding: MotionBinding, displacements: Tensor, *, threshold: float = WILL_MOVE
+) -> Tensor:
+    """(N,) bool: Gaussians whose nearest point moves farther than `threshold` [m] at some step (steps, P, 3)."""
+    farthest = displacements.norm(dim=-1).amax(0)
+    nearest, followed = binding.index[:, 0], binding.weights[:, 0] > 0
+    if len(farthest) == 0:
+        return torch.zeros(len(nearest), dtype=torch.bool)
+    return followed & (farthest[nearest] > threshold)
 
 
 def future_scenes(future: FutureBinding, displacements: Tensor) -> list[GaussianScene]:

@@ -28,7 +28,9 @@ from splat.future import (
     bind_future,
     future_scenes,
     part_owners,
+    will_move,
 )
+from splat.motion import bind
 from splat.raster import Rasterizer
 from splat.types import GaussianScene, concatenate
 
@@ -213,7 +215,13 @@ def make_futures(
             owner = part_owners(scene, parts, views=views, rasterizer=rasterizer)
     world = transform_points(T, result.points.astype(np.float64))
     if fill:
-        scene, owner = fill_unseen(scene, world, looks, owner, rasterizer)
+        flows = (
+            [result.displacements] if result.truth is None else [result.displacements, result.truth]
+        )
+        flow = torch.from_numpy(np.concatenate(flows)).float()
+        scene, owner = fill_unseen(
+            scene, torch.from_numpy(world).float(), flow, looks, owner, rasterizer
+        )
     future = bind_future(scene, torch.from_numpy(world).float(), parts=parts, owner=owner)
 
     def scenes(displacements: np.ndarray) -> list[GaussianScene]:
@@ -233,7 +241,8 @@ def make_futures(
 @torch.no_grad()
 def fill_unseen(
     scene: GaussianScene,
-    points: np.ndarray,
+    points: Tensor,
+    displacements: Tensor,
     looks: Sequence[Look],
     owner: Tensor | None,
     rasterizer: Rasterizer,
@@ -243,21 +252,24 @@ def fill_unseen(
     As it is where no support is found.
 
     Args:
+        displacements: (steps, P, 3) of the points, in any frame: what they move is no support.
         owner: (N,) parts of the robot, -1 = none; they are no support.
     """
     if owner is None:
         owner = torch.full((len(scene),), -1, dtype=torch.int64)
     eye = torch.linalg.inv(looks[0].viewmat.double())[:3, 3].numpy()
-    plane = find_support(points, eye)
+    plane = find_support(points.double().numpy(), eye)
     if plane is None:
         return scene, owner
     views = [(look.viewmat, look.K, look.size) for look in looks[:ROBOT_CAMERAS]]
     rest = owner < 0
     seen = seen_weights(scene, views, rasterizer)[rest]
-    filled = fill_support(scene.select(rest), plane, points, seen=seen)
+    free = scene.select(rest)
+    stays = ~will_move(bind(free, points), displacements)
+    filled = fill_support(free, plane, points.double().numpy(), seen=seen, stays=stays)
     joined = concatenate([filled.scene, scene.select(~rest)])
-    free = owner.new_full((len(filled.scene),), -1)
-    return joined, torch.cat([free, owner[~rest]])
+    none = owner.new_full((len(filled.scene),), -1)
+    return joined, torch.cat([none, owner[~rest]])
 
 
 def robot_mode(prediction: Prediction) -> RobotMode:
