@@ -31,12 +31,14 @@ from splat.features import ENCODER
 from splat.fit import (
     FitConfig,
     Fitted,
+    Lpips,
     Rig,
     Shown,
     corrected_views,
     find_rig,
     fit,
     measure,
+    read_lpips,
     show_views,
     split_views,
 )
@@ -90,6 +92,8 @@ class SplatFitArgs:
     """Channels kept of the encoder's; the way back is kept in the file."""
     feature_iterations: int = 0
     """Gradient steps that refine the features after they were lifted; 0 = none."""
+    lpips: Path | None = None
+    """Folder with torchvision's AlexNet (alexnet*.pth) and LPIPS 0.1's linear layers (alex.pth), to report LPIPS."""
     threads: int = 0
     """CPU threads; 0 = all."""
     fit: FitConfig = field(default_factory=FitConfig)
@@ -120,6 +124,7 @@ def main(argv: list[str]) -> int:
         torch.set_num_threads(args.threads)
     config = FitConfig(**{**args.fit.__dict__, **QUICK}) if args.quick else args.fit
     encoder = feature_encoder(args)
+    lpips = None if args.lpips is None else read_lpips(args.lpips)
     capture = read_capture(args.capture, frames=list(args.frames) or None)
     training, held = split_views(
         capture,
@@ -129,7 +134,7 @@ def main(argv: list[str]) -> int:
     )
     done = _fitted(args, config, training, held)
     shown = show_views(done.fitted, done.held or done.training[:SHEET_ROWS], backend=config.backend)
-    report = {"source": capture.source, **_report(done, shown, config.backend)}
+    report = {"source": capture.source, **_report(done, shown, config.backend, lpips)}
     args.out.mkdir(parents=True, exist_ok=True)
     featured = None
     if encoder is not None:
@@ -188,7 +193,7 @@ def _fitted(
     return _Result(fitted=fitted, training=training, held=held, rig=rig, calibrating=calibrating)
 
 
-def _report(done: _Result, shown: list[Shown], backend: str) -> dict[str, Any]:
+def _report(done: _Result, shown: list[Shown], backend: str, lpips: Lpips | None) -> dict[str, Any]:
     view = done.training[0]
     report: dict[str, Any] = {
         "views": len(done.training),
@@ -204,7 +209,7 @@ def _report(done: _Result, shown: list[Shown], backend: str) -> dict[str, Any]:
         "focal_scale": done.rig.focal,
         "color_offset": log_motion(done.rig.T_color_depth).tolist(),
         "depth_offset": log_motion(done.rig.T_rig).tolist(),
-        **(measure(shown) if done.held else {}),
+        **(measure(shown, lpips) if done.held else {}),
     }
     if done.refitted is not None:
         report |= done.refitted.report

@@ -3,6 +3,8 @@
 from splat.fit.cameras import CameraCorrections as CameraCorrections
 from splat.fit.images import psnr as psnr
 from splat.fit.images import ssim as ssim
+from splat.fit.lpips import Lpips as Lpips
+from splat.fit.lpips import read_lpips as read_lpips
 from splat.fit.measure import Shown as Shown
 from splat.fit.measure import measure as measure
 from splat.fit.measure import show_views as show_views

@@ -9,6 +9,7 @@ import torch
 
 from splat.fit.cameras import fit_exposure
 from splat.fit.images import psnr, ssim
+from splat.fit.lpips import Lpips
 from splat.fit.optimise import COVERED, Fitted, render
 from splat.fit.views import FitView
 from splat.raster import get_rasterizer
@@ -39,9 +40,10 @@ def show_views(fitted: Fitted, views: Sequence[FitView], *, backend: str = "auto
     return shown
 
 
-def measure(shown: Sequence[Shown]) -> dict[str, float]:
+def measure(shown: Sequence[Shown], lpips: Lpips | None = None) -> dict[str, float | None]:
     """Means over views: PSNR [dB] of the whole frame, where depth is valid, and after a per-image exposure fit (which
-    looks at the held-out image), SSIM, and depth L1 [m] where depth is valid and the scene covers the pixel."""
+    looks at the held-out image), SSIM, LPIPS (None without its weights), and depth L1 [m] where depth is valid and the
+    scene covers the pixel."""
     if not shown:
         return {}
     rows = []
@@ -60,4 +62,8 @@ def measure(shown: Sequence[Shown]) -> dict[str, float]:
                 "covered": float(seen.sum() / view.valid.sum().clamp_min(1)),
             }
         )
-    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+    means: dict[str, float | None] = {
+        name: sum(row[name] for row in rows) / len(rows) for name in rows[0]
+    }
+    distances = [] if lpips is None else [float(lpips(s.image, s.view.rgb)) for s in shown]
+    return {**means, "lpips": sum(distances) / len(distances) if distances else None}

@@ -13,7 +13,7 @@ from splat.fit.cameras import CameraCorrections
 from splat.fit.images import ssim
 from splat.fit.initialise import scene_from_depth
 from splat.fit.relocate import relocate
-from splat.fit.views import FitView
+from splat.fit.views import FitView, half_size
 from splat.raster import Rasterizer, RenderMode, get_rasterizer
 from splat.types import SH_COUNTS, GaussianScene, concatenate
 
@@ -24,6 +24,8 @@ LEARNED = ("means", "quats_wxyz", "log_scales", "opacity_logits", "sh")
 NEAR = 0.1
 #: Depth counts where at least this much of the pixel is covered.
 COVERED = 0.5
+#: A colour channel from here on may stand for anything brighter.
+SATURATED = 0.98
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,7 @@ class FitConfig:
     camera_rate: of poses [rad, m]. exposure_rate: of gains (logarithm) and biases.
     ssim_weight: share of 1 - SSIM beside L1. depth_weight: of the mean depth error [1/m].
     scale_weight: of the mean scale [1/m]; opacity_weight: of the mean opacity. Both clear away what is not needed.
+    coarse: share of the iterations, the first ones, that look at images of half the size.
     relocate_every: iterations; grow: share of the budget that starts as copies.
     poses, exposure: camera corrections that are learned (see `CameraCorrections`).
     """
@@ -53,6 +56,7 @@ class FitConfig:
     depth_weight: float = 0.2
     scale_weight: float = 0.01
     opacity_weight: float = 0.002
+    coarse: float = 0.4
     relocate_every: int = 100
     grow: float = 0.25
     poses: bool = False
@@ -63,10 +67,11 @@ class FitConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.sh_degree < len(SH_COUNTS):
             raise InputError(f"sh_degree is {self.sh_degree}, expected 0 to 3")
-        if self.gaussians < 1 or self.iterations < 0 or not 0 <= self.grow < 1:
+        shares = 0 <= self.grow < 1 and 0 <= self.coarse <= 1
+        if self.gaussians < 1 or self.iterations < 0 or not shares:
             raise InputError(
-                f"gaussians {self.gaussians}, iterations {self.iterations}, grow {self.grow}: expected at least 1, "
-                "at least 0, and 0 <= grow < 1"
+                f"gaussians {self.gaussians}, iterations {self.iterations}, grow {self.grow}, coarse {self.coarse}: "
+                "expected at least 1, at least 0, 0 <= grow < 1 and 0 <= coarse <= 1"
             )
 
 
@@ -133,6 +138,8 @@ class _Fit:
     ) -> None:
         self.fixed = None if fixed is None else fixed.detach()
         self.views, self.config, self.cameras = views, config, cameras
+        self.coarse_steps = round(config.coarse * config.iterations)
+        self.coarse_views = [half_size(view) for view in views] if self.coarse_steps else []
         self.generator = torch.Generator().manual_seed(config.seed)
         self.rasterizer: Rasterizer = get_rasterizer(config.backend)
         extra = SH_COUNTS[config.sh_degree] - start.sh.shape[1]
@@ -185,7 +192,8 @@ class _Fit:
     def step(self, step: int) -> None:
         config, index = self.config, self._next_view()
         progress = step / max(config.iterations, 1)
-        loss = self._loss(index)
+        views = self.coarse_views if step < self.coarse_steps else self.views
+        loss = self._loss(index, views[index])
         self.optimizer.zero_grad(set_to_none=True)
         if self.camera_optimizer is not None:
             self.camera_optimizer.zero_grad(set_to_none=True)
@@ -208,15 +216,16 @@ class _Fit:
                 generator=self.generator,
             )
 
-    def _loss(self, index: int) -> Tensor:
-        config, view, scene = self.config, self.views[index], self.scene()
+    def _loss(self, index: int, view: FitView) -> Tensor:
+        config, scene = self.config, self.scene()
         pose = self.cameras.viewmat(view.viewmat, index)
         size = (view.width, view.height)
         seen_scene = scene if self.fixed is None else concatenate([self.fixed, scene])
         images, alphas = render(self.rasterizer, seen_scene, pose, view.K, size, "RGB+ED")
-        # Where the scene is hidden the image is compared with itself.
+        # Where the scene is hidden the image is compared with itself, and so is what is brighter than the sensor tells.
         picture = self.cameras.expose(images[..., :3], index)
-        picture = torch.where(view.shows_scene[..., None], picture, view.rgb)
+        too_bright = (view.rgb >= SATURATED) & (picture > view.rgb)
+        picture = torch.where(view.shows_scene[..., None] & ~too_bright, picture, view.rgb)
         loss = (1 - config.ssim_weight) * (picture - view.rgb).abs().mean()
         loss = loss + config.ssim_weight * (1 - ssim(picture, view.rgb))
         seen = view.valid & (alphas.detach() > COVERED)

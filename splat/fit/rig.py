@@ -19,8 +19,8 @@ Array = np.ndarray
 RIG = 13
 #: Expected size of a frame's own motion [rad, m]: the part shared with frames near by, and the part that is not.
 SIGMA_SHARED, SIGMA_OWN = 6e-3, 1e-3
-#: Frames whose view differs by this much [rad + share of the distance] have little of their motion in common.
-LIKENESS = 0.7
+#: Frames whose view differs by this much (see `view_distance`) have little of their motion in common.
+LIKENESS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -128,12 +128,14 @@ def likeness(first: Sequence[FitView], second: Sequence[FitView]) -> Array:
 
 
 def view_distance(first: Sequence[FitView], second: Sequence[FitView]) -> Array:
-    """(first, second) angle between the cameras [rad] plus their distance as a share of that of the scene."""
+    """(first, second) root of the squares of the angle between the cameras [rad] and of their distance as a share of
+    that of the scene; both as distances in a vector space, so that `likeness` is a covariance."""
     a, b = (
         np.stack([invert(v.viewmat.numpy().astype(np.float64)) for v in x]) for x in (first, second)
     )
-    traces = np.einsum("aij,bij->ab", a[:, :3, :3], b[:, :3, :3])
-    angle = np.arccos(np.clip((traces - 1) / 2, -1, 1))
+    # |R - S| is 2 sqrt(2) sin(angle / 2).
+    turned = np.square(a[:, None, :3, :3] - b[None, :, :3, :3]).sum((-1, -2)) / 2
     depths = [float(v.depth[v.valid].median()) for v in second if bool(v.valid.any())]
     scene = float(np.median(depths)) if depths else 1.0
-    return angle + np.linalg.norm(a[:, None, :3, 3] - b[None, :, :3, 3], axis=-1) / scene
+    apart = np.square(a[:, None, :3, 3] - b[None, :, :3, 3]).sum(-1) / scene**2
+    return np.asarray(np.sqrt(turned + apart))

@@ -28,7 +28,7 @@ SIGMA_RIG, SIGMA_FORWARD, SIGMA_FOCAL = 0.05, 0.01, 0.1
 #: Inverse variance of what may not change.
 FIXED = 1e12
 #: Pairs of frames that are compared differ by at most this much (see `view_distance`).
-FARTHEST = 0.8
+FARTHEST = 0.6
 #: Blur (share of the width), largest depth disagreement that is the same surface (share of the distance), and steps.
 ROUNDS = ((0.025, 0.08, 6), (0.0125, 0.08, 8), (0.006, 0.05, 8), (0.003, 0.04, 8))
 #: A round ends when a step gains less than this share of the cost.

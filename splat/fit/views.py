@@ -21,6 +21,8 @@ Tensor = torch.Tensor
 MIN_DEPTH = 0.2
 #: Share of the image's width by which the silhouette of what is too near is widened.
 OCCLUDER_MARGIN = 0.04
+#: Neighbouring pixels whose depths differ by less than this share are on one surface.
+ONE_SURFACE = 0.04
 #: What keeps its brightness while the camera moves is carried by it: standard deviation of its logarithm, after adding
 #: DARK, over at least FEWEST frames whose poses differ by at least MOTION, with depth in fewer than SEEN of them.
 STILL, DARK, FEWEST, MOTION, SEEN = 0.15, 0.08, 6, 0.1, 0.1
@@ -76,6 +78,28 @@ def view_of(frame: RGBDFrame, max_width: int, *, min_depth: float, position: int
         viewmat=torch.from_numpy(invert(frame.T_world_cam)).float(),
         name=frame.name,
         position=position,
+    )
+
+
+def half_size(view: FitView) -> FitView:
+    """The view at half the width and height; depth where the four pixels lie on one surface."""
+    height, width = view.height // 2 * 2, view.width // 2 * 2
+
+    def fours(image: Tensor) -> Tensor:
+        """(height/2, width/2, 4, ...)"""
+        cut = image[:height, :width]
+        return torch.stack([cut[a::2, b::2] for a in (0, 1) for b in (0, 1)], 2)
+
+    depths = fours(view.depth)
+    mean = depths.mean(2)
+    together = depths.amax(2) - depths.amin(2) < ONE_SURFACE * mean
+    return replace(
+        view,
+        rgb=fours(view.rgb).mean(2),
+        depth=mean,
+        valid=fours(view.valid).all(2) & together,
+        shows_scene=fours(view.shows_scene).all(2),
+        K=torch.from_numpy(scale_intrinsics(view.K.numpy(), 0.5, 0.5)).float(),
     )
 
 

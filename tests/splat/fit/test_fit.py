@@ -27,7 +27,7 @@ from splat.fit import (
 from splat.fit.cameras import CameraCorrections, fit_exposure, rotation_exp
 from splat.fit.initialise import in_free_space
 from splat.fit.relocate import relocate, shared_opacity_and_scale
-from splat.fit.views import carried_by_camera
+from splat.fit.views import carried_by_camera, half_size
 from splat.io import read_native
 from tests.splat.fit.room import room
 
@@ -147,6 +147,21 @@ def test_points_in_free_space_are_found() -> None:
     floating = centre + 0.6 * (real - centre)
     assert in_free_space(floating, training).mean() > 0.95
     assert in_free_space(real, training).mean() < 0.05
+
+
+def test_a_view_of_half_the_size_sees_the_same() -> None:
+    fine, coarse = (
+        split_views(room(frames=5, width=w, height=h, focal=f), max_width=w, holdout=0)[0][1]
+        for w, h, f in ((120, 88, 90.0), (60, 44, 45.0))
+    )
+    half = half_size(fine)
+    assert (half.width, half.height) == (60, 44) and torch.allclose(half.K, coarse.K)
+    both = half.valid & coarse.valid
+    assert both.float().mean() > 0.9
+    assert (half.depth - coarse.depth)[both].abs().median() < 2e-3
+    assert psnr(half.rgb, coarse.rgb) > 33
+    odd = {name: getattr(fine, name)[:45, :61] for name in ("rgb", "depth", "valid", "shows_scene")}
+    assert half_size(replace(fine, **odd)).rgb.shape == (22, 30, 3)
 
 
 def test_what_the_camera_carries_is_left_out() -> None:
