@@ -17,6 +17,7 @@ from PIL import Image
 from pointworld.capture import read_capture
 from pointworld.cli.common import console, parse, progress, stdout_json, write_run_json
 from pointworld.cli.splat_features import Featured, add_features
+from pointworld.cli.splat_summary import QUALITY
 from pointworld.cli.splat_update import (
     Refitted,
     carried_over,
@@ -162,7 +163,8 @@ def main(argv: list[str]) -> int:
     )
     _describe(report, args.out)
     if args.json:
-        stdout_json(report)
+        # Keys that all splat commands share are null where nothing was held out.
+        stdout_json({**dict.fromkeys(QUALITY), **report})
     return 0
 
 
