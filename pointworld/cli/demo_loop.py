@@ -26,9 +26,11 @@ from pointworld.view.report import Section
 #: A scene in which little has to be planned, and a search that is small enough for a laptop.
 TASK, SEED, SAMPLES, ITERATIONS, MOST_STEPS = "tissue_box", 5, 12, 1, 80
 _SIZE = (640, 360)
-_GOAL, _PREDICTED, _SEEN = (40, 200, 80), (255, 140, 0), (0, 190, 255)
+_GOAL, _PREDICTED, _SEEN = (230, 0, 190), (255, 140, 0), (0, 190, 255)
 #: Points that are drawn of a surface, and how large [px].
 _DRAWN, _DOT = 260, 2
+#: A point is hidden when its depth differs from the picture's by more than this [m].
+_HIDDEN = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ class LoopDemo:
         """Of the page."""
         caption = (
             "Above: one plan of the episode, what the world model predicted for it, and what the cameras saw then. "
-            "Below: the whole episode; green is the goal."
+            "Below: the whole episode; magenta is the goal."
         )
         return Section(
             title="Plan, act, look again",
@@ -106,7 +108,7 @@ def draw_run(recording: Recording) -> tuple[np.ndarray, dict[str, float]]:
     frames = list(recording.frames())
     chosen = busiest(looks)
     now, then = looks[chosen], looks[chosen + 1]
-    camera = best_camera(frames, np.concatenate([now["target"], now["places"], now["tool"]]))
+    camera = best_camera(frames, (now, then, looks[-1]))
     film = [frame for frame in frames if frame.camera == camera]
     before, after = (_frame_at(film, float(look["time"])) for look in (now, then))
     steps = (float(then["time"]) - float(now["time"])) / float(now["step_dt"])
@@ -115,7 +117,7 @@ def draw_run(recording: Recording) -> tuple[np.ndarray, dict[str, float]]:
     foreseen = np.linalg.norm(predicted - now["target"], axis=-1).mean()
     gap = np.linalg.norm(predicted - then["target"], axis=-1).mean()
     top = [
-        _captioned(_plan_picture(before, now), "plan: path of the hand, goal in green"),
+        _captioned(_plan_picture(before, now), "plan: path of the hand, goal in magenta"),
         _captioned(
             _arrows(before, now["target"], predicted),
             f"prediction: the box moves by {1e3 * foreseen:.0f} mm in {steps / 10:.1f} s",
@@ -139,13 +141,16 @@ def draw_run(recording: Recording) -> tuple[np.ndarray, dict[str, float]]:
 
 
 def busiest(looks: Sequence[dict[str, np.ndarray]]) -> int:
-    """Number of the plan after which the target moved most until the next look."""
-    moved = [
-        float(np.linalg.norm(b["target"] - a["target"], axis=-1).mean())
-        if "predicted" in a
-        else -1.0
-        for a, b in itertools.pairwise(looks)
-    ]
+    """Number of the plan with the most motion of the target, both predicted and seen at the next look."""
+    moved = []
+    for now, then in itertools.pairwise(looks):
+        seen = float(np.linalg.norm(then["target"] - now["target"], axis=-1).mean())
+        if "predicted" not in now:
+            moved.append(-1.0)
+            continue
+        steps = (float(then["time"]) - float(now["time"])) / float(now["step_dt"])
+        foreseen = predicted_target(now, steps) - now["target"]
+        moved.append(min(float(np.linalg.norm(foreseen, axis=-1).mean()), seen) + 1e-3 * seen)
     return int(np.argmax(moved))
 
 
@@ -159,17 +164,25 @@ def predicted_target(look: dict[str, np.ndarray], steps: float) -> np.ndarray:
     return np.asarray(target + now[nearest])
 
 
-def best_camera(frames: Sequence[RGBDFrame], points: np.ndarray) -> str:
-    """The camera that shows most of the points, and shows them largest."""
+def best_camera(frames: Sequence[RGBDFrame], looks: Sequence[dict[str, np.ndarray]]) -> str:
+    """The camera that sees most of the target at those times, largest and with the hand least in its way."""
     scores: dict[str, float] = {}
-    for frame in frames:
-        if frame.camera in scores:
-            continue
-        uv, z = project(transform_points(invert(frame.T_world_cam), points), frame.K)
-        inside = (z > 0.05) & (uv >= 0).all(-1) & (uv < [frame.width, frame.height]).all(-1)
-        size = float(np.ptp(uv[inside], axis=0).sum()) if inside.any() else 0.0
-        scores[frame.camera] = float(inside.mean()) * size
+    for camera in sorted({frame.camera for frame in frames}):
+        film = [frame for frame in frames if frame.camera == camera]
+        scores[camera] = sum(
+            _sight(_frame_at(film, float(look["time"])), look["target"]) for look in looks
+        )
     return max(scores, key=lambda name: scores[name])
+
+
+def _sight(frame: RGBDFrame, points: np.ndarray) -> float:
+    """Share of points (points, 3) that a frame sees, times their extent in it [px]."""
+    uv, z = project(transform_points(invert(frame.T_world_cam), points.astype(np.float64)), frame.K)
+    inside = (z > 0.05) & (uv >= 0).all(-1) & (uv < [frame.width, frame.height]).all(-1)
+    column, row = uv[inside].astype(np.int64).T
+    seen = np.abs(frame.depth[row, column] - z[inside]) < _HIDDEN
+    size = float(np.ptp(uv[inside], axis=0).sum()) if inside.any() else 0.0
+    return float(seen.sum()) / len(points) * size
 
 
 def _frame_at(film: Sequence[RGBDFrame], time: float) -> RGBDFrame:

@@ -329,7 +329,7 @@ class GoalTruth:
 
 
 def take_look(what: RigRun, seed: int, folder: Path) -> int:
-    """Write what the cameras see now as a capture, for `pointworld goal`. The arm stays disarmed.
+    """Write what the cameras see now as a capture with a frame per camera, named like it. The arm stays disarmed.
 
     Returns:
         How many frames there are.
@@ -340,7 +340,7 @@ def take_look(what: RigRun, seed: int, folder: Path) -> int:
         what.rig, robot, task=task, renderer=lambda t: _renderer(what, t), record=None
     )
     try:
-        frames = opened.rig.look().frames
+        frames = tuple(replace(frame, name=frame.camera) for frame in opened.rig.look().frames)
     finally:
         opened.rig.close()
     write_capture(
