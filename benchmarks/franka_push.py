@@ -208,6 +208,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument(
+        "--execute", type=int, default=8, help="steps of each plan that are carried out"
+    )
     parser.add_argument("--max-steps", type=int, default=100)
     parser.add_argument("--speed", type=float, default=0.3, help="share of the arm's limits")
     parser.add_argument("--tool-speed", type=float, default=0.1, help="of planned paths [m/s]")
@@ -219,6 +222,7 @@ def main(argv: list[str] | None = None) -> int:
         dynamics=args.dynamics,
         perception=args.perception,
         samples=args.samples,
+        execute=args.execute,
         max_steps=args.max_steps,
     )
     rig = RigConfig(robot="franka-sim", host=HOST, python=args.python, speed=args.speed)

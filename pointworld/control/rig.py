@@ -26,6 +26,8 @@ from pointworld.types import RGBDFrame
 
 #: Between two questions to the controller, and how long its first measurement may take [s].
 _POLL, _FIRST_STATE = 0.01, 2.0
+#: An arm is where it was sent, and stands, within these [rad, rad/s].
+_THERE, _STANDS = 0.02, 0.02
 #: A plan starts where the arm is commanded to be, or as near to that as this from where it is measured [rad].
 _SLACK = 0.05
 
@@ -98,6 +100,14 @@ class Rig(Protocol):
 
     def wait(self, until: float) -> None:
         """Let time pass.
+
+        Raises:
+            ControlError: the safety filter faulted.
+        """
+        ...
+
+    def settle(self, longest: float) -> None:
+        """Let time pass until the arm stands where it was sent, `longest` [s] at most.
 
         Raises:
             ControlError: the safety filter faulted.
@@ -223,6 +233,9 @@ class SimRig:
             status = self.loop.status()
             if status.mode is SafetyMode.FAULT:
                 raise ControlError(status.reason, status.message)
+
+    def settle(self, longest: float) -> None:
+        """See `Rig`. This arm is where it was sent."""
 
     def disarm(self) -> None:
         """See `Rig`."""
@@ -360,6 +373,21 @@ class ProcessRig:
         except ControlError as error:
             # Whether a camera is fit to plan from is judged at the next look.
             recorder.event(self.clock.now(), "no picture", error.reason, str(error))
+
+    def settle(self, longest: float) -> None:
+        """See `Rig`. An arm that gives way, or a simulated one on a busy machine, comes late."""
+        end = self.clock.now() + longest
+        while self.clock.now() < end:
+            status = self.controller.status()
+            self._raise_fault(status)
+            arrays = status.arrays
+            if status.fields["mode"] != SafetyMode.ARMED.value or "commanded" not in arrays:
+                return
+            off = np.abs(arrays["commanded"] - arrays["joint_positions"]).max()
+            fast = np.abs(arrays["joint_velocities"]).max()
+            if status.fields["holding"] and off < _THERE and fast < _STANDS:
+                return
+            time.sleep(_POLL)
 
     def disarm(self) -> None:
         """See `Rig`."""

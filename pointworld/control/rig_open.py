@@ -51,6 +51,7 @@ class RigConfig:
     model: bundled robot or URDF, "" for the usual one. host, python: see bring_your_own_arm.md. cameras: "sim",
     "replay:DIR" or "realsense:SERIAL". calibrations: files. space: where the tool may be. speed: share of the arm's
     velocity and acceleration limits. planner_timeout: longest time without a new plan while armed [s].
+    anywhere: real cameras may be without a calibration, and count as standing in the base frame.
     """
 
     robot: RobotName = "sim"
@@ -62,6 +63,7 @@ class RigConfig:
     space: Space | None = None
     speed: float = 0.3
     planner_timeout: float = 30.0
+    anywhere: bool = False
 
     def __post_init__(self) -> None:
         kinds = {spec.partition(":")[0] for spec in self.cameras}
@@ -254,9 +256,11 @@ def _start_processes(
         box = start_box(config.python)
         ends.insert(0, lambda: stop_box(box))
     kind, options = _server_options(config, robot, task)
-    server = start_server(kind, options, python=config.python or sys.executable)
-    ends.insert(0, server.close)
     safety = _safety(config, task)
+    server = start_server(
+        kind, options, python=config.python or sys.executable, watchdog=safety.watchdog
+    )
+    ends.insert(0, server.close)
     controller = start_controller(
         server.address,
         server.token,
@@ -286,7 +290,7 @@ def _start_processes(
         )
     else:
         known = read_calibrations(config.calibrations)
-        cameras = realsense_cameras(config.sources, SystemClock(), known)
+        cameras = realsense_cameras(config.sources, SystemClock(), known, anywhere=config.anywhere)
     rig = ProcessRig(link, names, robot, cameras, recorder=recorder, ends=ends)
     return OpenRig(
         rig=rig, safety=_filter(robot, safety, names), scene=scene, capture=capture

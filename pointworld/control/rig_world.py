@@ -31,6 +31,8 @@ from pointworld.plan.tasks.seen import Seen
 
 #: After a part of a plan the arm stands this long after its time [s], where planning is slow.
 SETTLE = 0.4
+#: It may come this much later still [s].
+LATE = 4.0
 #: Planning overlaps the motion when it takes less than this share of it.
 QUICK = 0.8
 #: Oldest pictures to plan from while the arm moves [s].
@@ -170,6 +172,10 @@ class RigWorld:
             now = self.clock.now()
         self._number += 1
         self._chunk = self._fitting(actions, now, part, actions.num_steps if quick else steps + 1)
+        if self._chunk is not None and not self._early:
+            # The check took its time, and an arm that stands can start whenever it is done.
+            now = self.clock.now()
+            self._chunk = replace(self._chunk, start_time=now)
         if self._chunk is None:
             self.held += 1
             self.rig.hold()
@@ -181,6 +187,7 @@ class RigWorld:
             self.rig.wait(self._handover - ahead)
         else:
             self.rig.wait(self._handover + (SETTLE if self.rig.real_time else 0.0))
+            self.rig.settle(LATE)
             self._chunk = None
 
     def _fitting(self, actions: Actions, start: float, part: float, count: int) -> Chunk | None:

@@ -1,7 +1,7 @@
 """Run a robot server as a process of its own: `python -m pointworld.control.serve < options.json`.
 
 Options come on stdin, so that the token is in no process list: {"robot", "options", "token", "host", "port",
-"allow_remote"}. The address is printed as one JSON line when the arm is connected.
+"allow_remote", "watchdog"}. The address is printed as one JSON line when the arm is connected.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ def main() -> int:
             host=options.get("host", "127.0.0.1"),
             port=int(options.get("port", 0)),
             allow_remote=bool(options.get("allow_remote", False)),
+            watchdog=float(options.get("watchdog", ServerConfig.watchdog)),
         )
         server = RobotServer(robot, clock, token=options["token"], config=config)
     except PointWorldError as error:
@@ -88,12 +89,14 @@ def start_server(
     host: str = "127.0.0.1",
     port: int = 0,
     python: str | Path = sys.executable,
+    watchdog: float = ServerConfig.watchdog,
 ) -> ServerProcess:
     """Start a robot server on this machine and wait until its arm is connected.
 
     Args:
         python: interpreter of the environment that holds the vendor's SDK. It needs that SDK and NumPy, not the
             rest of this package's dependencies; this package is put on its path.
+        watchdog: longest silence of a client that moves the arm [s].
 
     Raises:
         ControlError: ROBOT_LINK with what the server says.
@@ -109,7 +112,14 @@ def start_server(
         env={**os.environ, "PYTHONPATH": path},
     )
     assert process.stdin is not None and process.stdout is not None
-    asked = {"robot": robot, "options": dict(options), "token": token, "host": host, "port": port}
+    asked = {
+        "robot": robot,
+        "options": dict(options),
+        "token": token,
+        "host": host,
+        "port": port,
+        "watchdog": watchdog,
+    }
     process.stdin.write(json.dumps(asked) + "\n")
     process.stdin.flush()
     line = process.stdout.readline()

@@ -29,6 +29,7 @@ from pointworld.control.limits import JointLimits
 from pointworld.control.loop import ControlLoop, LoopConfig
 from pointworld.control.protocols import Robot
 from pointworld.control.recording import Recorder, read_recording
+from pointworld.control.rig import ProcessRig
 from pointworld.control.safety import SafetyConfig, SafetyFilter
 from pointworld.control.serve import ServerProcess, start_server
 from pointworld.control.types import (
@@ -41,6 +42,7 @@ from pointworld.control.types import (
     SafetyMode,
 )
 from pointworld.control.wire import Decoder, Message, encode
+from pointworld.robot import RobotModel
 from tests.control.conftest import HOME
 from tests.control.test_loop import Scene
 from tests.control.test_server import NAMES, SLACK, Served, command, eventually
@@ -558,6 +560,23 @@ def test_the_camera_is_killed(whole: Whole) -> None:
     assert killed and time.monotonic() - begun < watch.rules.age + 0.2 + SLACK
     assert whole.faulted()
     whole.check_stopped({"camera_stale"})
+
+
+def test_settling_waits_for_the_arm(whole: Whole, fr3: RobotModel) -> None:
+    link = whole.ask()
+    rig = ProcessRig(link, NAMES, fr3, [])
+    rig.settle(5.0)
+    link.arm()
+    path = np.repeat(link.status().arrays["commanded"][None], 6, 0)
+    path[:, 0] += 0.1 * np.linspace(0, 1, 6)
+    begun = time.monotonic()
+    link.submit(Chunk(sequence=1, start_time=begun, joint_positions=path, step_dt=0.2))
+    rig.settle(8.0)
+    assert 0.9 < time.monotonic() - begun < 6.0
+    assert link.status().arrays["joint_positions"][0] == pytest.approx(0.1, abs=0.025)
+    link.stop()
+    with pytest.raises(ControlError):
+        rig.settle(1.0)
 
 
 @pytest.mark.slow
