@@ -83,13 +83,13 @@ def control_box(python: Path, log: Path) -> Iterator[None]:
     """A box with all limits enforced; its words go to `log`.
 
     Raises:
-        InputError: that environment has no franka-sim. ControlError: the box does not start.
+        InputError: that environment has no franka-sim, or another box runs. ControlError: the box does not start.
     """
     program = python.with_name("run-franka-sim-server")
     if not program.is_file():
         raise InputError(f"{program} does not exist: pip install franka-sim there")
     if listening(HOST):
-        raise ControlError(Reason.ROBOT_LINK, f"something answers at {HOST}:1337 already; end it")
+        raise InputError(f"something answers at {HOST}:1337 already; end it")
     with tempfile.TemporaryDirectory() as folder, log.open("w", encoding="utf-8") as words:
         process = subprocess.Popen(
             [str(program), "--enforce-comm-constraints", "--enforce-motion-limits"],
