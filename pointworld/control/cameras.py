@@ -177,9 +177,16 @@ def replay_cameras(
 
 
 def realsense_cameras(
-    serials: Sequence[str], clock: Clock, calibrations: dict[str, CameraCalibration]
+    serials: Sequence[str],
+    clock: Clock,
+    calibrations: dict[str, CameraCalibration],
+    *,
+    anywhere: bool = False,
 ) -> list[MountedCamera]:
     """RealSense cameras by serial number, each with the calibration of that name, or the only one there is.
+
+    Args:
+        anywhere: a camera without a calibration counts as standing in the base frame.
 
     Raises:
         InputError: a camera without a calibration.
@@ -189,14 +196,18 @@ def realsense_cameras(
         found = calibrations.get(serial)
         if found is None and len(serials) == len(calibrations) == 1:
             found = next(iter(calibrations.values()))
-        if found is None:
+        if found is None and not anywhere:
             known = ", ".join(calibrations) or "none"
             raise InputError(
                 f"camera {serial} has no calibration (given: {known}). Name the camera by its serial number when "
                 "calibrating: pointworld calibrate ... --camera SERIAL"
             )
         mounted.append(
-            MountedCamera(camera=RealSenseCamera(clock=clock, serial=serial), calibration=found)
+            MountedCamera(
+                camera=RealSenseCamera(clock=clock, serial=serial),
+                calibration=found,
+                fixed=np.eye(4) if found is None else None,
+            )
         )
     return mounted
 

@@ -39,7 +39,7 @@ from pointworld.plan.tasks.seen import CameraView, Seen
 from pointworld.plan.tasks.task import STILL, body_poses, surface_of
 from pointworld.robot import RobotModel
 from pointworld.scene import Workspace
-from pointworld.types import Capture
+from pointworld.types import Capture, RGBDFrame
 
 #: A plan that takes ten times this is a fault [s]; with a time budget, the budget counts.
 DEADLINE = 3.0
@@ -334,23 +334,48 @@ def take_look(what: RigRun, seed: int, folder: Path) -> int:
     Returns:
         How many frames there are.
     """
+    return record_moments(what, seed, folder, count=1, named=lambda camera, number: camera)
+
+
+def record_moments(
+    what: RigRun,
+    seed: int,
+    folder: Path,
+    *,
+    count: int,
+    every: float = 0.1,
+    before: Callable[[int], object] = lambda number: None,
+    named: Callable[[str, int], str] = lambda camera, number: f"{camera}-{number:04d}",
+) -> int:
+    """Write what the cameras see at several moments, with the arm's joints, as a capture. The arm stays disarmed.
+
+    Args:
+        count: moments. every: least time between two [s]. before: called before each, may wait for a person.
+
+    Returns:
+        How many frames there are.
+    """
     robot = RobotModel.load(what.rig.model_name)
     task = make_task(what.run.task, seed, robot_tree(robot)) if what.rig.kind == "sim" else None
     opened, _ = open_rig(
         what.rig, robot, task=task, renderer=lambda t: _renderer(what, t), record=None
     )
+    rig, frames = opened.rig, list[RGBDFrame]()
     try:
-        frames = tuple(replace(frame, name=frame.camera) for frame in opened.rig.look().frames)
+        due = rig.clock.now()
+        for number in range(count):
+            before(number)
+            rig.wait(due)
+            due = max(due + every, rig.clock.now())
+            frames += [replace(f, name=named(f.camera, number)) for f in rig.look().frames]
     finally:
-        opened.rig.close()
-    write_capture(
-        Capture(
-            frames=frames,
-            source="look",
-            T_world_base=np.eye(4),
-            joint_names=robot.joint_names,
-            robot=robot.name,
-        ),
-        folder,
+        rig.close()
+    capture = Capture(
+        frames=tuple(frames),
+        source=str(folder),
+        T_world_base=np.eye(4),
+        joint_names=robot.joint_names,
+        robot=robot.name,
     )
+    write_capture(capture, folder)
     return len(frames)
