@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from pointworld.cli.app import main
 from pointworld.cli.common import parse
 from pointworld.cli.splat_simulate import (
     SplatSimulateArgs,
@@ -155,3 +157,15 @@ def test_unclear_orders_are_refused(scene_file: Path, words: str, message: str) 
 def test_a_demo_takes_no_scene(scene_file: Path) -> None:
     with pytest.raises(InputError, match="not both"):
         demo_setup(_args(f"{scene_file} --demo sand"))
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("newton") is not None, reason="the extra physics is installed"
+)
+def test_without_the_extra_it_says_which(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = f"splat simulate --demo sand --physics.particles 100 --out {tmp_path / 'out'}"
+    assert main(words.split()) == 2
+    assert "pointworld-open[physics]" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
