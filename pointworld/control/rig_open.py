@@ -256,9 +256,11 @@ def _start_processes(
         box = start_box(config.python)
         ends.insert(0, lambda: stop_box(box))
     kind, options = _server_options(config, robot, task)
-    server = start_server(kind, options, python=config.python or sys.executable)
-    ends.insert(0, server.close)
     safety = _safety(config, task)
+    server = start_server(
+        kind, options, python=config.python or sys.executable, watchdog=safety.watchdog
+    )
+    ends.insert(0, server.close)
     controller = start_controller(
         server.address,
         server.token,
@@ -288,9 +290,7 @@ def _start_processes(
         )
     else:
         known = read_calibrations(config.calibrations)
-        cameras = realsense_cameras(
-            config.sources, SystemClock(), known, anywhere=config.anywhere
-        )
+        cameras = realsense_cameras(config.sources, SystemClock(), known, anywhere=config.anywhere)
     rig = ProcessRig(link, names, robot, cameras, recorder=recorder, ends=ends)
     return OpenRig(
         rig=rig, safety=_filter(robot, safety, names), scene=scene, capture=capture
