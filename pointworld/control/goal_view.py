@@ -119,10 +119,9 @@ class GoalTracker:
 
     def _begin(self, frames: Sequence[RGBDFrame], joints: np.ndarray, scene: ScenePoints) -> None:
         by_camera = {frame.camera: frame for frame in frames}
+        wishes = dict.fromkeys((item.camera, item.frame) for item in self._goal.sets)
         named = tuple(
-            replace(by_camera[item.camera], name=item.frame)
-            for item in self._goal.sets
-            if item.camera in by_camera
+            replace(by_camera[camera], name=name) for camera, name in wishes if camera in by_camera
         )
         if not named:
             wanted = sorted({item.camera for item in self._goal.sets})

@@ -149,6 +149,23 @@ def test_one_click_means_the_thing_around_it(stage: Stage) -> None:
     )
 
 
+def test_several_sets_of_one_picture_are_followed_together(stage: Stage) -> None:
+    box, rest = around(stage), BoxSelection(pixels=(0.0, 0.0, 320.0, 180.0))
+    sets = (
+        PointSet(name="box", camera="cam0", frame="a", select=box, goal=StillGoal()),
+        PointSet(
+            name="all",
+            camera="cam0",
+            frame="a",
+            select=rest,
+            goal=TranslationGoal(vector=(0.05, 0.0, 0.0)),
+        ),
+    )
+    seer = GoalTracker(Goal(sets=sets, folder=Path()), stage.robot, workspace=BOX)
+    seen = seer.see(stage.look()[0], stage.joints)
+    assert len(seer.surfaces) == 1 and seen.error == pytest.approx(0.05, abs=0.006)
+
+
 @pytest.mark.rejects_input
 def test_goals_that_cannot_be_followed_are_refused(stage: Stage) -> None:
     frames = stage.look()[0]
