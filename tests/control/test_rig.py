@@ -25,6 +25,7 @@ from pointworld.plan.goal import Goal, PointSet, TranslationGoal, read_goal, wri
 from pointworld.plan.mpc import MpcSettings, run_mpc
 from pointworld.plan.problem import PlanResult, Problem
 from pointworld.plan.tasks.pushing import given_plan
+from tests.control.test_cameras import calibration
 from tests.control.test_goal_view import Stage, around
 
 pytest.importorskip("mujoco", reason="mujoco is not installed")
@@ -194,6 +195,25 @@ def test_a_camera_that_fails_stops_the_arm(stage: Stage) -> None:
     assert rig.loop.status().reason is Reason.CAMERA_STALE
     assert rig.loop.status().mode is SafetyMode.FAULT
     rig.close()
+
+
+def test_a_camera_that_was_pushed_keeps_the_arm_disarmed(
+    goal: Path, stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    T = stage.task.cameras[0].T_world_cam
+    pushed = T.copy()
+    pushed[:3, 3] += T[:3, 0] * 0.06
+    words = ["--goal", str(goal), "--seed", "1", "--dynamics", "none", "--planner", "straight"]
+    short = ["--execute", "1", "--max-steps", "1", "--json", "--calibration"]
+    right = calibration(tmp_path / "right.json", "cam0", T)
+    assert mpc_main([*words, *short, str(right)]) == 0
+    result = json.loads(capsys.readouterr().out)["outcomes"][0]
+    assert result["steps"] == 1 and result["calibration"]["cam0"] > 0.6
+    wrong = calibration(tmp_path / "wrong.json", "cam0", pushed)
+    assert mpc_main([*words, *short, str(wrong)]) == 2
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["outcomes"][0]["steps"] == 0 and summary["success_rate"] == 0.0
+    assert "camera_calibration" in summary["faults"][0]["reason"]
 
 
 @pytest.mark.slow
