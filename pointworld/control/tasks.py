@@ -46,6 +46,8 @@ from pointworld.robot import RobotModel
 
 #: The loop stops to see whether the goal holds at this share of the tolerance.
 _REACHED = 0.75
+#: A planner that finds nothing that helps at so many looks in a row has done what it can.
+_GIVE_UP = 6
 #: Shares of its speed at which a chunk is rehearsed, until the safety filter lets it pass.
 SLOWER = (1.0, 0.7, 0.45, 0.25)
 #: A plan starts where the arm is commanded to be, or as near to that as this from where it is measured [rad].
@@ -337,7 +339,10 @@ def run_episode(
 
     reached = _REACHED * start.distance * world.task.tolerance / start.error
     settings = replace(settings, tolerance=reached if corrects else -1.0)
-    tries = _Tries(world, space, dynamics, planner, settings=settings, seed=seed, note=note)
+    near = reached / _REACHED if corrects else -1.0
+    tries = _Tries(
+        world, space, dynamics, planner, settings=settings, seed=seed, note=note, near=near
+    )
     outcome, reason, steps = "", "", 0
     try:
         outcome, steps = tries.run()
@@ -379,9 +384,10 @@ class _Tries:
         settings: MpcSettings,
         seed: int,
         note: Callable[[MpcStep], None],
+        near: float,
     ) -> None:
         self._world, self._space, self._dynamics, self._planner = world, space, dynamics, planner
-        self._settings, self._seed, self._note = settings, seed, note
+        self._settings, self._seed, self._note, self._near = settings, seed, note, near
 
     def run(self) -> tuple[str, int]:
         """Outcome and steps.
@@ -410,9 +416,15 @@ class _Tries:
             self._dynamics,
             self._planner,
             lambda state: task_cost(world.look(), table, depth=depth, allowed=world.allowed),
-            lambda state: world.look().error,
+            lambda state: self._error(),
             settings=replace(settings, max_steps=settings.max_steps - steps),
             seed=self._seed + steps,
             on_round=self._note,
         )
         return result.steps
+
+    def _error(self) -> float:
+        """Of the last look; none where a planner that knows of nothing better is near enough, or gives up."""
+        error, idle = self._world.look().error, int(getattr(self._planner, "idle", 0))
+        done = idle >= _GIVE_UP or (idle > 0 and error <= self._near)
+        return -np.inf if done else error

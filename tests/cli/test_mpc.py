@@ -78,8 +78,6 @@ def test_settings_that_cannot_be_are_refused() -> None:
         RunConfig(task="boook")
     with pytest.raises(InputError, match="horizon"):
         RunConfig(task="book", execute=11)
-    with pytest.raises(InputError, match="soft"):
-        RunConfig(task="scarf", dynamics="oracle", perception="true")
 
 
 def test_wilson_interval_matches_known_values() -> None:

@@ -157,14 +157,17 @@ def _microwave(rng: Rng, config: TabletopConfig) -> Draft | None:
 
 
 def _drawer(rng: Rng, config: TabletopConfig) -> Draft | None:
-    """A drawer to be pulled open or (two of five) pushed shut."""
+    """A drawer to be pulled open or (three of four) pushed shut, past a thing right in front of its middle."""
     drawn = _fixture(rng, config, "drawer")
     if drawn is None or drawn[1].joint.upper < FAR + 0.025:
         return None
     scene, prop = drawn
     upper = prop.joint.upper
-    if rng.random() < 0.4:
-        return _joint_draft(scene, prop, start=float(rng.uniform(FAR + 0.012, upper)), goal=0.01)
+    # Few of those to be shut have room for the hand, so that about three of four tasks are ones.
+    if rng.random() < 0.93:
+        start = float(rng.uniform(FAR + 0.012, upper))
+        blocked = _in_front(rng, config, scene, prop, start)
+        return None if blocked is None else _joint_draft(blocked, prop, start=start, goal=0.01)
     start = float(rng.uniform(0.0, 0.01))
     draft = _joint_draft(scene, prop, start=start, goal=start + FAR + 0.005)
     # The handle is what stands out in front of the face.
@@ -172,6 +175,23 @@ def _drawer(rng: Rng, config: TabletopConfig) -> Draft | None:
     face = float(np.sort(np.unique(bounds[:, 0].round(4)))[0]) + 0.014
     lower, high = np.array([-9.0, -9.0, -9.0]), np.array([face - start, 9.0, 9.0])
     return replace(draft, grip=(lower, high))
+
+
+def _in_front(
+    rng: Rng, config: TabletopConfig, scene: SceneSpec, prop: Articulated, start: float
+) -> SceneSpec | None:
+    """A small thing where a hand would come down to push the middle of an open drawer's front; None = no room."""
+    bounds = np.concatenate([part.support()[0] for part in prop.moving])
+    front = float(bounds[:, 0].min()) - start
+    item = small_object(rng, config.shapes, (0.014, 0.02))
+    if item.shape.rolls:
+        return None
+    place = np.array([front - 0.042, float(bounds[:, 1].min() + bounds[:, 1].max()) / 2, 0.0, 1.0])
+    spot = (prop.T_world_fixture @ place)[:3]
+    spot[2] = scene.table_height - float(item.shape.bounds(item.rotation)[0][2]) + 0.001
+    if any(np.hypot(*(spot - other.position)[:2]) < 0.07 for other in scene.objects):
+        return None
+    return replace(scene, objects=(*scene.objects, replace(item, position=spot)))
 
 
 def _sweep(rng: Rng, config: TabletopConfig, family: str) -> Draft | None:
@@ -311,7 +331,8 @@ def _settle(
     pressed = draft.kind == "deformable" and bool(np.ptp(points[:, 2]) < THIN)
     for k in range(len(targets)):
         mine = grip & (owner == k)
-        if not _reachable(points[mine], goals[mine], behind=0.0 if pressed else 0.035):
+        room = 0.0 if pressed else 0.035
+        if not mine.any() or not _reachable(points[mine], goals[mine], behind=room):
             return None
     return Task(
         name=name,

@@ -24,6 +24,8 @@ PUSH_SPEED, _TRAVEL_SPEED, _DOWN_SPEED = 0.15, 0.3, 0.2
 FLOOR = TIP + 0.010
 #: What is thinner than this is pressed onto the table and dragged [m]: height of the tool then, and speed [m/s].
 THIN, PRESS, _DRAG_SPEED = 0.012, 0.012, 0.08
+#: Points that are on average nearer to their goals than this are pushed slowly, and from near by [m, m/s, m].
+_NEAR, _NEAR_SPEED, _NEAR_GAP = 0.045, 0.06, 0.012
 #: The hand waits above for its turn when it is further than this from its yaw [rad].
 _TURNED = 0.2
 
@@ -33,7 +35,7 @@ class Push:
     """A straight push on the table.
 
     contact: (3,) tool place where it touches. ahead: (2,) unit direction. way: length [m]. over: height to travel at.
-    gap: how far behind the contact the hand comes down [m]. press: it presses from above and drags.
+    gap: how far behind the contact the hand comes down [m]. press: it presses from above and drags. speed: [m/s].
     """
 
     contact: np.ndarray
@@ -42,11 +44,7 @@ class Push:
     over: float
     gap: float = _GAP
     press: bool = False
-
-    @property
-    def speed(self) -> float:
-        """[m/s]."""
-        return _DRAG_SPEED if self.press else PUSH_SPEED
+    speed: float = PUSH_SPEED
 
     @property
     def behind(self) -> np.ndarray:
@@ -104,6 +102,11 @@ class Aim:
         p, q = (v[:, :2] - v[:, :2].mean(0) for v in (self.points, self.goals))
         return float(np.arctan2((p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0]).sum(), (p * q).sum()))
 
+    @property
+    def near(self) -> bool:
+        """Little is left to do."""
+        return float(np.linalg.norm(self.goals - self.points, axis=-1).mean()) < _NEAR
+
     def half_width(self, ahead: np.ndarray) -> float:
         """Of the target across a heading (2,) [m]."""
         side = np.array([-ahead[1], ahead[0]])
@@ -124,7 +127,7 @@ class Aim:
         points = self.points
         centre, side = points.mean(0), np.array([-ahead[1], ahead[0]])
         over = self.top + self.depth + _OVER
-        most = self.table + self.depth + 0.28
+        most = self.table + self.depth + 0.32
         if self.thin:
             xy = centre[:2] + along * ahead + offset * side
             return Push(
@@ -134,6 +137,7 @@ class Aim:
                 over=min(max(over, self.table + 0.1), most),
                 gap=0.0,
                 press=True,
+                speed=_DRAG_SPEED,
             )
         flat = points[:, :2] - centre[:2]
         near = np.abs(flat @ side - offset) < 0.015
@@ -147,7 +151,8 @@ class Aim:
             ahead=ahead,
             way=way,
             over=min(max(over, height + 0.05), most),
-            gap=self.gap,
+            gap=min(self.gap, _NEAR_GAP) if self.near else self.gap,
+            speed=_NEAR_SPEED if self.near else PUSH_SPEED,
         )
 
 
@@ -186,7 +191,8 @@ def waypoints(tool: np.ndarray, push: Push, *, pushing: bool = False) -> list[np
     if pushing or at_contact(tool, push):
         return [push.end]
     above = np.append(push.behind[:2], push.over)
-    if float(np.linalg.norm(tool[:2] - push.behind[:2])) < 0.012:
+    exact = 0.004 if 0 < push.gap < 0.01 else 0.012
+    if float(np.linalg.norm(tool[:2] - push.behind[:2])) < exact:
         # A little deeper, so that it gets there and does not only get near.
         return [push.behind - (0.0, 0.0, 0.002 if push.press else 0.0)]
     if tool[2] < push.over - 0.02:

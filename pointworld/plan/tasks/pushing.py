@@ -31,10 +31,14 @@ _WORTH, _WORTH_AGAIN = 0.15, 0.08
 
 @dataclass
 class _Memory:
-    """Where a guided search stands. choice: the push under way. pushing: the hand has come to its contact."""
+    """Where a guided search stands. choice: the push under way. pushing: the hand has come to its contact.
+
+    idle: looks in a row at which nothing was found that helps.
+    """
 
     choice: Choice | None = None
     pushing: bool = False
+    idle: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,6 +61,11 @@ class Guided:
     chooser: PushChooser | None = None
     memory: _Memory = field(default_factory=_Memory)
 
+    @property
+    def idle(self) -> int:
+        """Looks in a row at which nothing was found that helps."""
+        return self.memory.idle
+
     def plan(self, problem: Problem, *, seed: int, budget_s: float | None = None) -> PlanResult:
         """See `Planner.plan`."""
         seen, memory = self.look(), self.memory
@@ -67,14 +76,17 @@ class Guided:
         memory.pushing |= at_contact(tool, memory.choice.push)
         if not memory.pushing:
             return given_plan(push_plan(self.space, seen, memory.choice.push))
-        result, worth = self._search(problem, seen, seed, budget_s)
-        if worth:
-            return result
+        result = given_plan(self.space.rest())
+        if not memory.idle:
+            result, worth = self._search(problem, seen, seed, budget_s)
+            if worth:
+                return result
         before = memory.choice
         self._choose(seen, seed + 1)
         better = memory.choice.after < (1 - _WORTH_AGAIN) * memory.choice.before
-        if not better and self.chooser is not None:
-            # Nothing is known to help: stay with what was found, and look again.
+        memory.idle = 0 if better or self.chooser is None else memory.idle + 1
+        if memory.idle:
+            # Nothing is known to help: stay, and think of other pushes next time.
             memory.choice, memory.pushing = before, True
             return result
         return given_plan(push_plan(self.space, seen, memory.choice.push))

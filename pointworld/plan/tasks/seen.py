@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from pointworld.data.render import RenderedView, SceneRenderer
+from pointworld.data.render import RenderedView, SceneRenderer, world_triangles
 from pointworld.data.sample import tabletop_workspace
 from pointworld.data.tabletop import CameraSpec
 from pointworld.encoders import ImageEncoder
@@ -76,6 +76,14 @@ class Seen:
         return float(np.linalg.norm(self.points - self.places, axis=-1).mean())
 
 
+def _fixed_top(task: Task, data: Any) -> float:
+    """Height of the fixtures of a scene, which no point of target or others tells [m]."""
+    triangles, owners, _ = world_triangles(task.model, data)
+    fixed = [b for b in range(task.model.nbody) if task.model.body(b).name.startswith("fixture")]
+    heights = triangles[np.isin(owners, fixed)][..., 2]
+    return float(heights.max(initial=task.scene.table_height))
+
+
 class TrueView:
     """The simulator's truth, without images: points on the target and on what should stay. For the oracle."""
 
@@ -86,6 +94,7 @@ class TrueView:
         surfaces = [surface_of(task.model, data, b, _STILL_POINTS, task.seed) for b in task.still]
         self._still = np.concatenate([np.zeros((0, 3)), *surfaces])
         self._bodies = np.repeat(np.array(task.still, dtype=np.int64), _STILL_POINTS)
+        self._fixed_top = _fixed_top(task, data)
 
     def see(self, data: Any, joints: np.ndarray) -> Seen:
         """Args: data: the simulation now, with kinematics up to date. joints: (joints,) measured."""
@@ -113,7 +122,7 @@ class TrueView:
             points=places,
             places=task.goals,
             grip=task.grip,
-            top=float(points[:, 2].max()),
+            top=max(float(points[:, 2].max()), self._fixed_top),
             groups=np.repeat(np.arange(len(task.targets)), [len(t.points) for t in task.targets]),
         )
 
