@@ -19,6 +19,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -45,6 +46,8 @@ from pointworld.plan.tasks import TASKS
 REFLEX = re.compile(r"\b[a-z_]+_(?:violation|discontinuity|reflex)\b")
 COMMUNICATION = "communication_constraints_violation"
 LOST = re.compile(r"(\d+) consecutive lost command cycles")
+#: What libfranka says of the last command cycles when a motion ends.
+RATE = re.compile(r"control_command_success_rate: ([01](?:\.\d+)?)")
 #: Our own reasons that mean: something came too late, or not at all, on the way between two processes.
 LATE = (
     Reason.STATE_STALE,
@@ -125,12 +128,16 @@ def read_log(log: Path) -> dict[str, Any]:
 
 
 def cause(result: dict[str, Any], box: dict[str, Any]) -> str:
-    """Why an episode ended in a fault: a reflex of the box by its name, a communication loss, or our own reason."""
+    """Why an episode ended in a fault: a communication loss, a reflex of the box by its name, or our own reason."""
     if result["outcome"] != "fault":
         return ""
-    limits = sorted(set(box["reflexes"]) - {COMMUNICATION})
+    limits = ", ".join(sorted(set(box["reflexes"]) - {COMMUNICATION}))
+    rates = [float(rate) for rate in RATE.findall(str(result["reason"]))]
+    if limits and min(rates, default=1.0) < 1:
+        # In a lost cycle the box holds the last torque, and the arm runs away from its reference.
+        return f"communication: {limits} after lost cycles, {min(rates):.2f} of them arrived"
     if limits:
-        return "reflex: " + ", ".join(limits)
+        return "reflex: " + limits
     if COMMUNICATION in box["reflexes"]:
         return "communication: " + COMMUNICATION
     reason = str(result["reason"])
@@ -217,6 +224,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     assert args.dynamics in get_args(DynamicsName)
     torch.set_num_threads(1)
+    # Ended from outside: the box and the robot's processes end too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     config = RunConfig(
         task=args.task,
         dynamics=args.dynamics,

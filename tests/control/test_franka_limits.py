@@ -71,6 +71,8 @@ def test_every_fault_has_its_cause_and_none_is_left_out(push: ModuleType, tmp_pa
         _episode(push, log, LOG, "success", ""),
         _episode(push, log, LOG + LOSS, "fault", "robot_error: Reflex"),
         _episode(push, log, LOG + LOSS + REFLEX, "fault", "robot_error: Reflex"),
+        _episode(push, log, REFLEX, "fault", "control_command_success_rate: 0.99"),
+        _episode(push, log, REFLEX, "fault", "control_command_success_rate: 1"),
         _episode(push, log, LOG, "fault", "state_stale: the arm's state is 0.5 s old"),
         _episode(push, log, LOG, "fault", "table: the target was refused"),
         _episode(push, log, LOG, "missed", ""),
@@ -79,16 +81,18 @@ def test_every_fault_has_its_cause_and_none_is_left_out(push: ModuleType, tmp_pa
         "",
         "communication: communication_constraints_violation",
         "reflex: joint_velocity_violation",
+        "communication: joint_velocity_violation after lost cycles, 0.99 of them arrived",
+        "reflex: joint_velocity_violation",
         "communication: state_stale: the arm's state is 0.5 s old",
         "ours: table: the target was refused",
         "",
     ]
     summary = push.summarise(episodes)
-    assert (summary["episodes"], summary["successes"]) == (6, 1)
-    assert (summary["reflexes_of_ours"], summary["communication_losses"]) == (1, 2)
-    assert summary["longest_loss"] == 20 and sum(summary["faults"].values()) == 4
+    assert (summary["episodes"], summary["successes"]) == (8, 1)
+    assert (summary["reflexes_of_ours"], summary["communication_losses"]) == (2, 3)
+    assert summary["longest_loss"] == 20 and sum(summary["faults"].values()) == 6
     shown = push.table(summary, episodes)
-    assert shown.count("\n| 3 |") == 5 and "1 of 6" in shown
+    assert shown.count("\n| 3 |") == 7 and "1 of 8" in shown
 
 
 @pytest.mark.rejects_input
