@@ -68,6 +68,28 @@ def test_what_no_camera_saw_is_replaced() -> None:
     assert float(filled.scene.sh[:, 0, 1].max()) < 0
 
 
+def test_the_foot_of_what_moves_away_is_no_support() -> None:
+    scene, plane = table()
+    # An object's foot fills the hole, seen well; it will be carried off.
+    axes = plane_axes(plane.normal)
+    angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)[:, None]
+    ring = np.concatenate(
+        [
+            radius * np.concatenate([np.cos(angle), np.sin(angle)], 1)
+            for radius in (0.01, 0.03, 0.045)
+        ]
+    )
+    foot = torch.from_numpy((ring + np.array([-0.15, 0.0])) @ axes + 0.4 * plane.normal).float()
+    normal = torch.from_numpy(plane.normal).float().expand(120, 3)
+    object_foot = surface_gaussians(foot, normal, torch.full((120, 3), 0.5), SPACING)
+    both = concatenate([scene, object_foot])
+    region, seen = foot.double().numpy(), torch.ones(len(both))
+    assert fill_support(both, plane, region, seen=seen).added < 5
+    stays = torch.arange(len(both)) < len(scene)
+    filled = fill_support(both, plane, region, seen=seen, stays=stays)
+    assert filled.added > 20 and bool(filled.kept.all())
+
+
 def test_nothing_is_made_up_beyond_the_outline_or_without_a_support() -> None:
     scene, plane = table()
     beyond = np.array([[0.5, 0.5, 0.4], [0.9, 0.9, 0.4]])

@@ -11,6 +11,7 @@ import torch
 
 from pointworld.errors import InputError
 from splat.fill import surface_gaussians
+from splat.fit.images import psnr
 from splat.fit.optimise import render
 from splat.future import (
     MarkedView,
@@ -22,6 +23,7 @@ from splat.future import (
     future_scenes,
     part_owners,
     score_future,
+    will_move,
 )
 from splat.raster import get_rasterizer
 from splat.types import GaussianScene, concatenate
@@ -100,6 +102,16 @@ def test_parts_move_exactly_and_points_move_the_rest(scene: GaussianScene) -> No
     assert scenes[0].moving is not None and not bool(scenes[0].moving.any())
 
 
+def test_what_will_move(scene: GaussianScene) -> None:
+    flow = torch.zeros(STEPS, len(scene), 3)
+    flow[1, 144:288, 0] = 0.02
+    flow[2, :144, 0] = 0.005
+    binding = bind_future(scene, scene.means).binding
+    moving = will_move(binding, flow)
+    assert bool(moving[144:288].all()) and int(moving.sum()) == 144
+    assert not bool(will_move(bind_future(scene, scene.means[:0]).binding, flow[:, :0]).any())
+
+
 def test_what_the_camera_sees_as_the_robot_is_the_robot(scene: GaussianScene) -> None:
     parts = parts_of(scene)
     # A fit has left some Gaussians of the robot 5 cm in front of it.
@@ -140,6 +152,12 @@ def test_the_true_motion_scores_best(scene: GaussianScene) -> None:
     assert found["true"]["psnr"] > 100
     assert found["true"]["psnr"] > found["half"]["psnr"] > found["still"]["psnr"]
     assert found["half"]["psnr_moving"] > found["still"]["psnr_moving"] + 0.5
+    first, frame = futures["still"][1], frames[0]
+    seen, _ = render(rasterizer, first, VIEWMAT, K, SIZE, "RGB")
+    alone = score_future([first] * 2, [frame], rasterizer)
+    assert alone["psnr_moving"] == pytest.approx(
+        psnr(seen.clamp(0, 1), frame.rgb, frame.moving), 1e-4
+    )
     # The error is where the motion is: all pixels together are better off.
     assert found["still"]["psnr"] > found["still"]["psnr_moving"] + 3
     quiet = [replace(frame, moving=torch.zeros_like(frame.moving)) for frame in frames]
