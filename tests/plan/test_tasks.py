@@ -44,6 +44,18 @@ def test_goals_are_far_and_scenes_are_cluttered(name: str, tree: RobotTree) -> N
     assert task.grip.any()
 
 
+def test_one_straight_push_does_not_do(tree: RobotTree, box: Task) -> None:
+    R = box.targets[0].motion[:3, :3]
+    assert 0.3 <= abs(np.arctan2(R[1, 0], R[0, 0])) <= 0.6
+    sweep = make_task("broom", 0, tree)
+    assert len(sweep.targets) == 2
+    ways = [(t.goals - t.points).mean(0) for t in sweep.targets]
+    assert ways[0] @ ways[1] < np.cos(1.19) * np.linalg.norm(ways[0]) * np.linalg.norm(ways[1])
+    seen = TrueView(sweep).see(sweep.restart(), np.zeros(8))
+    far = [np.linalg.norm(way) for way in ways]
+    assert seen.owner[seen.focus].tolist() == [int(np.argmax(far))] * int(seen.focus.sum())
+
+
 def test_the_same_seed_is_the_same_task(tree: RobotTree, box: Task) -> None:
     again, other = make_task("tissue_box", 0, tree), make_task("tissue_box", 1, tree)
     assert np.array_equal(again.physics, box.physics)
