@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from pointworld.capture import write_capture
 from pointworld.control.allowed import Allowed, joint_bounds
@@ -18,6 +17,7 @@ from pointworld.control.goal_view import GoalTracker
 from pointworld.control.recording import read_recording
 from pointworld.control.rig import Look, check_cameras
 from pointworld.control.rig_open import OpenRig, RigConfig, open_rig
+from pointworld.control.rig_truth import GoalTruth, task_truth
 from pointworld.control.rig_world import RigResult, RigWorld, WatchedPlanner, run_on_rig
 from pointworld.control.safety import SafetyFilter
 from pointworld.control.task_runs import RunConfig, build_planner, scene_renderer
@@ -27,16 +27,15 @@ from pointworld.data.render import SceneRenderer
 from pointworld.data.robot_tree import robot_tree
 from pointworld.data.simulator import import_mujoco
 from pointworld.errors import InputError
-from pointworld.geometry import transform_points
 from pointworld.plan import ConstantMotion, ModelDynamics
 from pointworld.plan.actions import Body, PathLimits, ToolPathSpace
 from pointworld.plan.dynamics import Dynamics
 from pointworld.plan.goal import Goal
 from pointworld.plan.mpc import MpcSettings
-from pointworld.plan.tasks import Judge, Task, make_task
+from pointworld.plan.tasks import Task, make_task
 from pointworld.plan.tasks.pushing import FLOOR
 from pointworld.plan.tasks.seen import CameraView, Seen
-from pointworld.plan.tasks.task import STILL, body_poses, surface_of
+from pointworld.plan.tasks.task import STILL
 from pointworld.robot import RobotModel
 from pointworld.scene import Workspace
 from pointworld.types import Capture, RGBDFrame
@@ -45,8 +44,6 @@ from pointworld.types import Capture, RGBDFrame
 DEADLINE = 3.0
 #: Scene points are taken from this far below the lowest place of the tool [m].
 _BELOW = 0.06
-#: Points on every body, to tell which one a chosen thing is.
-_SAMPLES = 200
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -148,33 +145,23 @@ def _run(
     table = box.table if box.table is not None else box.lower[2]
     depth = 0.0 if task is None else held_depth(task)
     space = _space(what, robot, opened.safety, table, depth)
-    planner = WatchedPlanner(
-        planner=build_planner(
-            config,
-            space,
-            dynamics,
-            world.look,
-            allowed,
-            table=table,
-            depth=depth,
-            wide=0.0 if task is None else held_width(task),
-        ),
-        rig=opened.rig,
-        deadline=config.budget_s or DEADLINE,
-    )
-    settings = MpcSettings(
-        execute=config.execute,
-        max_steps=config.execute if world.dry_run else config.max_steps,
-        budget_s=config.budget_s or None,
-        tolerance=what.tolerance,
+    planner = build_planner(
+        config,
+        space,
+        dynamics,
+        world.look,
+        allowed,
+        table=table,
+        depth=depth,
+        wide=0.0 if task is None else held_width(task),
     )
     result = run_on_rig(
         world,
         space,
-        planner,
+        WatchedPlanner(planner=planner, rig=opened.rig, deadline=config.budget_s or DEADLINE),
         allowed=allowed,
         table=table,
-        settings=settings,
+        settings=_settings(what, world.dry_run),
         seed=seed,
         depth=depth,
     )
@@ -183,6 +170,16 @@ def _run(
         "truth": truth() if truth else None,
         "calibration": agreeing,
     }
+
+
+def _settings(what: RigRun, dry_run: bool) -> MpcSettings:
+    config = what.run
+    return MpcSettings(
+        execute=config.execute,
+        max_steps=config.execute if dry_run else config.max_steps,
+        budget_s=config.budget_s or None,
+        tolerance=what.tolerance,
+    )
 
 
 def _judged(result: RigResult, truth: Callable[[], dict[str, float]] | None) -> RigResult:
@@ -237,7 +234,7 @@ def _perception(
         view = CameraView(
             task, robot, _renderer(what, task), encoder=encoder, track=what.run.perception == "rgbd"
         )
-        return lambda look: _see_task(view, scene, look), _task_truth(task, scene)
+        return lambda look: _see_task(view, scene, look), task_truth(task, scene)
     box = opened.safety.config.space
     lower = (box.lower[0], box.lower[1], min(box.lower[2], box.table or 0.0) - _BELOW)
     tracker = GoalTracker(
@@ -260,72 +257,6 @@ def _see_task(view: CameraView, scene: MujocoArm, look: Look) -> Seen:
     with scene.lock:
         import_mujoco().mj_forward(scene.model, scene.data)
         return view.see(scene.data, look.joints)
-
-
-def _task_truth(task: Task, scene: MujocoArm) -> Callable[[], dict[str, float]]:
-    judge = Judge(task)
-
-    def truth() -> dict[str, float]:
-        with scene.lock:
-            import_mujoco().mj_forward(scene.model, scene.data)
-            return asdict(judge(scene.data))
-
-    return truth
-
-
-class GoalTruth:
-    """How far the chosen things really are from their goals, in a simulated scene of rigid things."""
-
-    def __init__(
-        self, task: Task, scene: MujocoArm, tracker: GoalTracker, tolerance: float
-    ) -> None:
-        self._task, self._scene, self._tracker = task, scene, tracker
-        self._tolerance = tolerance
-        self._start: np.ndarray | None = None
-        self._bodies: list[int] = []
-
-    def begin(self) -> None:
-        """Remember which body every thing is; once, when the goal has been resolved."""
-        if self._start is not None:
-            return
-        model, data = self._scene.model, self._scene.data
-        with self._scene.lock:
-            self._start = self._poses()
-            places = [surface_of(model, data, b, _SAMPLES, self._task.seed) for b in self._rigid()]
-        tree = cKDTree(np.concatenate(places))
-        owners = np.repeat(self._rigid(), _SAMPLES)
-        for surface in self._tracker.surfaces:
-            found = owners[tree.query(surface)[1]]
-            self._bodies.append(int(np.bincount(found).argmax()))
-
-    def _rigid(self) -> list[int]:
-        """Bodies that can be moved, without soft ones."""
-        bodies = {*self._task.still, *(target.body for target in self._task.targets)}
-        return sorted(b for b in bodies if b < self._scene.model.nbody)
-
-    def _poses(self) -> np.ndarray:
-        import_mujoco().mj_forward(self._scene.model, self._scene.data)
-        return body_poses(self._scene.data)
-
-    def __call__(self) -> dict[str, float]:
-        """error: mean distance of the things' surfaces to their goals [m]; moved: of everything else; tolerance."""
-        if self._start is None:
-            return {"error": -1.0, "moved": 0.0, "tolerance": self._tolerance}
-        with self._scene.lock:
-            now = self._poses()
-        moved = now @ np.linalg.inv(self._start)
-        pairs = zip(self._bodies, self._tracker.surfaces, self._tracker.motions, strict=True)
-        gaps = [
-            np.linalg.norm(transform_points(moved[b], s) - transform_points(M, s), axis=-1)
-            for b, s, M in pairs
-        ]
-        others = [b for b in self._rigid() if b not in self._bodies]
-        away = np.linalg.norm(now[others, :3, 3] - self._start[others, :3, 3], axis=-1)
-        return {
-            "error": float(np.concatenate(gaps).mean()),
-            "moved": float(away.max(initial=0.0)),
-            "tolerance": self._tolerance,
-        }
 
 
 def take_look(what: RigRun, seed: int, folder: Path) -> int:
