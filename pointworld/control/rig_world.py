@@ -176,11 +176,10 @@ class RigWorld:
             # The check took its time, and an arm that stands can start whenever it is done.
             now = self.clock.now()
             self._chunk = replace(self._chunk, start_time=now)
-        if self._chunk is None:
+        if self._chunk is None or not self._hand_over(self._chunk):
             self.held += 1
+            self._chunk = None
             self.rig.hold()
-        else:
-            self.rig.submit(self._chunk)
         self._handover = now + part
         self._record()
         if quick and self._chunk is not None:
@@ -189,6 +188,16 @@ class RigWorld:
             self.rig.wait(self._handover + (SETTLE if self.rig.real_time else 0.0))
             self.rig.settle(LATE)
             self._chunk = None
+
+    def _hand_over(self, chunk: Chunk) -> bool:
+        """False when the chunk ran out before it arrived, as on a machine that is far too busy."""
+        try:
+            self.rig.submit(chunk)
+        except ControlError as error:
+            if error.reason is Reason.CHUNK_OLD:
+                return False
+            raise
+        return True
 
     def _fitting(self, actions: Actions, start: float, part: float, count: int) -> Chunk | None:
         """The motion as a chunk, as fast as the filter lets its first `part` seconds pass; None where it never does."""
