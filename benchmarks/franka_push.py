@@ -43,7 +43,7 @@ from pointworld.files import write_json, write_text
 from pointworld.plan.tasks import TASKS
 
 #: What the box's log calls its reflexes.
-REFLEX = re.compile(r"\b[a-z_]+_(?:violation|discontinuity|reflex)\b")
+REFLEX = re.compile(r"\b[A-Za-z_]+_(?:violation|discontinuity|reflex)\b")
 COMMUNICATION = "communication_constraints_violation"
 LOST = re.compile(r"(\d+) consecutive lost command cycles")
 #: What libfranka says of the last command cycles when a motion ends.
@@ -142,7 +142,7 @@ def cause(result: dict[str, Any], box: dict[str, Any]) -> str:
         return "communication: " + COMMUNICATION
     reason = str(result["reason"])
     late = any(code.value in reason for code in LATE)
-    return ("communication: " if late else "ours: ") + reason
+    return ("communication: " if late else "ours: ") + " ".join(reason.split())
 
 
 def run_episode(run: RigRun, seed: int, out: Path, model: Any) -> dict[str, Any]:

@@ -174,8 +174,9 @@ class FrankaRobot(VendorArm):
         if self._robot is None:
             raise ControlError(Reason.ROBOT_LINK, "Franka: not connected")
         try:
-            with contextlib.suppress(self._franky.ControlException):
-                self._robot.poll_motion()  # what ended the last motion is known already
+            # What ended the last motion is known already, and that a stop was refused in a reflex: another exception.
+            with contextlib.suppress(Exception):
+                self._robot.poll_motion()
             if self._robot.has_errors and not self._robot.recover_from_errors():
                 raise ControlError(Reason.ROBOT_ERROR, "Franka: it does not leave its error")
         except ControlError:
