@@ -18,6 +18,8 @@ Tensor = torch.Tensor
 FINGER, _GAP, _OVER = 0.012, 0.02, 0.04
 #: The gap where the hand acts on a handle: there is little room behind one [m].
 _HANDLE_GAP = 0.003
+#: Half width of what comes down with the fingers [m].
+_HAND = 0.04
 #: Speed of a push, and of the way there and down to it [m/s].
 PUSH_SPEED, _TRAVEL_SPEED, _DOWN_SPEED = 0.15, 0.3, 0.2
 #: Fingertips stay this far above the table, more than the safety filter asks for [m].
@@ -142,6 +144,9 @@ class Aim:
         flat = points[:, :2] - centre[:2]
         near = np.abs(flat @ side - offset) < 0.015
         back = float((flat[near] @ ahead).min()) if near.any() else float((flat @ ahead).min())
+        # The hand is wider than what it touches: it must not come down on what stands out beside the contact.
+        room = np.abs(flat @ side - offset) < _HAND
+        out = max(back - float((flat[room] @ ahead).min()), 0.0) if room.any() else 0.0
         low = self.table + self.depth + (CLEARANCE if self.depth else FLOOR)
         middle = 0.5 * float(points[:, 2].min() + points[:, 2].max())
         height = low if self.depth else max(low, middle)
@@ -151,7 +156,7 @@ class Aim:
             ahead=ahead,
             way=way,
             over=min(max(over, height + 0.05), most),
-            gap=min(self.gap, _NEAR_GAP) if self.near else self.gap,
+            gap=out + (min(self.gap, _NEAR_GAP) if self.near else self.gap),
             speed=_NEAR_SPEED if self.near else PUSH_SPEED,
         )
 
