@@ -221,13 +221,13 @@ def test_an_arm_behind_its_processes_pushes_in_a_twin(
     goal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--robot", "fake", "--goal", str(goal), "--seed", "1", "--execute", "8", "--json"]
-    rule = ["--dynamics", "none", "--planner", "straight", "--tool-speed", "0.25"]
+    rule = ["--dynamics", "none", "--planner", "straight"]
     assert mpc_main([*words, *rule, "--record", str(tmp_path / "dry")]) == 0
     dry = json.loads(capsys.readouterr().out)["outcomes"][0]
     assert dry["outcome"] == "dry run" and dry["truth"]["error"] == pytest.approx(0.125, abs=0.01)
     ticks = read_recording(tmp_path / "dry" / "episode_00001").ticks
     assert not ticks["sent"].any() and np.isfinite(ticks["commanded"]).all(-1).any()
-    armed = [*words, *rule, "--max-steps", "64", "--arm", "--record", str(tmp_path / "armed")]
+    armed = [*words, *rule, "--max-steps", "96", "--arm", "--record", str(tmp_path / "armed")]
     assert mpc_main(armed) == 0
     result = json.loads(capsys.readouterr().out)["outcomes"][0]
     assert result["truth"]["error"] < 0.1 and result["frame_age"] > 0
