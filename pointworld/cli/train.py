@@ -23,6 +23,7 @@ from pointworld.data import require_disjoint
 from pointworld.data.families import GROUPS, REGISTRY, group_of
 from pointworld.errors import InputError
 from pointworld.model import ModelSpec, WorldModel, load, save_checkpoint
+from pointworld.model.spread import SpreadMap
 from pointworld.ptv3 import PTv3Arch
 from pointworld.train import (
     CachedSample,
@@ -171,9 +172,17 @@ def _train(
 def with_corrections(model: WorldModel, validation: Sequence[CachedSample]) -> WorldModel:
     """The model with its spread, and with motions that are lost in it, corrected on validation samples."""
     spread = fit_model_spread(_with_spec(model, spread=(), still_below=0.0), validation)
-    knots = tuple(zip(spread.sigma, spread.factor, strict=True))
-    model = _with_spec(model, spread=knots, still_below=0.0)
-    return _with_spec(model, still_below=fit_still_below(model, validation))
+    model = _with_spec(model, spread=_knots(spread), still_below=0.0)
+    model = _with_spec(model, still_below=fit_still_below(model, validation))
+    # What is taken for still has errors of another size.
+    return _with_spec(model, spread=_knots(spread, fit_model_spread(model, validation)))
+
+
+def _knots(spread: SpreadMap, then: SpreadMap | None = None) -> tuple[tuple[float, float], ...]:
+    """`ModelSpec.spread` of a map, or of two maps one after the other."""
+    sigma = torch.tensor(spread.sigma)
+    corrected = spread(sigma) if then is None else then(spread(sigma))
+    return tuple(zip(spread.sigma, (corrected / sigma).tolist(), strict=True))
 
 
 def _with_spec(model: WorldModel, **changes: Any) -> WorldModel:
