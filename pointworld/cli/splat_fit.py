@@ -38,6 +38,7 @@ from splat.fit import (
     corrected_views,
     find_rig,
     fit,
+    mean_lpips,
     measure,
     read_lpips,
     show_views,
@@ -211,7 +212,7 @@ def _report(done: _Result, shown: list[Shown], backend: str, lpips: Lpips | None
         "focal_scale": done.rig.focal,
         "color_offset": log_motion(done.rig.T_color_depth).tolist(),
         "depth_offset": log_motion(done.rig.T_rig).tolist(),
-        **(measure(shown, lpips) if done.held else {}),
+        **({**measure(shown), "lpips": mean_lpips(shown, lpips)} if done.held else {}),
     }
     if done.refitted is not None:
         report |= done.refitted.report

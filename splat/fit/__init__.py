@@ -6,6 +6,7 @@ from splat.fit.images import ssim as ssim
 from splat.fit.lpips import Lpips as Lpips
 from splat.fit.lpips import read_lpips as read_lpips
 from splat.fit.measure import Shown as Shown
+from splat.fit.measure import mean_lpips as mean_lpips
 from splat.fit.measure import measure as measure
 from splat.fit.measure import show_views as show_views
 from splat.fit.optimise import FitConfig as FitConfig

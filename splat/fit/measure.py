@@ -40,10 +40,9 @@ def show_views(fitted: Fitted, views: Sequence[FitView], *, backend: str = "auto
     return shown
 
 
-def measure(shown: Sequence[Shown], lpips: Lpips | None = None) -> dict[str, float | None]:
+def measure(shown: Sequence[Shown]) -> dict[str, float]:
     """Means over views: PSNR [dB] of the whole frame, where depth is valid, and after a per-image exposure fit (which
-    looks at the held-out image), SSIM, LPIPS (None without its weights), and depth L1 [m] where depth is valid and the
-    scene covers the pixel."""
+    looks at the held-out image), SSIM, and depth L1 [m] where depth is valid and the scene covers the pixel."""
     if not shown:
         return {}
     rows = []
@@ -62,8 +61,11 @@ def measure(shown: Sequence[Shown], lpips: Lpips | None = None) -> dict[str, flo
                 "covered": float(seen.sum() / view.valid.sum().clamp_min(1)),
             }
         )
-    means: dict[str, float | None] = {
-        name: sum(row[name] for row in rows) / len(rows) for name in rows[0]
-    }
-    distances = [] if lpips is None else [float(lpips(s.image, s.view.rgb)) for s in shown]
-    return {**means, "lpips": sum(distances) / len(distances) if distances else None}
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+
+def mean_lpips(shown: Sequence[Shown], lpips: Lpips | None) -> float | None:
+    """Mean over views; None without its weights."""
+    if lpips is None or not shown:
+        return None
+    return sum(float(lpips(item.image, item.view.rgb)) for item in shown) / len(shown)
