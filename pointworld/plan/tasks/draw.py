@@ -157,7 +157,7 @@ def _microwave(rng: Rng, config: TabletopConfig) -> Draft | None:
 
 
 def _drawer(rng: Rng, config: TabletopConfig) -> Draft | None:
-    """A drawer to be pulled open or (three of four) pushed shut, past a thing right in front of its middle."""
+    """A drawer to be pulled open or (three of four) pushed shut, past a bottle right in front of its middle."""
     drawn = _fixture(rng, config, "drawer")
     if drawn is None or drawn[1].joint.upper < FAR + 0.025:
         return None
@@ -166,7 +166,7 @@ def _drawer(rng: Rng, config: TabletopConfig) -> Draft | None:
     # Few of those to be shut have room for the hand, so that about three of four tasks are ones.
     if rng.random() < 0.93:
         start = float(rng.uniform(FAR + 0.012, upper))
-        blocked = _in_front(rng, config, scene, prop, start)
+        blocked = _in_front(rng, scene, prop, start)
         return None if blocked is None else _joint_draft(blocked, prop, start=start, goal=0.01)
     start = float(rng.uniform(0.0, 0.01))
     draft = _joint_draft(scene, prop, start=start, goal=start + FAR + 0.005)
@@ -177,21 +177,30 @@ def _drawer(rng: Rng, config: TabletopConfig) -> Draft | None:
     return replace(draft, grip=(lower, high))
 
 
-def _in_front(
-    rng: Rng, config: TabletopConfig, scene: SceneSpec, prop: Articulated, start: float
-) -> SceneSpec | None:
-    """A small thing where a hand would come down to push the middle of an open drawer's front; None = no room."""
+def _in_front(rng: Rng, scene: SceneSpec, prop: Articulated, start: float) -> SceneSpec | None:
+    """A bottle-like thing where a hand would come down to push the middle of an open drawer; None = no room."""
     bounds = np.concatenate([part.support()[0] for part in prop.moving])
-    front = float(bounds[:, 0].min()) - start
-    item = small_object(rng, config.shapes, (0.014, 0.02))
-    if item.shape.rolls:
-        return None
-    place = np.array([front - 0.042, float(bounds[:, 1].min() + bounds[:, 1].max()) / 2, 0.0, 1.0])
+    lower, upper = bounds.min(0), bounds.max(0)
+    middle = (prop.T_world_fixture @ np.append((lower + upper) / 2, 1.0))[:3]
+    place = np.array([lower[0] - start - 0.042, (lower[1] + upper[1]) / 2, 0.0, 1.0])
+    # As high as the hand that pushes there, and a little more.
+    half = (middle[2] + 0.03 - scene.table_height) / 2
     spot = (prop.T_world_fixture @ place)[:3]
-    spot[2] = scene.table_height - float(item.shape.bounds(item.rotation)[0][2]) + 0.001
-    if any(np.hypot(*(spot - other.position)[:2]) < 0.07 for other in scene.objects):
+    spot[2] = scene.table_height + half + 0.001
+    if half < 0.02 or any(np.hypot(*(spot - o.position)[:2]) < 0.07 for o in scene.objects):
         return None
-    return replace(scene, objects=(*scene.objects, replace(item, position=spot)))
+    wide = float(rng.uniform(0.014, 0.02))
+    item = ObjectSpec(
+        shape=Shape(
+            name="box", parts=(box_part((0, 0, 0), (wide, wide, float(half))),), rests=(np.eye(3),)
+        ),
+        rotation=rotation_about(2, rng.uniform(-np.pi, np.pi)),
+        position=spot,
+        density=float(rng.uniform(300, 800)),
+        friction=float(rng.uniform(0.3, 0.6)),
+        surface=draw_surface(rng),
+    )
+    return replace(scene, objects=(*scene.objects, item))
 
 
 def _sweep(rng: Rng, config: TabletopConfig, family: str) -> Draft | None:
