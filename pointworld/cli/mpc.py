@@ -89,15 +89,15 @@ class MpcArgs:
     """How many scenes."""
     seed: int = 0
     """Of the first scene; the next ones follow. The same seeds are the same scenes for all methods."""
-    samples: int = 32
+    samples: int = 24
     """Candidates per iteration."""
-    iterations: int = 2
+    iterations: int = 1
     """Iterations of the search."""
     horizon: int = 10
     """Steps of 0.1 s that are planned ahead."""
     execute: int = 4
     """Steps of each plan that are carried out before the next look."""
-    max_steps: int = 100
+    max_steps: int = 200
     """Steps of an episode."""
     budget: float = 0.0
     """Most seconds for a plan; 0 = no bound. With a bound, results depend on the speed of the machine."""
