@@ -27,7 +27,8 @@ class ModelSpec:
 
     arch: the backbone; its input width is the width C of all tokens.
     mode: `released` reproduces the released model; `stable` is our default (fixed lattice, order-free).
-    features: raw point features, `released` (17/42 or 16/31 channels, in a centred frame) or `relative`.
+    features: raw point features, `released` (17/42 or 16/31 channels, in a centred frame) or `relative`, with which the
+        network is also offered the motions of being carried and of being pushed, and shares within clusters.
     image_channels: width of ScenePoints.features that the model reads; 0 = no image branch.
     encoder: name for `load_encoder`, or None; encoder_layers: blocks whose outputs are concatenated.
     sampling: pixel convention with which image features are looked up.
@@ -42,8 +43,6 @@ class ModelSpec:
     domain_robot_links: the same per domain, where they differ; empty = `robot_links` for all.
     robot_tokens: robot points per step that become tokens, spread by farthest-point sampling; 0 = all of them.
         Raw scene features look at all robot points either way.
-    guesses: with `relative` features, the network is offered the motions of being carried and of being pushed, and
-        says how far to trust each.
     context_points: how many scene points the network looks at, those nearest to the robot's path; the others are
         predicted to stay. 0 = all of them (always in `released` mode).
     max_scene_points, max_robot_points: caps of the training data.
@@ -73,7 +72,6 @@ class ModelSpec:
     robot_links: tuple[str, ...] | str = "gripper"
     domain_robot_links: tuple[tuple[str, ...] | str, ...] = ()
     robot_tokens: int = 0
-    guesses: bool = True
     context_points: int = 0
     max_scene_points: int = 12_000
     max_robot_points: int = 500

@@ -61,7 +61,7 @@ class WorldModel(nn.Module):
         self.scene_feature_encoder = SceneFeaturiser(
             spec.scene_channels, spec.image_channels, width
         )
-        objects = spec.features == "relative" and spec.guesses
+        objects = spec.features == "relative"
         self.dynamics_predictor = DynamicsPredictor(
             spec.arch,
             mode=spec.mode,
@@ -134,8 +134,7 @@ class WorldModel(nn.Module):
         robot = relative_robot_features(
             robot_positions, robot_normals, inputs.robot_exists, inputs.gripper_open
         )
-        guesses = scene.guesses if self.spec.guesses else scene.guesses[:, :0]
-        return scene.features, robot, guesses
+        return scene.features, robot, scene.guesses
 
     def _from_hand_frame(
         self, pred: Tensor, log_var: Tensor, guesses: Tensor, inputs: ModelInputs
