@@ -44,7 +44,7 @@ class SceneRenderer(Protocol):
 
 
 class GLRenderer:
-    """Off-screen OpenGL through MuJoCo (EGL unless MUJOCO_GL says otherwise). One per process.
+    """Off-screen OpenGL through MuJoCo (EGL unless MUJOCO_GL says otherwise), for one thread.
 
     Raises:
         InputError: no GL context can be made here.
@@ -69,6 +69,8 @@ class GLRenderer:
 
     def render(self, model: Any, data: Any, cameras: Sequence[CameraSpec]) -> list[RenderedView]:
         mujoco = import_mujoco()
+        # Another renderer, or a window, may have taken the thread since.
+        self._context.make_current()
         model.vis.global_.offwidth, model.vis.global_.offheight = self.width, self.height
         context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, context)

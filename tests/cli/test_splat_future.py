@@ -137,12 +137,14 @@ def test_links_move_as_the_robot_does() -> None:
     viewmat[:3, :3] = torch.tensor([[0.0, 1, 0], [0, 0, -1], [-1, 0, 0]])
     viewmat[:3, 3] = torch.tensor([0.0, 0.3, 2.0])
     look = Look(
-        viewmat=viewmat, K=torch.tensor([[60.0, 0, 40], [0, 60, 30], [0, 0, 1]]), size=(80, 60)
+        viewmat=viewmat,
+        K=torch.tensor([[480.0, 0, 320], [0, 480, 240], [0, 0, 1]]),
+        size=(640, 480),
     )
     (view,) = robot_views(disks, [look], robot, q[0], T, get_rasterizer("cpu"))
     local = disks.means @ viewmat[:3, :3].T + viewmat[:3, 3]
-    uv = (60 * local[:, :2] / local[:, 2:] + torch.tensor([40.0, 30.0])).long()
-    inside = (uv >= 0).all(1) & (uv[:, 0] < 80) & (uv[:, 1] < 60)
+    uv = (480 * local[:, :2] / local[:, 2:] + torch.tensor([320.0, 240.0])).long()
+    inside = (uv >= 0).all(1) & (uv[:, 0] < 640) & (uv[:, 1] < 480)
     assert int(inside.sum()) > 1000
     assert float(view.mask[uv[inside, 1], uv[inside, 0]].float().mean()) > 0.9
     assert 0.02 < float(view.mask.float().mean()) < 0.6

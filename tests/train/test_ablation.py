@@ -162,7 +162,7 @@ def test_cameras_colour_and_features_reach_the_model(clips: Path, tmp_path: Path
     assert one["training"]["train_samples"] == record["training"]["train_samples"] == 2
     assert json.loads((tmp_path / "b" / "model.json").read_text())["spec"]["encoder"] == "rgb"
     counts = {p.name: len(list(p.glob("*.safetensors"))) for p in setup.cache.iterdir()}
-    assert counts["train-plain-cameras1"] == counts["train-rgb"] == 2
+    assert counts["train-plain-noisy50-cameras1"] == counts["train-rgb-noisy50"] == 2
 
 
 def test_predictors_of_the_studies(clips: Path) -> None:
