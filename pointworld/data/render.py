@@ -57,9 +57,9 @@ class GLRenderer:
         os.environ.setdefault("LP_NUM_THREADS", "1")
         mujoco = import_mujoco()
         self.height, self.width = height, width
+        self._context: Any = None
         try:
-            self._context = _gl_context(width, height)
-            self._context.make_current()
+            self._make_current()
         except Exception as error:  # the GL back-ends raise many unrelated types
             raise InputError(
                 f"no off-screen OpenGL here (MUJOCO_GL={os.environ.get('MUJOCO_GL')}): {error}. "
@@ -69,8 +69,7 @@ class GLRenderer:
 
     def render(self, model: Any, data: Any, cameras: Sequence[CameraSpec]) -> list[RenderedView]:
         mujoco = import_mujoco()
-        # Another renderer, or a window, may have taken the thread since.
-        self._context.make_current()
+        self._make_current()
         model.vis.global_.offwidth, model.vis.global_.offheight = self.width, self.height
         context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, context)
@@ -93,6 +92,19 @@ class GLRenderer:
             views.append(self._read_view(model, scene, context))
         context.free()
         return views
+
+    def _make_current(self) -> None:
+        """Take the thread, which another renderer may have taken since; start again where the display has ended.
+
+        Open3D's off-screen window ends the display that it shares with MuJoCo when it closes.
+        """
+        try:
+            self._context = self._context or _gl_context(self.width, self.height)
+            self._context.make_current()
+        except Exception:  # the GL back-ends raise many unrelated types
+            _forget(self._context)
+            self._context = _gl_context(self.width, self.height)
+            self._context.make_current()
 
     def _read_view(self, model: Any, scene: Any, context: Any) -> RenderedView:
         mujoco = import_mujoco()
@@ -141,6 +153,16 @@ def _gl_context(width: int, height: int) -> Any:
 
         return OSMesaContext(width, height)
     raise InputError(f"MUJOCO_GL is '{backend}', expected egl or osmesa")
+
+
+def _forget(context: Any) -> None:
+    """Let go of a context whose display has ended, and of the display: freeing it would end its successor."""
+    if context is not None:
+        context._context = None
+    if os.environ["MUJOCO_GL"].lower() == "egl":
+        import mujoco.egl
+
+        mujoco.egl.EGL_DISPLAY = None
 
 
 class RayRenderer:
