@@ -157,7 +157,8 @@ def test_unfit_files_are_refused(tmp_path: Path, generator: torch.Generator) -> 
     with pytest.raises(CheckpointError, match="other shapes"):
         load_pointcept(other, state)
     for key, value in other.state_dict().items():
-        assert torch.equal(value, before[key])
+        # Nothing has set these weights yet, so some may be NaN.
+        assert torch.allclose(value, before[key], rtol=0, atol=0, equal_nan=True)
 
     for name, content in (("code.pth", Path("x")), ("empty.pth", {}), ("list.pth", [1])):
         torch.save(content, tmp_path / name)
