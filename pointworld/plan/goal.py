@@ -108,7 +108,7 @@ def read_goal(path: str | Path) -> Goal:
     """
     source = Path(path)
     if not source.is_file():
-        raise InputError(f"{source}: no such goal file")
+        raise InputError(f"{source}: no such goal file; make one with `pointworld goal`")
     if source.stat().st_size > _MAX_BYTES:
         raise InputError(
             f"{source}: larger than {_MAX_BYTES // 1_000_000} MB, which is no goal file"

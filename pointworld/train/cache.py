@@ -200,8 +200,10 @@ def build_cache(
         Number of cached clips.
 
     Raises:
-        InputError: no clips, or the folder was made with other settings.
+        InputError: no clips, no share, or the folder was made with other settings.
     """
+    if not 0 <= noisy <= 1:
+        raise InputError(f"noisy is {noisy}, expected a share of the clips from 0 to 1")
     clips = list_clips(data)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)

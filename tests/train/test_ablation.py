@@ -47,6 +47,20 @@ def test_names_are_folders_and_differ_between_studies() -> None:
     assert owners <= set(seen) and len(seen) > 15
 
 
+def test_a_point_moves_as_the_surface_that_it_shows() -> None:
+    """A body turns by 90 degrees: what is seen 2 cm beside it is carried by the turn of the body, not by its own."""
+    sample = push(0)
+    quarter = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    motions = torch.eye(4).expand_as(sample.motions).clone()
+    motions[1:, :, :3, :3] = quarter
+    turned = replace(sample, motions=motions, surface=sample.points + torch.tensor([0.02, 0, 0]))
+    assert turned.surface is not None
+    moved = turned.positions(torch.arange(len(sample.points)))
+    expected = turned.surface @ quarter.T - turned.surface
+    assert torch.equal(moved[0], sample.points)
+    assert torch.allclose(moved[5] - moved[0], expected, atol=1e-6)
+
+
 def test_a_step_of_a_clip_as_a_sample() -> None:
     sample = push(0)
     shifted = one_step_sample(sample, 6)

@@ -83,6 +83,8 @@ def test_a_cache_of_other_settings_is_refused(clips: Path, tmp_path: Path) -> No
     build_cache(clips, tmp_path)
     with pytest.raises(InputError, match="Choose another --cache"):
         build_cache(clips, tmp_path, encoder="rgb")
+    with pytest.raises(InputError, match="from 0 to 1"):
+        build_cache(clips, tmp_path / "more", noisy=2.0)
     next(tmp_path.glob("*.safetensors")).write_bytes(b"half")
     with pytest.raises(InputError, match="delete it"):
         read_cache(tmp_path)
