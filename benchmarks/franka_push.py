@@ -20,7 +20,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -34,6 +33,7 @@ from typing import Any, get_args
 import torch
 
 from pointworld.control.backends.franka_sim import HOST, listening
+from pointworld.control.processes import end_process, start_tied
 from pointworld.control.rig_open import RigConfig
 from pointworld.control.rig_runs import RigRun, run_rig
 from pointworld.control.task_runs import DynamicsName, RunConfig, load_model, wilson
@@ -94,11 +94,10 @@ def control_box(python: Path, log: Path) -> Iterator[None]:
     if listening(HOST):
         raise InputError(f"something answers at {HOST}:1337 already; end it")
     with tempfile.TemporaryDirectory() as folder, log.open("w", encoding="utf-8") as words:
-        process = subprocess.Popen(
+        process = start_tied(
             [str(program), "--enforce-comm-constraints", "--enforce-motion-limits"],
-            stdout=words,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **arm_description(python, Path(folder))},
+            env=arm_description(python, Path(folder)),
+            log=words,
         )
         try:
             end = time.monotonic() + PATIENCE
@@ -108,12 +107,7 @@ def control_box(python: Path, log: Path) -> Iterator[None]:
                 time.sleep(0.2)
             yield
         finally:
-            process.terminate()
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end_process(process)
 
 
 def read_log(log: Path) -> dict[str, Any]:

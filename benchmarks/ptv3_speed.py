@@ -1,6 +1,7 @@
 """Times the network core against the public reference on the CPU, in one process, in float32 and bfloat16.
 
-    python benchmarks/ptv3_speed.py [--size small] [--batch 1] [--repeats 12] [--threads 2] [--cpu-time]
+    python benchmarks/ptv3_speed.py [--size small] [--batch 1] [--tokens N ...] [--repeats 12] [--threads 2]
+        [--cpu-time]
 
 With POINTWORLD_REFERENCE naming a checkout of github.com/NVlabs/PointWorld its network is timed in turn with ours
 (stand-ins for its CUDA parts: benchmarks/ptv3_reference.py) and their outputs are compared; otherwise ours are set
@@ -173,6 +174,9 @@ def main() -> None:
     )
     parser.add_argument("--size", choices=sorted(WIDTH), default="small")
     parser.add_argument("--batch", type=int, default=1, help="samples that go through together")
+    parser.add_argument(
+        "--tokens", type=int, nargs="+", help="of the cases 3100, 8200, 15300; default all"
+    )
     parser.add_argument("--repeats", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
@@ -196,6 +200,8 @@ def main() -> None:
         f"torch {torch.__version__}, {arguments.threads} threads, {size}, best of {arguments.repeats}"
     )
     for row, (points, robot_points) in enumerate(CASES):
+        if arguments.tokens and points + 11 * robot_points not in arguments.tokens:
+            continue
         scenes = [scene(points, robot_points, WIDTH[size], seed) for seed in range(arguments.batch)]
         inputs = tuple(torch.cat(parts) for parts in zip(*scenes, strict=True))
         coords = torch.cat([torch.cat([s[0][0], s[3][0].flatten(0, 1)]) for s in scenes])

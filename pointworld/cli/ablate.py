@@ -29,8 +29,9 @@ class AblateArgs:
     """Train and measure models that differ in one thing, with one budget each.
 
     loss: weight of points at rest, weighting by variance, the release's loss. features: colour and image features.
-    cameras: fewer views in training and test. data: parts of the training clips. rollout: ten steps at once or one
-    after the other. tokens: our lattice and raw features or the release's. all: every study.
+    cameras: fewer views in training and test. data: parts of the training clips. size: a larger backbone.
+    rollout: ten steps at once or one after the other. tokens: our lattice and raw features or the release's.
+    all: every study.
 
     An interrupted study continues when the command is given again; variants that are done are not trained again, and
     the recipe as it is ("ours") is trained once for all studies of one --out.
@@ -42,7 +43,7 @@ class AblateArgs:
     """
 
     study: tyro.conf.Positional[
-        Literal["loss", "features", "cameras", "data", "rollout", "tokens", "all"]
+        Literal["loss", "features", "cameras", "data", "size", "rollout", "tokens", "all"]
     ]
     """What is varied."""
     data: tuple[Path, ...]

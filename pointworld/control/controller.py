@@ -10,17 +10,13 @@ import contextlib
 import dataclasses
 import hmac
 import json
-import os
 import secrets
-import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -30,6 +26,7 @@ from pointworld.control.client import RemoteRobot
 from pointworld.control.clock import SystemClock
 from pointworld.control.limits import read_joint_limits
 from pointworld.control.loop import ControlLoop, LoopConfig
+from pointworld.control.processes import Child, Lifeline, answer_starter, start_child
 from pointworld.control.recording import Recorder
 from pointworld.control.safety import SafetyConfig, SafetyFilter
 from pointworld.control.types import Chunk, ControlError, Reason, SafetyMode
@@ -104,8 +101,8 @@ class PlannerLink:
                     trusted = trusted or self._greet(message)
                     sock.sendall(encode(self._answer(message)))
         except (OSError, WireError) as error:
-            if trusted and self._loop.status().mode in (SafetyMode.ARMED, SafetyMode.DRY_RUN):
-                self._loop.stop(Reason.PLANNER_LINK, f"the planner is gone: {error}")
+            if trusted:
+                stop_if_armed(self._loop, f"the planner is gone: {error}")
 
     def _greet(self, message: Message) -> bool:
         token = str(message.fields.get("token"))
@@ -139,6 +136,12 @@ class PlannerLink:
         except ValueError as error:
             raise WireError(str(error)) from error
         return _status_message(loop)
+
+
+def stop_if_armed(loop: ControlLoop | None, message: str) -> None:
+    """A planner that goes while armed is a fault."""
+    if loop is not None and loop.status().mode in (SafetyMode.ARMED, SafetyMode.DRY_RUN):
+        loop.stop(Reason.PLANNER_LINK, message)
 
 
 def _read_chunk(message: Message) -> Chunk:
@@ -270,25 +273,11 @@ class RemoteController:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ControllerProcess:
-    """A running controller. port, token: for `RemoteController`."""
+class ControllerProcess(Child):
+    """A running controller, which ends with this process. port, token: for `RemoteController`."""
 
-    process: subprocess.Popen[str]
     port: int
     token: str
-
-    def close(self, timeout: float = 5.0) -> None:
-        """End it; the arm comes to rest on the way."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                stream.close()
 
 
 def start_controller(
@@ -301,7 +290,7 @@ def start_controller(
     check_space: bool = True,
     record: str | Path | None = None,
 ) -> ControllerProcess:
-    """Start a control loop on a robot server, disarmed, in a process of its own.
+    """Start a control loop on a robot server, disarmed, in a process of its own. It ends when this process does.
 
     Args:
         model: bundled robot or URDF with the arm's limits and shape. record: folder of a recording.
@@ -320,50 +309,32 @@ def start_controller(
         "check_space": check_space,
         "record": None if record is None else str(record),
     }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pointworld.control.controller"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert process.stdin is not None and process.stdout is not None
-    process.stdin.write(json.dumps(options) + "\n")
-    process.stdin.flush()
-    try:
-        answer = json.loads(process.stdout.readline())
-    except ValueError:
-        answer = {"error": "it ended without a word"}
-    if "error" in answer:
-        process.kill()
-        process.wait()
-        raise ControlError(Reason.ROBOT_LINK, f"the controller did not start: {answer['error']}")
+    command = [sys.executable, "-m", "pointworld.control.controller"]
+    process, answer = start_child(command, options, "the controller", env={"OMP_NUM_THREADS": "1"})
     return ControllerProcess(process=process, port=int(answer["port"]), token=token)
 
 
 def main() -> int:
-    """Run until SIGTERM or SIGINT; options come as one JSON line on stdin."""
+    """Run until SIGTERM or SIGINT, or, if tied, until the starter is gone; options come as one JSON line on stdin."""
     options = json.loads(sys.stdin.readline())
-    over = threading.Event()
-
-    def end(number: int, frame: FrameType | None) -> None:
-        over.set()
-
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
+    line = Lifeline()
+    loop: ControlLoop | None = None
+    if options.get("tied") is True:
+        line.tie(lambda: stop_if_armed(loop, "the process that started the controller is gone"))
     try:
         if len(options["token"]) < 16:
             raise InputError("the token of a controller must have at least 16 characters")
         loop = build_loop(options)
         link = PlannerLink(loop, options["token"])
     except (PointWorldError, TypeError, KeyError) as error:
-        sys.stdout.write(json.dumps({"error": str(error)}) + "\n")
+        answer_starter({"error": str(error)})
         return 2
-    sys.stdout.write(json.dumps({"port": link.port}) + "\n")
-    sys.stdout.flush()
-    thread = threading.Thread(target=link.serve, args=(over,), name="planner link", daemon=True)
+    answer_starter({"port": link.port})
+    thread = threading.Thread(
+        target=link.serve, args=(line.over,), name="planner link", daemon=True
+    )
     thread.start()
-    loop.run(over.is_set)
+    loop.run(line.over.is_set)
     loop.robot.disconnect()
     if loop.recorder is not None:
         loop.recorder.close()

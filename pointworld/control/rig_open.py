@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pointworld.control.backends.fake import FakeRobot
-from pointworld.control.backends.franka_sim import HOST, start_box, stop_box
+from pointworld.control.backends.franka_sim import HOST, start_box
 from pointworld.control.backends.mujoco_arm import MujocoArm, MujocoCameras
 from pointworld.control.body import ArmBody, Space
 from pointworld.control.cameras import (
@@ -25,6 +25,7 @@ from pointworld.control.controller import RemoteController, start_controller
 from pointworld.control.filming import FilmedRecorder, film_simulation
 from pointworld.control.limits import read_joint_limits
 from pointworld.control.loop import ControlLoop
+from pointworld.control.processes import end_process
 from pointworld.control.recording import CONTROL, Recorder
 from pointworld.control.rig import ProcessRig, Rig, SimRig
 from pointworld.control.safety import SafetyConfig, SafetyFilter
@@ -254,7 +255,7 @@ def _start_processes(
     names = robot.joint_names[:-1]
     if config.robot == "franka-sim" and config.host is None:
         box = start_box(config.python)
-        ends.insert(0, lambda: stop_box(box))
+        ends.insert(0, lambda: end_process(box))
     kind, options = _server_options(config, robot, task)
     safety = _safety(config, task)
     server = start_server(

@@ -1,7 +1,8 @@
 """Run a robot server as a process of its own: `python -m pointworld.control.serve < options.json`.
 
 Options come on stdin, so that the token is in no process list: {"robot", "options", "token", "host", "port",
-"allow_remote", "watchdog"}. The address is printed as one JSON line when the arm is connected.
+"allow_remote", "watchdog", "tied"}. The address is printed as one JSON line when the arm is connected. A server that is
+`tied` ends when its stdin is closed, after its client has gone.
 """
 
 from __future__ import annotations
@@ -9,34 +10,30 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import signal
-import subprocess
 import sys
-import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from pointworld.control.backends.make import make_robot
 from pointworld.control.clock import SystemClock
+from pointworld.control.processes import Child, Lifeline, answer_starter, start_child
 from pointworld.control.server import RobotServer, ServerConfig
-from pointworld.control.types import ControlError, Reason
 from pointworld.errors import PointWorldError
+
+#: Left alone, a server waits this long for its client to bring the arm to rest and go [s].
+LEAVE = 3.0
 
 
 def main() -> int:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT, or, if tied, until the starter and the client are gone."""
     options = json.loads(sys.stdin.readline())
-    over = threading.Event()
-
-    def end(number: int, frame: FrameType | None) -> None:
-        over.set()
-
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
-    clock = SystemClock()
+    line, clock = Lifeline(), SystemClock()
+    server: RobotServer | None = None
+    if options.get("tied") is True:
+        line.tie(lambda: _wait_for_rest(server))
     try:
         robot = make_robot(options["robot"], options.get("options", {}), clock)
         robot.connect()
@@ -48,38 +45,30 @@ def main() -> int:
         )
         server = RobotServer(robot, clock, token=options["token"], config=config)
     except PointWorldError as error:
-        sys.stdout.write(json.dumps({"error": str(error)}) + "\n")
+        answer_starter({"error": str(error)})
         return 2
     host, port = server.address
-    sys.stdout.write(json.dumps({"host": host, "port": port}) + "\n")
-    sys.stdout.flush()
+    answer_starter({"host": host, "port": port})
     try:
-        server.serve(over.is_set)
+        server.serve(line.over.is_set)
     finally:
         robot.disconnect()
     return 0
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ServerProcess:
-    """A running robot server. address: (host, port). token: what its client must name."""
+def _wait_for_rest(server: RobotServer | None) -> None:
+    """Until no client holds the arm, `LEAVE` at most. A client that moved the arm and goes has stopped it."""
+    limit = time.monotonic() + LEAVE
+    while server is not None and server.held and time.monotonic() < limit:
+        time.sleep(0.02)
 
-    process: subprocess.Popen[str]
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ServerProcess(Child):
+    """A running robot server, which ends with this process. address: (host, port). token: what its client must name."""
+
     address: tuple[str, int]
     token: str
-
-    def close(self, timeout: float = 5.0) -> None:
-        """End it; the arm is stopped by it on the way."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                stream.close()
 
 
 def start_server(
@@ -91,7 +80,7 @@ def start_server(
     python: str | Path = sys.executable,
     watchdog: float = ServerConfig.watchdog,
 ) -> ServerProcess:
-    """Start a robot server on this machine and wait until its arm is connected.
+    """Start a robot server on this machine and wait until its arm is connected. It ends when this process does.
 
     Args:
         python: interpreter of the environment that holds the vendor's SDK. It needs that SDK and NumPy, not the
@@ -104,14 +93,6 @@ def start_server(
     token = secrets.token_urlsafe(24)
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    process = subprocess.Popen(
-        [str(python), "-m", "pointworld.control.serve"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path},
-    )
-    assert process.stdin is not None and process.stdout is not None
     asked = {
         "robot": robot,
         "options": dict(options),
@@ -120,17 +101,8 @@ def start_server(
         "port": port,
         "watchdog": watchdog,
     }
-    process.stdin.write(json.dumps(asked) + "\n")
-    process.stdin.flush()
-    line = process.stdout.readline()
-    try:
-        answer = json.loads(line)
-    except ValueError:
-        answer = {"error": "it ended without a word"}
-    if "error" in answer:
-        process.kill()
-        process.wait()
-        raise ControlError(Reason.ROBOT_LINK, f"the robot server did not start: {answer['error']}")
+    command = [str(python), "-m", "pointworld.control.serve"]
+    process, answer = start_child(command, asked, "the robot server", env={"PYTHONPATH": path})
     return ServerProcess(process=process, address=(answer["host"], answer["port"]), token=token)
 
 

@@ -88,6 +88,11 @@ class RobotServer:
         host, port = self._listener.getsockname()[:2]
         return str(host), int(port)
 
+    @property
+    def held(self) -> bool:
+        """A client holds the arm."""
+        return any(client.trusted for client in tuple(self._clients))
+
     def serve(self, until: Callable[[], bool]) -> None:
         """Run until `until()`; then the arm is stopped and everything closed."""
         self._woken = self.clock.now()
@@ -196,7 +201,7 @@ class RobotServer:
             why = f"this server speaks protocol {PROTOCOL}, the client {message.fields.get('protocol')}"
             self._send(client, Message("refused", {"why": why}))
             raise WireError(why)
-        if any(other.trusted for other in self._clients):
+        if self.held:
             self._send(client, Message("refused", {"why": "another client holds the arm"}))
             raise WireError("busy")
         client.trusted, self._newest = True, -np.inf

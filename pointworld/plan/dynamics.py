@@ -19,12 +19,25 @@ Tensor = torch.Tensor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Held:
+    """What the hand holds fast. index: (held,) scene points of it. T_base_tool: (4, 4) pose of the tool point now."""
+
+    index: Tensor
+    T_base_tool: Tensor
+
+    def motions(self, actions: Actions) -> Tensor:
+        """(samples, steps, 4, 4) that carry what is held from where it is now to every step of the actions."""
+        return actions.tool_poses @ torch.linalg.inv(self.T_base_tool.to(actions.tool_poses))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PlanState:
     """What is known now.
 
     scene: points in the base frame. joint_positions: (joints,) in the robot's order.
     task_index: (chosen,) int64 points that the task is about; dynamics may keep them in view.
     velocities: (points, 3) [m/s], None = at rest. joint_velocities: (joints,) [rad/s], None = at rest.
+    held: what the hand holds fast, which moves as it does; None = nothing.
     physics, point_bodies: for the simulator alone: its full state vector, and the body (points,) every point lies on.
     """
 
@@ -33,6 +46,7 @@ class PlanState:
     task_index: Tensor | None = None
     velocities: Tensor | None = None
     joint_velocities: Tensor | None = None
+    held: Held | None = None
     physics: np.ndarray | None = None
     point_bodies: np.ndarray | None = None
 

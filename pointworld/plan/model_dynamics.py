@@ -76,9 +76,14 @@ class ModelDynamics:
         try:
             with torch.set_grad_enabled(self.gradients):
                 images = self._image_tokens(state.scene, scene)
+                held = _held(state, actions, scene)
                 parts = [
                     self._predict(
-                        scene, images, state.task_index, _rows(flow, first, first + group)
+                        scene,
+                        images,
+                        state.task_index,
+                        _rows(flow, first, first + group),
+                        None if held is None else held.rows(first, first + group),
                     )
                     for first in range(0, len(actions), group)
                 ]
@@ -122,24 +127,41 @@ class ModelDynamics:
         return known[1]
 
     def _predict(
-        self, scene: ScenePoints, images: Tensor | None, task: Tensor | None, flow: RobotFlow
+        self,
+        scene: ScenePoints,
+        images: Tensor | None,
+        task: Tensor | None,
+        flow: RobotFlow,
+        held: _Carried | None,
     ) -> tuple[Tensor, Tensor]:
         """Positions (samples, steps, points, 3) and variance (samples, steps, points) of a group, chunk by chunk."""
         count, steps, horizon = len(flow.positions), flow.num_steps, self.model.spec.horizon
         points = scene.points.expand(count, -1, -1)
         normals = scene.normals.expand(count, -1, -1)
+        if held is not None:
+            points = held.put(points, 0)
+            normals = normals.index_copy(1, held.index, held.normals)
         variance = points.new_zeros(count, len(scene))
         positions, variances = [points[:, None]], [variance[:, None]]
         for start in range(0, steps - 1, horizon):
             stop = min(start + horizon + 1, steps)
             chunk = pad_steps(flow.steps(start, stop), self.model.spec.num_steps)
-            chosen = self._chosen(points.detach(), chunk.positions.detach(), task)
+            path = chunk.positions.detach()
+            seen = task
+            if held is not None:
+                # A tool works where it comes to, however far below the hand that is.
+                path = torch.cat([path, held.over(start, path.shape[1])], 2)
+                seen = held.index if task is None else torch.cat([task.to(held.index), held.index])
+            chosen = self._chosen(points.detach(), path, seen)
             moved, spread = self._chunk(scene, images, points, normals, chunk, chosen)
             taken = stop - start - 1
-            positions.append(points[:, None] + moved[:, 1 : taken + 1])
+            ahead = points[:, None] + moved[:, 1 : taken + 1]
+            if held is not None:
+                ahead = held.put_all(ahead, start + 1)
+            positions.append(ahead)
             variances.append(variance[:, None] + spread[:, 1 : taken + 1])
             if stop < steps:
-                target = points + moved[:, horizon]
+                target = ahead[:, -1]
                 normals = carry_normals(points.detach(), target.detach(), normals)
                 points, variance = target, variance + spread[:, horizon]
         return torch.cat(positions, 1), torch.cat(variances, 1)
@@ -210,6 +232,47 @@ class ModelDynamics:
             reach = reach - _TASK_BONUS * torch.isin(rows, task.to(rows)).to(reach)
         found = reach.topk(self.context, dim=1, largest=False, sorted=False).indices
         return rows[found].sort(dim=1).values
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Carried:
+    """What the hand holds. index: (held,) scene points. positions: (samples, steps, held, 3), normals: at step 0."""
+
+    index: Tensor
+    positions: Tensor
+    normals: Tensor
+
+    def rows(self, first: int, last: int) -> _Carried:
+        """Of some of the candidates."""
+        return replace(
+            self, positions=self.positions[first:last], normals=self.normals[first:last]
+        )
+
+    def put(self, points: Tensor, step: int) -> Tensor:
+        """Scene points (samples, points, 3) with those that are held where they are at a step."""
+        return points.index_copy(1, self.index, self.positions[:, step])
+
+    def put_all(self, points: Tensor, first: int) -> Tensor:
+        """As `put`, for points (samples, steps, points, 3) from step `first` on."""
+        mine = self.positions[:, first : first + points.shape[1]]
+        return points.index_copy(2, self.index, mine)
+
+    def over(self, first: int, count: int) -> Tensor:
+        """(samples, count, held, 3) places from a step on, standing still at the end of what is known."""
+        last = self.positions.shape[1] - 1
+        steps = (first + torch.arange(count, device=self.positions.device)).clamp(max=last)
+        return self.positions[:, steps].detach()
+
+
+def _held(state: PlanState, actions: Actions, scene: ScenePoints) -> _Carried | None:
+    if state.held is None or len(state.held.index) == 0:
+        return None
+    index = state.held.index.to(scene.points.device)
+    T = state.held.motions(actions).to(scene.points)
+    places = scene.points[index] @ T[..., :3, :3].mT + T[..., None, :3, 3]
+    return _Carried(
+        index=index, positions=places, normals=scene.normals[index] @ T[:, 0, :3, :3].mT
+    )
 
 
 def _take(values: Tensor, index: Tensor) -> Tensor:

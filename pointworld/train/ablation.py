@@ -15,6 +15,7 @@ import torch
 from pointworld.data import Clip
 from pointworld.errors import InputError
 from pointworld.model import WorldModel
+from pointworld.ptv3 import PTv3Arch
 from pointworld.train.cache import CachedSample
 from pointworld.train.evaluation_clip import EvaluationClip
 from pointworld.train.losses import LossConfig
@@ -118,6 +119,13 @@ def _data_study(_: Sequence[str]) -> tuple[Variant, ...]:
     return (*parts, replace(OURS, label="ours (all clips)"))
 
 
+def _size_study(_: Sequence[str]) -> tuple[Variant, ...]:
+    small = Variant(
+        name="size-small", label="the release's `small`", spec={"arch": PTv3Arch.small()}
+    )
+    return (OURS, small)
+
+
 def _rollout_study(_: Sequence[str]) -> tuple[Variant, ...]:
     return (
         replace(OURS, label="ours (ten steps at once)"),
@@ -158,6 +166,7 @@ STUDIES: Mapping[str, Callable[[Sequence[str]], tuple[Variant, ...]]] = {
     "features": _feature_study,
     "cameras": _camera_study,
     "data": _data_study,
+    "size": _size_study,
     "rollout": _rollout_study,
     "tokens": _token_study,
 }

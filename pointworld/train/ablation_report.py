@@ -17,6 +17,7 @@ TITLES: dict[str, str] = {
     "features": "what a point shows",
     "cameras": "cameras",
     "data": "training clips",
+    "size": "backbone",
     "rollout": "steps",
     "tokens": "tokens and features",
 }
@@ -50,6 +51,7 @@ def study_table(study: Study) -> str:
         "rank correlation",
         "training samples",
         "steps",
+        "parameters",
     )
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     for row in study["rows"]:
@@ -62,6 +64,7 @@ def study_table(study: Study) -> str:
             _value(row, "spearman_moved", 1.0, 2),
             f"{row['training']['train_samples']:.0f}",
             f"{row['training']['step']:.0f}",
+            f"{row['training']['parameters'] / 1e6:.1f} M",
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -205,7 +205,7 @@ def _row(name: str, samples: int, value: float) -> dict[str, Any]:
     return {
         "name": name,
         "label": name,
-        "training": {"train_samples": float(samples), "step": 500.0},
+        "training": {"train_samples": float(samples), "step": 500.0, "parameters": 2_650_000},
         "evaluation": {"overall": overall},
     }
 
@@ -213,6 +213,6 @@ def _row(name: str, samples: int, value: float) -> dict[str, Any]:
 def test_table_and_scaling_curve(tmp_path: Path) -> None:
     study = {"study": "data", "rows": [_row(f"r{n}", n, 2 * n**-0.25) for n in (100, 200, 400)]}
     lines = study_table(study).splitlines()
-    assert lines[2] == "| r100 | 0.632 ± 0.020 | 1.00 | – | – | 100 | 500 |"
+    assert lines[2] == "| r100 | 0.632 ± 0.020 | 1.00 | – | – | 100 | 500 | 2.6 M |"
     plot_scaling(study, tmp_path / "scaling.png")
     assert (tmp_path / "scaling.png").read_bytes()[:4] == b"\x89PNG"

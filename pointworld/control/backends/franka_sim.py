@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from pointworld.control.processes import end_process, start_tied
 from pointworld.control.types import ControlError, Reason
 from pointworld.errors import InputError
 
@@ -14,8 +15,8 @@ HOST, PORT = "127.0.0.1", 1337
 _PATIENCE = 90.0
 
 
-def start_box(python: Path | None) -> subprocess.Popen[bytes]:
-    """Start the control box that lies beside `python` and wait until it listens.
+def start_box(python: Path | None) -> subprocess.Popen[str]:
+    """Start the control box that lies beside `python` and wait until it listens. It ends when this process does.
 
     Raises:
         InputError: that environment has no franky-sim.
@@ -33,25 +34,14 @@ def start_box(python: Path | None) -> subprocess.Popen[bytes]:
             Reason.ROBOT_LINK,
             f"something answers at {HOST}:{PORT} already; end it, or name it with --host",
         )
-    process = subprocess.Popen(
-        [str(program), "-s", "mujoco", "--hostname", HOST],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    end = time.monotonic() + _PATIENCE
+    process = start_tied([str(program), "-s", "mujoco", "--hostname", HOST])
+    limit = time.monotonic() + _PATIENCE
     while not listening(HOST):
-        if process.poll() is not None or time.monotonic() > end:
-            stop_box(process)
+        if process.poll() is not None or time.monotonic() > limit:
+            end_process(process)
             raise ControlError(Reason.ROBOT_LINK, "the simulated control box did not start")
         time.sleep(0.2)
     return process
-
-
-def stop_box(process: subprocess.Popen[bytes]) -> None:
-    """End a box."""
-    if process.poll() is None:
-        process.kill()
-    process.wait()
 
 
 def listening(host: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from pointworld.data.tabletop import CameraSpec
 from pointworld.encoders import ImageEncoder
 from pointworld.errors import InputError
 from pointworld.geometry import SUPPORT, transform_points
-from pointworld.plan.dynamics import PlanState
+from pointworld.plan.dynamics import Held, PlanState
 from pointworld.plan.simulator_dynamics import read_physics
+from pointworld.plan.tasks.held_view import HeldView
 from pointworld.plan.tasks.task import Judge, Task, body_poses, surface_of
 from pointworld.robot import RobotModel
 from pointworld.scene import build_scene
@@ -157,6 +158,8 @@ class CameraView:
         self._moves = [np.eye(4) for _ in task.targets]
         nearest = cKDTree(task.points).query(np.concatenate(self._surfaces))[1]
         self._grip = task.grip[nearest]
+        tool = task.tool
+        self._held = None if tool is None else HeldView(tool.length, tool.half_width)
         self.views: Sequence[RenderedView] = ()
 
     def see(self, data: Any, joints: np.ndarray) -> Seen:
@@ -182,7 +185,11 @@ class CameraView:
         points = scene.points.double().numpy()
         assert scene.clusters is not None
         free = (scene.clusters != SUPPORT).numpy()
-        self._update(data, points[free])
+        tool = self._robot.tool_pose(torch.from_numpy(joints))
+        mine = np.zeros(len(points), dtype=bool)
+        if self._held is not None:
+            mine[free] = self._held.find(points[free], tool.numpy())
+        self._update(data, points[free & ~mine])
         whole = np.concatenate(
             [transform_points(T, s) for T, s in zip(self._moves, self._surfaces, strict=True)]
         )
@@ -194,10 +201,14 @@ class CameraView:
             motions=[t.motion for t in task.targets],
             able=points[:, 2] > self._floor(whole),
             grip=self._grip,
+            held=mine,
         )
         if seen is None:
             raise InputError(f"{task.name}/{task.seed}: the target is out of sight of all cameras")
-        return seen
+        if not mine.any():
+            return seen
+        held = Held(index=torch.from_numpy(np.flatnonzero(mine)), T_base_tool=tool)
+        return replace(seen, state=replace(seen.state, held=held))
 
     def _floor(self, whole: np.ndarray) -> float:
         """Points below this are the table, unless the target itself is as flat as the table."""
@@ -240,13 +251,15 @@ def find_targets(
     motions: Sequence[np.ndarray],
     able: np.ndarray,
     grip: np.ndarray | None = None,
+    held: np.ndarray | None = None,
 ) -> Seen | None:
     """What a scene shows of targets whose places are known.
 
     Args:
         joints: (joints,) measured. surfaces: (samples, 3) of every target at its start. poses, motions: (4, 4) that
             carry them to where they are now, and to their goals. able: (points,) scene points that may belong to a
-            target. grip: (all samples,) where the hand should act, None = anywhere.
+            target. grip: (all samples,) where the hand should act, None = anywhere. held: (points,) scene points that
+            belong to a tool in the hand, None = there is none.
 
     Returns:
         None where fewer than three points of the scene lie on the targets.
@@ -261,13 +274,14 @@ def find_targets(
     owner = np.repeat(np.arange(len(surface)), [len(s) for s in surface])
     grip = np.ones(len(whole), dtype=bool) if grip is None else grip
     distance, nearest = cKDTree(whole).query(points)
-    index = np.flatnonzero((distance < _NEAR) & able)
+    loose = np.ones(len(points), dtype=bool) if held is None else ~held
+    index = np.flatnonzero((distance < _NEAR) & able & loose)
     if len(index) < 3:
         return None
     carry = np.stack(moves)[owner[nearest[index]]]
     goals = (carry[:, :3, :3] @ points[index][..., None])[..., 0] + carry[:, :3, 3]
     gripped = grip[nearest[index]]
-    rest = free & (distance >= 2 * _NEAR)
+    rest = free & loose & (distance >= 2 * _NEAR)
     state = PlanState(
         scene=scene,
         joint_positions=torch.from_numpy(joints),

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pointworld.data.families.tools import HeldTool
 from pointworld.data.render import world_triangles
 from pointworld.data.robot_tree import RobotTree
 from pointworld.data.simulator import import_mujoco
@@ -73,6 +74,11 @@ class Task:
     def goals(self) -> np.ndarray:
         """(points, 3) [m]."""
         return np.concatenate([t.goals for t in self.targets])
+
+    @property
+    def tool(self) -> HeldTool | None:
+        """What the hand holds."""
+        return next((p for p in self.scene.props if isinstance(p, HeldTool)), None)
 
     def restart(self) -> Any:
         """MjData at the start."""
