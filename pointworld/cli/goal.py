@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import webbrowser
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,24 +32,32 @@ from pointworld.plan.goal import (
 from pointworld.plan.goal_points import resolve_goal
 from pointworld.scene import Workspace, build_scene
 from pointworld.scene.base_pose import resolve_base_pose
+from pointworld.view.goal_editor import GoalEditor, offered_frames
+from pointworld.view.goal_page import GoalPage
 
 
 @dataclass(frozen=True, kw_only=True)
 class GoalArgs:
     """Choose points in a frame of a capture and say where they should go; each call adds one set to the file.
 
-    Choose by exactly one of --mask, --box, --click and --object-id; say where by one of --translation (with --turn
-    for a pose), --points and --still.
+    With --page: by clicking on things and dragging them in a page of your browser. Without: choose by exactly one of
+    --mask, --box, --click and --object-id; say where by one of --translation (with --turn for a pose), --points and
+    --still.
 
+    Example: pointworld goal --capture cap --page
     Example: pointworld goal --capture cap --camera front --frame 000000 --click 212.5,90.5 --translation 0.1,0,0
     Example: pointworld goal --capture cap --camera front --frame 000000 --name cup --box 40,60,90,120 --still
     """
 
     capture: Path
     """Capture in any supported layout."""
-    camera: str
-    """Camera in whose frame the points are chosen."""
-    frame: str
+    page: bool = False
+    """Choose in a page of the browser; nothing leaves this computer."""
+    port: int = 0
+    """Of --page; 0 = any that is free."""
+    camera: str = ""
+    """Camera in whose frame the points are chosen; with --page "" offers the first frame of every camera."""
+    frame: str = ""
     """Name of the frame."""
     out: Path = Path("goal.json")
     """The file; sets of other names that are in it stay."""
@@ -85,6 +96,49 @@ class GoalArgs:
 def main(argv: list[str]) -> int:
     """Run the command."""
     args = parse(GoalArgs, argv, prog="pointworld goal")
+    counts = choose_in_page(args) if args.page else add_set(args)
+    for name, count in counts.items():
+        console.print(f"'{name}': {count} scene points")
+    console.print(f"written to {args.out}" if counts else "nothing was written")
+    if args.json:
+        stdout_json({"goal": str(args.out), "points": counts})
+    return 0
+
+
+def choose_in_page(args: GoalArgs) -> dict[str, int]:
+    """Serve the page until the person closes it. Returns: points of every set; empty when nothing was written.
+
+    Raises:
+        InputError: options of the other way were given, or there is nothing to choose in.
+    """
+    ways = (args.mask, args.box, args.object_id, args.translation, args.turn)
+    if any(way is not None for way in ways) or args.click or args.points or args.still:
+        raise InputError("with --page things are chosen and sent somewhere in the page only")
+    capture = read_capture(args.capture)
+    T, _ = resolve_base_pose(capture, args.base_pose)
+    editor = GoalEditor(
+        capture,
+        offered_frames(capture, args.camera, args.frame),
+        args.out,
+        T_world_base=T,
+        workspace=None if args.workspace is None else Workspace.parse(args.workspace),
+    )
+    page = GoalPage(editor, port=args.port)
+    console.print(f"open {page.address}", soft_wrap=True)
+    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or sys.platform != "linux":
+        webbrowser.open(page.address)
+    page.serve()
+    return editor.written
+
+
+def add_set(args: GoalArgs) -> dict[str, int]:
+    """Add the set that the words describe. Returns: how many scene points every set of the file chooses.
+
+    Raises:
+        InputError: words that do not fit together, or a set that chooses nothing.
+    """
+    if not (args.camera and args.frame):
+        raise InputError("name --camera and --frame, or choose in a page of the browser: --page")
     made = PointSet(
         name=args.name,
         camera=args.camera,
@@ -103,12 +157,7 @@ def main(argv: list[str]) -> int:
         raise InputError("every set would stay still: first add one that has somewhere to go")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_goal(goal, args.out)
-    for name, count in counts.items():
-        console.print(f"'{name}': {count} scene points")
-    console.print(f"written to {args.out}")
-    if args.json:
-        stdout_json({"goal": str(args.out), "points": counts})
-    return 0
+    return counts
 
 
 def selection(args: GoalArgs) -> Selection:

@@ -125,7 +125,7 @@ def read_goal(path: str | Path) -> Goal:
     entries = top.record["sets"]
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{source}: sets must be a list with at least one point set")
-    sets = tuple(_point_set(_Reader(e, f"{source}: sets[{i}]")) for i, e in enumerate(entries))
+    sets = tuple(read_point_set(e, f"{source}: sets[{i}]") for i, e in enumerate(entries))
     names = [item.name for item in sets]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
@@ -139,23 +139,40 @@ def read_goal(path: str | Path) -> Goal:
 
 def write_goal(goal: Goal, path: str | Path) -> None:
     """Write goal.json, atomically; `read_goal` gives the same sets back."""
-    sets = []
-    for item in goal.sets:
-        select, target = asdict(item.select), asdict(item.goal)
-        sets.append(
-            {
-                "name": item.name,
-                "camera": item.camera,
-                "frame": item.frame,
-                "select": {
-                    "kind": _kind(item.select, _SELECTIONS),
-                    **{k: v for k, v in select.items() if v is not None},
-                },
-                "goal": {"kind": _kind(item.goal, _TARGETS), **target},
-                "weight": item.weight,
-            }
-        )
+    sets = [point_set_record(item) for item in goal.sets]
     write_json(path, {"version": VERSION, "sets": sets})
+
+
+def point_set_record(item: PointSet) -> dict[str, Any]:
+    """One entry of `sets` in goal.json; `read_point_set` gives the set back."""
+    select, target = asdict(item.select), asdict(item.goal)
+    return {
+        "name": item.name,
+        "camera": item.camera,
+        "frame": item.frame,
+        "select": {
+            "kind": _kind(item.select, _SELECTIONS),
+            **{k: _lists(v) for k, v in select.items() if v is not None},
+        },
+        "goal": {
+            "kind": _kind(item.goal, _TARGETS),
+            **{k: _lists(v) for k, v in target.items()},
+        },
+        "weight": item.weight,
+    }
+
+
+def _lists(value: Any) -> Any:
+    return [_lists(v) for v in value] if isinstance(value, tuple) else value
+
+
+def read_point_set(record: object, where: str) -> PointSet:
+    """One entry of `sets` in goal.json. Args: where: what errors call it.
+
+    Raises:
+        InputError: see `read_goal`.
+    """
+    return _point_set(_Reader(record, where))
 
 
 def _no_constant(name: str) -> float:
