@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ class GaussianScene:
     features: (N, F) of any meaning, or None.
     ids: (N,) int64 object of every Gaussian, -1 = none; or None.
     moving: (N,) bool; or None.
+    background: (3,) colour in 0-1 of what no Gaussian covers; None = black.
     """
 
     means: Tensor
@@ -38,6 +39,7 @@ class GaussianScene:
     features: Tensor | None = None
     ids: Tensor | None = None
     moving: Tensor | None = None
+    background: Tensor | None = None
 
     def __post_init__(self) -> None:
         n = self.means.shape[0] if self.means.ndim else 0
@@ -54,6 +56,7 @@ class GaussianScene:
             "sh": (n, coefficients, 3),
             "ids": (n,),
             "moving": (n,),
+            "background": (3,),
         }
         for name, shape in wanted.items():
             value = getattr(self, name)
@@ -90,7 +93,8 @@ class GaussianScene:
 
     def select(self, index: Tensor) -> GaussianScene:
         """The Gaussians at `index` (indices or a mask)."""
-        return self._each(lambda value: value[index])
+        chosen = replace(self, background=None)._each(lambda value: value[index])
+        return replace(chosen, background=self.background)
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -115,7 +119,8 @@ class GaussianScene:
 
 
 def concatenate(scenes: list[GaussianScene]) -> GaussianScene:
-    """All Gaussians of several scenes; optional fields are kept where every scene has them.
+    """All Gaussians of several scenes; optional fields are kept where every scene has them, the background is that of
+    the first scene with one.
 
     Raises:
         InputError: no scene, or different spherical-harmonic degrees.
@@ -129,5 +134,8 @@ def concatenate(scenes: list[GaussianScene]) -> GaussianScene:
     joined: dict[str, Any] = {}
     for field in fields(GaussianScene):
         values = [getattr(scene, field.name) for scene in scenes]
+        if field.name == "background":
+            joined[field.name] = next((v for v in values if v is not None), None)
+            continue
         joined[field.name] = None if any(v is None for v in values) else torch.cat(values)
     return GaussianScene(**joined)

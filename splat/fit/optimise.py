@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -40,6 +40,7 @@ class FitConfig:
     coarse: share of the iterations, the first ones, that look at images of half the size.
     relocate_every: iterations; grow: share of the budget that starts as copies.
     poses, exposure: camera corrections that are learned (see `CameraCorrections`).
+    background: what no Gaussian covers has the mean colour of the images rather than black.
     """
 
     gaussians: int = 60_000
@@ -61,6 +62,7 @@ class FitConfig:
     grow: float = 0.25
     poses: bool = False
     exposure: bool = False
+    background: bool = True
     backend: str = "auto"
     seed: int = 0
 
@@ -98,7 +100,7 @@ def fit(
     """Fit Gaussians to training views.
 
     Args:
-        start: Gaussians to begin with; from the views' depth when absent.
+        start: Gaussians to begin with; from the views' depth when absent. A background that they have is kept.
         fixed: further Gaussians that are seen too and stay as they are; the result does not hold them.
         on_step: called after every iteration with its number.
 
@@ -145,13 +147,10 @@ class _Fit:
         extra = SH_COUNTS[config.sh_degree] - start.sh.shape[1]
         if extra > 0:
             zeros = start.sh.new_zeros(len(start), extra, 3)
-            start = GaussianScene(
-                means=start.means,
-                quats_wxyz=start.quats_wxyz,
-                log_scales=start.log_scales,
-                opacity_logits=start.opacity_logits,
-                sh=torch.cat([start.sh, zeros], 1),
-            )
+            start = replace(start, sh=torch.cat([start.sh, zeros], 1))
+        self.background = start.background
+        if self.background is None and config.background:
+            self.background = mean_color(views)
         self.parameters = {name: getattr(start, name).clone().requires_grad_() for name in LEARNED}
         rates = (
             config.means_rate,
@@ -181,7 +180,7 @@ class _Fit:
         self.loss = float("nan")
 
     def scene(self) -> GaussianScene:
-        return GaussianScene(**self.parameters)
+        return GaussianScene(**self.parameters, background=self.background)
 
     def _next_view(self) -> int:
         """Every view once, in a new random order each round."""
@@ -236,6 +235,12 @@ class _Fit:
         return loss + config.opacity_weight * scene.opacities.mean()
 
 
+def mean_color(views: Sequence[FitView]) -> Tensor:
+    """(3,) mean colour of what the views show of the scene; grey where they show none."""
+    shown = torch.cat([view.rgb[view.shows_scene] for view in views])
+    return shown.mean(0) if len(shown) else torch.full((3,), 0.5)
+
+
 def render(
     rasterizer: Rasterizer,
     scene: GaussianScene,
@@ -244,9 +249,13 @@ def render(
     size: tuple[int, int],
     mode: RenderMode,
 ) -> tuple[Tensor, Tensor]:
-    """(height, width, channels) and (height, width) of a scene from `viewmat` (4, 4); size: width, height."""
+    """(height, width, channels) and (height, width) of a scene before its background, from `viewmat` (4, 4); size:
+    width, height."""
     with torch.no_grad():
         centre = torch.linalg.solve(viewmat[:3, :3], -viewmat[:3, 3])
+    background = None
+    if scene.background is not None and mode.startswith("RGB"):
+        background = scene.background[None].to(scene.means)
     output = rasterizer(
         scene.means,
         scene.quats_wxyz,
@@ -258,5 +267,6 @@ def render(
         *size,
         near=NEAR,
         render_mode=mode,
+        backgrounds=background,
     )
     return output.colors[0], output.alphas[0, ..., 0]

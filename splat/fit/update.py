@@ -131,6 +131,7 @@ def update(scene: GaussianScene, views: Sequence[FitView], config: FitConfig) ->
         opacity_weight=config.opacity_weight * share,
         sh_degree=scene.sh_degree,
         poses=False,
+        background=False,
     )
     fitted = fit(masked, local, start=start, fixed=fixed)
     return Updated(

@@ -1,7 +1,7 @@
 """Our own lossless file: every tensor of a GaussianScene, and whatever belongs to it, as .safetensors.
 
-Tensors: means, quats_wxyz, log_scales, opacity_logits, sh, and where present features, ids, moving. Further tensors
-and text (a feature decoder, where the scene came from) are kept under the names the caller gives them.
+Tensors: means, quats_wxyz, log_scales, opacity_logits, sh, and where present features, ids, moving, background. Further
+tensors and text (a feature decoder, where the scene came from) are kept under the names the caller gives them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ VERSION = "1"
 MAX_HEADER_BYTES = 1 << 20
 
 _REQUIRED = ("means", "quats_wxyz", "log_scales", "opacity_logits", "sh")
-_OPTIONAL = ("features", "ids", "moving")
+_OPTIONAL = ("features", "ids", "moving", "background")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

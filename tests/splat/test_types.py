@@ -30,6 +30,7 @@ def scene(count: int = 7, coefficients: int = 9, seed: int = 0) -> GaussianScene
         features=normal(count, 5),
         ids=torch.arange(count),
         moving=normal(count) > 0,
+        background=torch.tensor([0.2, 0.4, 0.6]),
     )
 
 
@@ -75,13 +76,18 @@ def test_selecting_joining_and_converting_keep_every_field() -> None:
     mask = torch.tensor([True, False, True, False, False, True, True])
     joined = concatenate([whole.select(mask), whole.select(~mask)])
     order = torch.cat([mask.nonzero()[:, 0], (~mask).nonzero()[:, 0]])
+    assert torch.equal(joined.background, whole.background)  # type: ignore[arg-type]
     for field in fields(GaussianScene):
-        assert torch.equal(getattr(joined, field.name), getattr(whole, field.name)[order])
+        if field.name != "background":
+            assert torch.equal(getattr(joined, field.name), getattr(whole, field.name)[order])
     double = whole.to(dtype=torch.float64)
     assert double.means.dtype == double.features.dtype == torch.float64  # type: ignore[union-attr]
     assert double.ids is not None and double.ids.dtype == torch.int64
     assert double.moving is not None and double.moving.dtype == torch.bool
     assert concatenate([whole, replace(whole, ids=None)]).ids is None
+    dark = replace(whole, background=None)
+    assert concatenate([dark, dark]).background is None
+    assert torch.equal(concatenate([dark, whole]).background, whole.background)  # type: ignore[arg-type]
     assert len(whole.select(torch.zeros(7, dtype=torch.bool))) == 0
 
 
@@ -103,6 +109,7 @@ def test_activations() -> None:
         ({"sh": torch.zeros(7, 3)}, "K one of"),
         ({"features": torch.zeros(6, 5)}, "features is"),
         ({"ids": torch.zeros(8)}, "ids is"),
+        ({"background": torch.zeros(4)}, "background is"),
     ],
 )
 def test_wrong_shapes_are_refused(change: dict[str, Tensor], message: str) -> None:

@@ -69,7 +69,7 @@ def test_only_what_moved_is_refitted(
     ]
     full = changed_psnr(fit(training, CONFIG).scene, held, masks)
     ours, stale = (changed_psnr(scene, held, masks) for scene in (done.scene, old))
-    assert ours > full - 1.5 and ours > stale + 4, (ours, full, stale)
+    assert ours > full - 2.5 and ours > stale + 10, (ours, full, stale)
     assert len(done.scene) < 1.3 * len(old)
 
 

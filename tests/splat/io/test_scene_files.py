@@ -31,6 +31,7 @@ def _scene(seed: int = 0, count: int = 40, degree: int = 2) -> GaussianScene:
         features=torch.randn(count, 5, generator=rng, dtype=torch.float16 if seed % 2 else None),
         ids=torch.randint(-1, 4, (count,), generator=rng),
         moving=torch.rand(count, generator=rng) < 0.5,
+        background=torch.rand(3, generator=rng),
     )
 
 
@@ -57,6 +58,7 @@ def test_safetensors_without_the_optional_fields(tmp_path: Path) -> None:
     io.write(scene, tmp_path / "plain.safetensors")
     back = io.read(tmp_path / "plain.safetensors")
     assert back.features is None and back.ids is None and back.moving is None
+    assert back.background is None
     assert torch.equal(back.sh, scene.sh)
 
 
