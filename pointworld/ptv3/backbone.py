@@ -19,6 +19,9 @@ from pointworld.ptv3.conv import SubmanifoldConv3d
 from pointworld.ptv3.levels import Level, Pyramid
 from pointworld.ptv3.patches import PatchPlan, from_slots, to_slots
 
+#: Values between two layers that are computed at once without gradients: few enough to stay in the cache.
+_CACHED = 2**20
+
 
 class Linear(nn.Linear):
     """`nn.Linear` whose parameters stay unset until the network initialises them all at once."""
@@ -48,18 +51,26 @@ class PatchAttention(nn.Module):
 
     def forward(self, x: torch.Tensor, plan: PatchPlan) -> torch.Tensor:
         """(tokens, channels) -> (tokens, channels)."""
-        channels = x.shape[1]
-        qkv = to_slots(self.qkv(x), plan)
+        slots = to_slots(x, plan)
         outputs, first = [], 0
         for segments, length in plan.groups:
-            part = qkv[first : first + segments * length]
+            part = slots[first : first + segments * length]
             first += segments * length
-            q, k, v = part.view(segments, length, 3, self.heads, -1).unbind(2)
-            attended = attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-            outputs.append(attended.transpose(1, 2).reshape(segments * length, channels))
+            at_once = segments
+            if not torch.is_grad_enabled():
+                at_once = max(_CACHED // (length * self.qkv.out_features), 1)
+            outputs += [self._attend(rows, length) for rows in part.split(at_once * length)]
         slots = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         result: torch.Tensor = self.proj(from_slots(slots, plan))
         return result
+
+    def _attend(self, rows: torch.Tensor, length: int) -> torch.Tensor:
+        """(segments * length, channels) -> the same, every segment by itself."""
+        q, k, v = (
+            self.qkv(rows).view(-1, length, 3, self.heads, rows.shape[1] // self.heads).unbind(2)
+        )
+        attended = attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        return attended.transpose(1, 2).reshape(rows.shape)
 
 
 class MLP(nn.Module):
@@ -73,8 +84,11 @@ class MLP(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in_channels) -> (..., out_channels)."""
-        result: torch.Tensor = self.fc2(self.act(self.fc1(x)))
-        return result
+        rows = max(_CACHED // self.fc1.out_features, 1)
+        if torch.is_grad_enabled() or len(x) <= rows:
+            result: torch.Tensor = self.fc2(self.act(self.fc1(x)))
+            return result
+        return torch.cat([self.fc2(self.act(self.fc1(part))) for part in x.split(rows)])
 
 
 def drop_rows(

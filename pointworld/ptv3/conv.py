@@ -10,6 +10,9 @@ from torch.nn.functional import embedding_bag
 
 from pointworld.ptv3.neighbors import CENTER, TAPS, NeighborTable, VoxelGroups
 
+#: Values that are gathered at once: few enough to stay in the cache until they are multiplied.
+_CACHED = 2**18
+
 
 def _voxel_mean(values: torch.Tensor, groups: VoxelGroups) -> torch.Tensor:
     return embedding_bag(groups.arange, values, groups.starts, mode="mean")
@@ -23,10 +26,13 @@ def _pair_products(
     values: torch.Tensor, table: NeighborTable, weights: torch.Tensor
 ) -> torch.Tensor:
     """(pairs, out): the source row of every pair times the (27, in, out) weight of its tap."""
-    products = values.new_empty(len(table.source), weights.shape[-1])
+    products = table.products(weights.shape[-1], values)
+    rows = max(_CACHED // values.shape[1], 1)
     for tap, begin, end in table.taps:
-        gathered = values.index_select(0, table.source[begin:end])
-        torch.mm(gathered, weights[tap], out=products[begin:end])
+        for first in range(begin, end, rows):
+            last = min(first + rows, end)
+            gathered = values.index_select(0, table.source[first:last])
+            torch.mm(gathered, weights[tap], out=products[first:last])
     return products
 
 

@@ -8,10 +8,11 @@ from pointworld.ptv3.levels import Level, Pyramid
 
 def _block(level: Level, index: int, width: int, mlp_ratio: int) -> int:
     tokens, pairs = len(level.batch), len(level.neighbors.source)
-    attended = sum(segments * length**2 for segments, length in level.plan(index).groups)
-    linear = (
-        2 * width**2 * tokens * (1 + 1 + 3 + 1 + 2 * mlp_ratio)
-    )  # conv centre, its Linear, qkv, proj, MLP
+    groups = level.plan(index).groups
+    slots = sum(segments * length for segments, length in groups)
+    attended = sum(segments * length**2 for segments, length in groups)
+    # the convolution's centre, its Linear, the attention's projection, the MLP; queries, keys and values per slot
+    linear = 2 * width**2 * (tokens * (1 + 1 + 1 + 2 * mlp_ratio) + 3 * slots)
     return linear + 2 * width**2 * pairs + 4 * width * attended
 
 

@@ -70,6 +70,21 @@ class NeighborTable:
             return self.target_starts
         return _starts(torch.bincount(self.source, minlength=len(self.target_starts)))
 
+    @cached_property
+    def _products(self) -> dict[tuple[int, torch.dtype], torch.Tensor]:
+        return {}
+
+    def products(self, channels: int, like: torch.Tensor) -> torch.Tensor:
+        """(pairs, channels) to compute in, of the type and device of `like`; its content is left from the last use.
+
+        The convolutions of a stage take turns with it: hundreds of megabytes from the system for each of them cost a
+        quarter of a large batch's time.
+        """
+        key = (channels, like.dtype)
+        if key not in self._products:
+            self._products[key] = like.new_empty(len(self.source), channels)
+        return self._products[key]
+
 
 def _starts(counts: torch.Tensor) -> torch.Tensor:
     return torch.cumsum(counts, 0) - counts
