@@ -31,7 +31,10 @@ def _gsplat() -> Any:
 
 
 class GsplatRasterizer:
-    """CUDA kernels of gsplat; see `splat.raster.protocol.Rasterizer`. float32 only; finds no top contributors."""
+    """CUDA kernels of gsplat; see `splat.raster.protocol.Rasterizer`. float32 only; finds no top contributors.
+
+    Tensors in main memory are copied to the GPU, and what is rendered of them comes back.
+    """
 
     name = "gsplat"
 
@@ -59,7 +62,7 @@ class GsplatRasterizer:
         """Render; see `Rasterizer`.
 
         Raises:
-            InputError: top contributors are asked for, or the tensors are not on a GPU in float32.
+            InputError: top contributors are asked for, or the tensors are not float32.
         """
         check_call(
             means, quats_wxyz, scales, opacities, colors, viewmats, Ks, width, height, render_mode, backgrounds
@@ -68,30 +71,25 @@ class GsplatRasterizer:
             raise InputError(
                 "gsplat finds no top contributors; use the rasteriser 'cpu' for picking"
             )
-        if means.device.type != "cuda" or means.dtype != torch.float32:
-            raise InputError(
-                f"means are {means.dtype} on {means.device}; the rasteriser 'gsplat' takes float32 on a CUDA GPU"
-            )
+        if means.dtype != torch.float32:
+            raise InputError(f"means are {means.dtype}; the rasteriser 'gsplat' takes float32 only")
+        home = means.device
+        device = home if home.type == "cuda" else torch.device("cuda")
+        given = (means, quats_wxyz, scales, opacities, colors, viewmats, Ks)
         images, alphas, info = self._rasterization(
-            means,
-            quats_wxyz,
-            scales,
-            opacities,
-            colors,
-            viewmats,
-            Ks,
+            *(values.to(device) for values in given),
             width,
             height,
             near_plane=near,
             far_plane=far,
             eps2d=EPS2D,
             packed=False,
-            backgrounds=backgrounds,
+            backgrounds=None if backgrounds is None else backgrounds.to(device),
             render_mode=render_mode,
         )
         return RasterOutput(
-            colors=images,
-            alphas=alphas,
-            means2d=info["means2d"],
-            radii=info["radii"].to(means.dtype),
+            colors=images.to(home),
+            alphas=alphas.to(home),
+            means2d=info["means2d"].to(home),
+            radii=info["radii"].to(means),
         )

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 
 Tensor = torch.Tensor
+#: Arguments of a rasteriser that have gradients.
+LEARNED = ("means", "quats_wxyz", "scales", "opacities", "colors", "viewmats", "backgrounds")
 
 
 def random_case(
@@ -50,3 +52,27 @@ def random_case(
     }
     case = {name: value.to(dtype) for name, value in case.items()}
     return {**case, "width": width, "height": height}
+
+
+def gradients(
+    rasterizer: Any, case: dict[str, Any], mode: str, *, top_ids: bool = True
+) -> tuple[Any, dict[str, Tensor]]:
+    """The output and the gradient of a random linear function of it."""
+    learned = {k: v.clone().requires_grad_(True) for k, v in case.items() if k in LEARNED}
+    output = rasterizer(**{**case, **learned}, render_mode=mode, top_ids=top_ids)
+    generator = torch.Generator().manual_seed(7)
+    total = sum(
+        (image * torch.rand(image.shape, generator=generator, dtype=torch.float64).to(image)).sum()
+        for image in (output.colors, output.alphas)
+    )
+    total.backward()
+    zero = {k: torch.zeros_like(v) for k, v in learned.items()}
+    return output, {k: zero[k] if v.grad is None else v.grad for k, v in learned.items()}
+
+
+def case_for(mode: str, seed: int, **options: Any) -> dict[str, Any]:
+    """`random_case` without a background where the mode has none."""
+    case = random_case(seed, **options)
+    if not mode.startswith("RGB"):
+        case.pop("backgrounds")
+    return case

@@ -16,32 +16,10 @@ from pointworld.errors import InputError
 from splat.raster import get_rasterizer
 from splat.raster.projection import project
 from splat.raster.protocol import ALPHA_MAX, ALPHA_MIN, FAR, NEAR, TRANSMITTANCE_MIN
-from tests.splat.raster.scenes import random_case
+from tests.splat.raster.scenes import LEARNED, case_for, gradients, random_case
 
 Tensor = torch.Tensor
 REFERENCE, CPU = get_rasterizer("reference"), get_rasterizer("cpu")
-LEARNED = ("means", "quats_wxyz", "scales", "opacities", "colors", "viewmats", "backgrounds")
-
-
-def gradients(rasterizer: Any, case: dict[str, Any], mode: str) -> tuple[Any, dict[str, Tensor]]:
-    """The output and the gradient of a random linear function of it."""
-    learned = {k: v.clone().requires_grad_(True) for k, v in case.items() if k in LEARNED}
-    output = rasterizer(**{**case, **learned}, render_mode=mode, top_ids=True)
-    generator = torch.Generator().manual_seed(7)
-    total = sum(
-        (image * torch.rand(image.shape, generator=generator, dtype=torch.float64).to(image)).sum()
-        for image in (output.colors, output.alphas)
-    )
-    total.backward()
-    zero = {k: torch.zeros_like(v) for k, v in learned.items()}
-    return output, {k: zero[k] if v.grad is None else v.grad for k, v in learned.items()}
-
-
-def case_for(mode: str, seed: int, **options: Any) -> dict[str, Any]:
-    case = random_case(seed, **options)
-    if not mode.startswith("RGB"):
-        case.pop("backgrounds")
-    return case
 
 
 @pytest.mark.parametrize("mode", ["RGB", "D", "ED", "RGB+D", "RGB+ED"])
@@ -242,7 +220,7 @@ def test_threads_change_nothing() -> None:
 FORKED = """
 import os, torch
 from splat.raster import get_rasterizer
-from tests.splat.raster.scenes import random_case
+from tests.splat.raster.scenes import LEARNED, case_for, gradients, random_case
 torch.set_num_threads(2)
 case = random_case(2)
 render = lambda: float(get_rasterizer("cpu")(**case).colors.sum())
@@ -288,18 +266,3 @@ def test_unknown_and_absent_backends_say_so() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="needs a CUDA GPU"):
             get_rasterizer("gsplat")
-
-
-@pytest.mark.gpu
-def test_gsplat_agrees() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA GPU")
-    gsplat = get_rasterizer("gsplat")
-    case = random_case(11, count=2000, cameras=2, width=160, height=120, dtype=torch.float32)
-    cuda = {k: v.cuda() if isinstance(v, Tensor) else v for k, v in case.items()}
-    theirs, their_grads = gradients(gsplat, cuda, "RGB+ED")
-    ours, our_grads = gradients(CPU, case, "RGB+ED")
-    assert (theirs.colors.cpu() - ours.colors).abs().mean() < 1e-3
-    for name in ("means", "quats_wxyz", "scales", "opacities", "colors"):
-        scale = our_grads[name].norm()
-        assert (their_grads[name].cpu() - our_grads[name]).norm() < 1e-2 * scale, name
