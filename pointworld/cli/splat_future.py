@@ -195,24 +195,15 @@ def make_futures(
         InputError: the prediction does not fit the scene, or does not name the robot that is asked for.
     """
     result, T = prediction.result, prediction.T_world_base
-    mode = robot_mode(prediction) if robot == "auto" else robot
-    parts, owner = None, None
-    if mode != "none":
-        if result.robot is None or result.joint_positions is None:
-            raise InputError(
-                f"--robot {mode}: the prediction does not say which robot moves how; run pointworld predict again, or "
-                "give --robot none"
-            )
-        model = RobotModel.load(result.robot)
-        parts = robot_parts(model, result.joint_positions, T, seed=seed)
-        if mode == "add":
-            disks, links = robot_disks(model, result.joint_positions[0], T, seed=seed)
-            owner = torch.cat([links.new_full((len(scene),), -1), links])
-            scene = with_disks(scene, disks)
-        else:
-            start = result.joint_positions[0]
-            views = robot_views(scene, looks[:ROBOT_CAMERAS], model, start, T, rasterizer)
-            owner = part_owners(scene, parts, views=views, rasterizer=rasterizer)
+    scene, parts, owner, mode = with_robot(
+        scene,
+        prediction,
+        result.joint_positions,
+        looks=looks,
+        rasterizer=rasterizer,
+        robot=robot,
+        seed=seed,
+    )
     world = transform_points(T, result.points.astype(np.float64))
     if fill:
         flows = (
@@ -236,6 +227,47 @@ def make_futures(
         owner=future.owner,
         step_dt=result.step_dt,
     )
+
+
+def with_robot(
+    scene: GaussianScene,
+    prediction: Prediction,
+    joints: np.ndarray | None,
+    *,
+    looks: Sequence[Look],
+    rasterizer: Rasterizer,
+    robot: RobotMode = "auto",
+    seed: int = 0,
+) -> tuple[GaussianScene, RigidParts | None, Tensor | None, RobotMode]:
+    """The scene with the robot of a prediction in it, an imagined one last, and which Gaussians are its links.
+
+    Args:
+        joints: (steps, joints) that it goes through, the prediction's own or some between them.
+
+    Returns:
+        The scene, the links' motions, the link of every Gaussian (-1 = none), and `scene`, `add` or `none`; with `none`
+        the scene is as it was and the others are None.
+
+    Raises:
+        InputError: the prediction does not name the robot that is asked for.
+    """
+    result, T = prediction.result, prediction.T_world_base
+    mode = robot_mode(prediction) if robot == "auto" else robot
+    if mode == "none":
+        return scene, None, None, mode
+    if result.robot is None or joints is None:
+        raise InputError(
+            f"--robot {mode}: the prediction does not say which robot moves how; run pointworld predict again, or "
+            "give --robot none"
+        )
+    model = RobotModel.load(result.robot)
+    parts = robot_parts(model, joints, T, seed=seed)
+    if mode == "add":
+        disks, links = robot_disks(model, joints[0], T, seed=seed)
+        owner = torch.cat([links.new_full((len(scene),), -1), links])
+        return with_disks(scene, disks), parts, owner, mode
+    views = robot_views(scene, looks[:ROBOT_CAMERAS], model, joints[0], T, rasterizer)
+    return scene, parts, part_owners(scene, parts, views=views, rasterizer=rasterizer), mode
 
 
 @torch.no_grad()

@@ -19,7 +19,9 @@ from pointworld.cli.common import console, parse, progress, stdout_json, write_r
 from pointworld.cli.splat_edit import best_cameras, object_plane
 from pointworld.cli.splat_fit import check_scene_folder
 from pointworld.cli.splat_future import read_prediction
+from pointworld.cli.splat_pictures import Look
 from pointworld.cli.splat_query import camera_index, view_of_camera
+from pointworld.cli.splat_simulate_robot import RobotInScene, robot_in_scene
 from pointworld.errors import InputError
 from pointworld.files import atomic_path
 from pointworld.geometry import transform_points
@@ -71,7 +73,7 @@ class SplatSimulateArgs:
     support: tuple[float, float, float, float] | None = None
     """The support as NX NY NZ OFFSET (normal . p = offset [m]), where no query found it."""
     robot: Path | None = None
-    """Folder of a prediction in the same capture; its robot pushes."""
+    """Folder of a prediction in the same capture; its robot pushes, and moves in the pictures."""
     robot_radius: float = 0.008
     """Every point of the robot's surface is a ball of this size [m]."""
     obstacles: bool = True
@@ -140,12 +142,13 @@ def main(argv: list[str]) -> int:
     done = time.perf_counter()
     args.out.mkdir(parents=True, exist_ok=True)
     write_simulation(args.out / "physics.npz", simulation)
-    last = moved_scene(setup.scene, setup.mask, simulation, len(simulation.times) - 1)
+    robot = robot_of(args, setup, simulation)
+    last = scene_at(setup, simulation, robot, len(simulation.times) - 1)
     stored = setup.stored
     write_native(
         last, args.out / "last.safetensors", tensors=stored.tensors, metadata=stored.metadata
     )
-    pictures = draw(args, setup, simulation)
+    pictures = draw(args, setup, simulation, robot)
     write_video(args.out / "physics.mp4", pictures, fps=1 / args.physics.frame_dt)
     write_sheet(args.out / "sheet.png", pictures)
     summary = summarize(setup, simulation)
@@ -278,14 +281,49 @@ def obstacle_points(args: SplatSimulateArgs, setup: Setup) -> Tensor | None:
     return means[(gap > CLEAR) & (gap < NEAR)]
 
 
-def draw(args: SplatSimulateArgs, setup: Setup, simulation: Simulation) -> list[np.ndarray]:
-    """One picture (height, width, 3) uint8 per frame; what pushes is drawn grey."""
+def robot_of(args: SplatSimulateArgs, setup: Setup, simulation: Simulation) -> RobotInScene | None:
+    """The robot of --robot at the simulation's times; None without one, or where only its surface points are known."""
+    if args.robot is None:
+        return None
+    stored = setup.stored
+    cameras = range(len(stored.tensors["camera_K"]))
+    looks = [
+        Look(viewmat=v, K=K, size=s) for v, K, s in (view_of_camera(stored, i) for i in cameras)
+    ]
+    return robot_in_scene(
+        setup.scene,
+        read_prediction(args.robot),
+        simulation.times.numpy(),
+        setup.mask,
+        looks=looks,
+        rasterizer=get_rasterizer(args.backend),
+    )
+
+
+def scene_at(
+    setup: Setup, simulation: Simulation, robot: RobotInScene | None, frame: int
+) -> GaussianScene:
+    """The scene at a frame: the material where it went, and the robot where its path puts it."""
+    if robot is None:
+        return moved_scene(setup.scene, setup.mask, simulation, frame)
+    scene = robot.at(frame)
+    mask = torch.zeros(len(scene), dtype=torch.bool)
+    mask[: len(setup.mask)] = setup.mask
+    moving = scene.moving
+    scene = moved_scene(scene, mask, simulation, frame)
+    return scene if moving is None else replace(scene, moving=mask | moving)
+
+
+def draw(
+    args: SplatSimulateArgs, setup: Setup, simulation: Simulation, robot: RobotInScene | None
+) -> list[np.ndarray]:
+    """One picture (height, width, 3) uint8 per frame; what pushes and is not in the scene is drawn grey."""
     rasterizer = get_rasterizer(args.backend)
     pictures = []
     with progress(len(simulation.times), "rendering") as advance, torch.no_grad():
         for index, moment in enumerate(simulation.times.tolist()):
-            scene = moved_scene(setup.scene, setup.mask, simulation, index)
-            if setup.push is not None:
+            scene = scene_at(setup, simulation, robot, index)
+            if setup.push is not None and robot is None:
                 scene = concatenate([plain_scene(scene), finger_scene(setup.push, moment)])
             image, _ = render(rasterizer, scene, setup.viewmat, setup.K, setup.size, "RGB")
             pictures.append((image.clamp(0, 1) * 255).round().to(torch.uint8).numpy())

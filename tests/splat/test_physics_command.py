@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from pointworld.capture import write_capture
 from pointworld.cli.app import main
 from pointworld.cli.common import parse
+from pointworld.cli.splat_future import read_prediction
+from pointworld.cli.splat_pictures import Look
 from pointworld.cli.splat_simulate import (
     SplatSimulateArgs,
     demo_setup,
     obstacle_points,
+    scene_at,
     scene_setup,
 )
+from pointworld.cli.splat_simulate_robot import robot_in_scene
 from pointworld.errors import InputError
 from pointworld.geometry import transform_points
+from pointworld.robot import RobotModel
 from splat.io import write_native
+from splat.physics import Simulation
 from splat.physics_demo import jelly_cube
+from splat.physics_particles import bind_skin
 from splat.physics_types import MATERIALS
+from splat.raster import get_rasterizer
 from splat.types import GaussianScene, concatenate
+from tests.splat.fit.room import room
 
 TURN = np.array(
     [[0.0, -1.0, 0.0, 0.4], [1.0, 0.0, 0.0, -0.2], [0.0, 0.0, 1.0, 0.1], [0.0, 0.0, 0.0, 1.0]]
@@ -134,6 +145,58 @@ def test_the_robot_of_a_prediction_pushes_in_the_scenes_world(
     with np.load(prediction / "prediction.npz", allow_pickle=False) as arrays:
         wanted = transform_points(TURN, arrays["robot_positions"].astype(np.float64))
     assert np.allclose(setup.push.positions.numpy(), wanted)
+
+
+def test_the_robot_moves_in_the_pictures_and_what_is_simulated_is_no_part_of_it(
+    scene_file: Path, prediction: Path, tmp_path: Path
+) -> None:
+    args = _args(f"{scene_file} --object 0 --robot {prediction}")
+    setup = scene_setup(args)
+    times = np.array([0.0, 0.05, 0.1, 0.3])
+    looks = [Look(viewmat=setup.viewmat, K=setup.K, size=setup.size)]
+    options = {"looks": looks, "rasterizer": get_rasterizer("cpu")}
+    plain = read_prediction(prediction)
+    assert robot_in_scene(setup.scene, plain, times, setup.mask, **options) is None
+    write_capture(room(frames=2), tmp_path / "capture")
+    model = RobotModel.load("fr3")
+    joints = np.zeros((3, len(model.joint_names)))
+    joints[:, 3], joints[:, 5], joints[:, 0] = -1.5, 1.5, [0.0, 0.2, 0.4]
+    known = replace(
+        plain,
+        capture=tmp_path / "capture",
+        result=replace(plain.result, robot="fr3", joint_positions=joints),
+    )
+    robot = robot_in_scene(setup.scene, known, times, setup.mask, **options)
+    assert robot is not None
+    count = len(setup.scene)
+    assert (robot.owner[:count] < 0).all() and (robot.owner[count:] >= 0).all()
+    path = np.stack([joints[0], joints[0], joints[1], joints[2]])
+    path[1, 0] = 0.1
+    T = torch.from_numpy(TURN) @ model.forward_kinematics(torch.from_numpy(path)).double()
+    for frame in range(4):
+        now, links = robot.at(frame), robot.owner[count:]
+        assert torch.equal(now.means[:count], setup.scene.means)
+        motion = (T[frame] @ torch.linalg.inv(T[0]))[links]
+        first = robot.scene.means[count:].double()
+        wanted = (motion[:, :3, :3] @ first[..., None])[..., 0] + motion[:, :3, 3]
+        assert (now.means[count:] - wanted).abs().max() < 1e-4
+    # The simulated object goes its own way in the same picture.
+    rest = setup.scene.means[setup.mask].double()
+    simulation = Simulation(
+        times=torch.from_numpy(times),
+        positions=rest + torch.tensor([0.0, 0.0, 0.02]) * torch.arange(4)[:, None, None],
+        deformations=torch.eye(3).double().expand(4, len(rest), 3, 3),
+        energies=(),
+        mass=1.0,
+        spacing=0.01,
+        steps=3,
+        binding=bind_skin(setup.scene.means[setup.mask], rest, 1),
+    )
+    shown = scene_at(setup, simulation, robot, 3)
+    lifted = shown.means[:count][setup.mask] - setup.scene.means[setup.mask]
+    assert torch.allclose(lifted, torch.tensor([0.0, 0.0, 0.06]).expand_as(lifted), atol=1e-5)
+    assert torch.equal(shown.means[count:], robot.at(3).means[count:])
+    assert shown.moving is not None and bool(shown.moving[:count][setup.mask].all())
 
 
 @pytest.mark.rejects_input

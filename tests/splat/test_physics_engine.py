@@ -119,6 +119,16 @@ def test_sand_flows_loses_energy_and_runs_farther_with_less_friction() -> None:
     assert 0.8 < float(results[1].volume_ratios[-1]) < 1.1
 
 
+def test_a_pile_thinner_than_a_cell_keeps_its_volume() -> None:
+    """Slippery sand ends as about one layer of grains on the floor: its middle lies half a spacing high."""
+    made = sand_column(count=1500)
+    options = replace(SMALL, particles=600, seconds=0.5)
+    slippery = replace(made.material, friction=0.2)
+    result = simulate(made.scene, made.mask, FLOOR, slippery, options)
+    assert float(result.positions[-1][:, 2].mean()) > 0.45 * result.spacing
+    assert 0.9 < float(result.volume_ratios[-1]) < 1.25 and runout(result) > 1.5
+
+
 def test_a_tilted_world_gives_the_same_motion() -> None:
     made = jelly_cube(count=8, drop=0.02)
     options = replace(SMALL, particles=200, seconds=0.2)
