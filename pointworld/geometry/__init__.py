@@ -6,6 +6,7 @@ from pointworld.geometry.camera import pixel_grid as pixel_grid
 from pointworld.geometry.camera import project as project
 from pointworld.geometry.camera import scale_intrinsics as scale_intrinsics
 from pointworld.geometry.camera import unproject as unproject
+from pointworld.geometry.camera import unproject_pixels as unproject_pixels
 from pointworld.geometry.clusters import SUPPORT as SUPPORT
 from pointworld.geometry.clusters import point_clusters as point_clusters
 from pointworld.geometry.kabsch import fit_rigid as fit_rigid

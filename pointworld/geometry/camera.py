@@ -21,7 +21,17 @@ def unproject(depth: np.ndarray, K: np.ndarray) -> np.ndarray:
 
     Pixels of unknown depth (0 or NaN) give points that the caller must mask.
     """
-    uv = pixel_grid(*depth.shape)
+    return _at_depth(pixel_grid(*depth.shape), depth, K)
+
+
+def unproject_pixels(
+    depth: np.ndarray, K: np.ndarray, rows: np.ndarray, columns: np.ndarray
+) -> np.ndarray:
+    """As `unproject`, for some pixels (n,) of the image only: (n, 3)."""
+    return _at_depth(np.stack([columns + 0.5, rows + 0.5], -1), depth[rows, columns], K)
+
+
+def _at_depth(uv: np.ndarray, depth: np.ndarray, K: np.ndarray) -> np.ndarray:
     z = depth.astype(np.float64)
     y = (uv[..., 1] - K[1, 2]) / K[1, 1]
     x = (uv[..., 0] - K[0, 2] - K[0, 1] * y) / K[0, 0]

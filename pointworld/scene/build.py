@@ -16,7 +16,7 @@ from pointworld.geometry import (
     point_clusters,
     rotate_vectors,
     transform_points,
-    unproject,
+    unproject_pixels,
     voxel_indices,
     voxel_representatives,
 )
@@ -42,11 +42,12 @@ MAX_DENSE_VOXELS = 8_000_000
 
 @dataclass(frozen=True, eq=False)
 class _Cloud:
-    """Points (n, 3) of all frames in the base frame, with colours 0-1 and normals; float32."""
+    """Points (n, 3) float32 of all frames in the base frame, and the frame, row and column (n,) each was seen in."""
 
     points: np.ndarray
-    colors: np.ndarray
-    normals: np.ndarray
+    frame: np.ndarray
+    row: np.ndarray
+    column: np.ndarray
 
 
 def build_scene(
@@ -99,15 +100,16 @@ def build_scene(
     check_rigid(T_world_base, "build_scene", "T_world_base")
     box = Workspace() if workspace is None else workspace
     masks = _robot_masks(frames, robot, joint_positions, T_world_base, robot_margin)
-    cloud = _crop(
-        [_frame_cloud(f, T_world_base, m) for f, m in zip(frames, masks, strict=True)], box
-    )
+    clouds = [
+        _frame_cloud(k, frame, T_world_base, mask)
+        for k, (frame, mask) in enumerate(zip(frames, masks, strict=True))
+    ]
+    cloud = _crop(clouds, box)
     points = torch.from_numpy(cloud.points)
     index = _cap(_one_per_voxel(points, voxel_size), max_points, seed)
+    colors, normals = _appearance(frames, T_world_base, cloud, index.numpy())
     scene = ScenePoints(
-        points=points[index],
-        colors=torch.from_numpy(cloud.colors)[index],
-        normals=torch.from_numpy(cloud.normals)[index],
+        points=points[index], colors=torch.from_numpy(colors), normals=torch.from_numpy(normals)
     )
     scene = replace(scene, clusters=point_clusters(scene.points, scene.normals))
     if encoder is None:
@@ -151,22 +153,41 @@ def _robot_masks(
     ]
 
 
-def _frame_cloud(frame: RGBDFrame, T_world_base: np.ndarray, robot: np.ndarray | None) -> _Cloud:
-    """Points of one frame in the base frame; where the normal is unknown it points at the camera."""
-    use = frame.valid & (frame.depth > 0)
-    normals = depth_normals(frame.depth, use, frame.K)
+def _frame_cloud(
+    number: int, frame: RGBDFrame, T_world_base: np.ndarray, robot: np.ndarray | None
+) -> _Cloud:
+    """Points of one frame in the base frame."""
+    use = _known(frame)
     if robot is not None:
         use = use & ~robot
-    T_base_cam = invert(T_world_base) @ frame.T_world_cam
-    cam = unproject(np.where(use, frame.depth, 0.0), frame.K)[use]
-    picked = normals[use].astype(np.float64)
-    unknown = ~picked.any(-1)
-    picked[unknown] = -cam[unknown] / np.linalg.norm(cam[unknown], axis=-1, keepdims=True)
-    return _Cloud(
-        transform_points(T_base_cam, cam).astype(np.float32),
-        frame.rgb[use].astype(np.float32) / 255.0,
-        rotate_vectors(T_base_cam, picked).astype(np.float32),
-    )
+    row, column = np.nonzero(use)
+    cam = unproject_pixels(frame.depth, frame.K, row, column)
+    points = transform_points(invert(T_world_base) @ frame.T_world_cam, cam).astype(np.float32)
+    return _Cloud(points, np.full(len(points), number), row, column)
+
+
+def _known(frame: RGBDFrame) -> np.ndarray:
+    return frame.valid & (frame.depth > 0)
+
+
+def _appearance(
+    frames: Sequence[RGBDFrame], T_world_base: np.ndarray, cloud: _Cloud, index: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Colours 0-1 and normals (chosen, 3) float32 of some points; an unknown normal points at the camera."""
+    colors = np.zeros((len(index), 3), np.float32)
+    normals = np.zeros((len(index), 3), np.float32)
+    for number, frame in enumerate(frames):
+        mine = np.flatnonzero(cloud.frame[index] == number)
+        row, column = cloud.row[index[mine]], cloud.column[index[mine]]
+        colors[mine] = frame.rgb[row, column].astype(np.float32) / 255.0
+        picked = depth_normals(frame.depth, _known(frame), frame.K, at=(row, column))
+        picked = picked.astype(np.float64)
+        unknown = ~picked.any(-1)
+        cam = unproject_pixels(frame.depth, frame.K, row[unknown], column[unknown])
+        picked[unknown] = -cam / np.linalg.norm(cam, axis=-1, keepdims=True)
+        T_base_cam = invert(T_world_base) @ frame.T_world_cam
+        normals[mine] = rotate_vectors(T_base_cam, picked).astype(np.float32)
+    return colors, normals
 
 
 def _crop(clouds: Sequence[_Cloud], workspace: Workspace) -> _Cloud:
@@ -185,7 +206,7 @@ def _crop(clouds: Sequence[_Cloud], workspace: Workspace) -> _Cloud:
             np.concatenate(
                 [getattr(cloud, name)[mask] for cloud, mask in zip(clouds, inside, strict=True)]
             )
-            for name in ("points", "colors", "normals")
+            for name in ("points", "frame", "row", "column")
         )
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from pointworld.geometry import invert, pixel_grid, rotate_vectors, transform_points
+from pointworld.geometry import invert, rotate_vectors, transform_points
 from pointworld.types import RGBDFrame
 
 #: How far around the robot's surface points are removed [m], for errors of calibration and depth. A wider margin eats
@@ -106,7 +106,8 @@ class MeshCaster:
         )
         if region is not None:
             r0, r1, c0, c1 = region
-            uv = (pixel_grid(rows, columns)[r0:r1, c0:c1] * step).reshape(-1, 2)
+            v, u = np.meshgrid(np.arange(r0, r1) + 0.5, np.arange(c0, c1) + 0.5, indexing="ij")
+            uv = np.stack([u, v], -1).reshape(-1, 2) * step
             # Rays have unit z in the camera, so the distance parameter is the depth itself.
             rays = np.ones((len(uv), 3))
             rays[:, 1] = (uv[:, 1] - K[1, 2]) / K[1, 1]

@@ -15,6 +15,7 @@ from pointworld.geometry import (
     project,
     scale_intrinsics,
     unproject,
+    unproject_pixels,
 )
 
 K = np.array([[210.0, 0.0, 31.2], [0.0, 190.0, 24.9], [0.0, 0.0, 1.0]])
@@ -63,6 +64,23 @@ def test_normals_of_a_slanted_plane_face_the_camera() -> None:
     normals = depth_normals(depth, valid, K)
     assert not normals[10, 10].any()
     assert np.abs(normals[valid] - normal).max() < 1e-3
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31), skew=st.floats(-3, 3))
+def test_normals_and_points_of_some_pixels_are_those_of_the_image(seed: int, skew: float) -> None:
+    """To the last bit, at the border and beside holes too."""
+    rng = np.random.default_rng(seed)
+    depth = rng.uniform(0.95, 1.0, size=(12, 16)).astype(np.float32)
+    valid = rng.random(depth.shape) > 0.2
+    skewed = K.copy()
+    skewed[0, 1] = skew
+    row, column = rng.integers(0, 12, 60), rng.integers(0, 16, 60)
+    whole = depth_normals(depth, valid, skewed)
+    some = depth_normals(depth, valid, skewed, at=(row, column))
+    assert np.array_equal(some, whole[row, column])
+    points = unproject_pixels(depth, skewed, row, column)
+    assert np.array_equal(points, unproject(depth, skewed)[row, column])
 
 
 def test_normals_do_not_bridge_a_depth_edge() -> None:
