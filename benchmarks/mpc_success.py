@@ -1,15 +1,17 @@
 """Success of closing the loop: task families x methods on the same scenes, resumable, as a table with intervals.
 
-    python benchmarks/mpc_success.py --out out/mpc --episodes 20
-    python benchmarks/mpc_success.py --out out/mpc --tasks tissue_box drawer --methods straight oracle --episodes 5
+    python benchmarks/mpc_success.py --out out/mpc --stages 5 10 20 --page docs/planning.md
+    python benchmarks/mpc_success.py --out out/mpc --tasks tissue_box drawer --methods straight oracle --stages 5
 
-Every episode is a file in OUT/TASK/METHOD; run it again to go on. A family is admitted when a straight push succeeds
-in at most half of its scenes and the oracle in at least 85 % (soft things 70 %).
+Every episode is a file in OUT/TASK/METHOD; run it again to go on. Every family and method gets its first episodes (a
+stage) before any gets more. A family is admitted when a straight push succeeds in at most half of its scenes and the
+oracle in at least 85 % (soft things 70 %).
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,11 +24,16 @@ from pointworld.control.task_runs import RunConfig, run_many, summarise
 from pointworld.errors import InputError
 from pointworld.files import write_json, write_text
 from pointworld.plan.tasks import TASKS
+from pointworld.train.page import fill_page
 
 SOFT = ("scarf", "pillow")
 #: Highest rate of the straight push and lowest of the oracle at which a family tells planners apart.
 STRAIGHT_MOST, ORACLE_LEAST, ORACLE_LEAST_SOFT = 0.5, 0.85, 0.7
 METHODS = ("model", "model_true", "oracle", "open_loop", "push_again", "straight", "random")
+#: Steps of 0.1 s after which an episode ends; a single push has ended by the second.
+MOST_STEPS, MOST_STEPS_PUSH = 400, 80
+#: Name of the table on a page.
+PART = "mpc-success"
 
 
 def method_config(method: str, task: str, base: RunConfig) -> RunConfig:
@@ -36,7 +43,7 @@ def method_config(method: str, task: str, base: RunConfig) -> RunConfig:
     first plan, three seconds long, carried out without a second look; push_again: pushes by rule, aimed anew at
     every look, without any prediction; straight and random: see `pointworld mpc`.
     """
-    base = replace(base, task=task)
+    base = replace(base, task=task, max_steps=MOST_STEPS)
     if task in SOFT:
         # Cloth and pillows are slow to simulate.
         base = replace(base, samples=max(8, base.samples // 2))
@@ -45,16 +52,15 @@ def method_config(method: str, task: str, base: RunConfig) -> RunConfig:
     if method == "model_true":
         return replace(base, dynamics="model", perception="true")
     if method == "open_loop":
-        whole = {"horizon": 30, "execute": 30, "max_steps": 30}
-        return replace(base, dynamics="model", perception="rgbd", **whole)
+        first = replace(base, dynamics="model", perception="rgbd")
+        return replace(first, horizon=30, execute=30, max_steps=30)
     if method == "oracle":
         return replace(base, dynamics="oracle", perception="true")
     if method == "push_again":
         return replace(base, dynamics="none", perception="true")
     planner: Any = method
     rule = replace(base, dynamics="none", planner=planner, perception="true", execute=8)
-    # A single push has ended by then.
-    return replace(rule, max_steps=80)
+    return replace(rule, max_steps=MOST_STEPS_PUSH) if method == "straight" else rule
 
 
 def admitted(task: str, rates: Mapping[str, float]) -> str:
@@ -70,31 +76,48 @@ def admitted(task: str, rates: Mapping[str, float]) -> str:
 
 
 def table(results: Mapping[str, Mapping[str, Mapping[str, Any]]], methods: list[str]) -> str:
-    """Markdown: a row per task, a column per method, with 95 % intervals."""
+    """Markdown: a row per task, a column per method, with 95 % intervals, and means over the families of a kind."""
     head = ["task", *methods, "admitted"]
     rows = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for task, by_method in results.items():
-        cells = [task]
-        for method in methods:
-            found = by_method.get(method)
-            if found is None:
-                cells.append("not run")
-                continue
-            low, high = (100 * v for v in found["interval_95"])
-            good, total = found["successes"], found["episodes"]
-            cells.append(f"{good}/{total} ({low:.0f} to {high:.0f} %)")
+        cells = [f"`{task}`", *(_cell(by_method.get(method)) for method in methods)]
         rates = {m: s["success_rate"] for m, s in by_method.items()}
         rows.append("| " + " | ".join([*cells, admitted(task, rates)]) + " |")
+    for name, tasks in (
+        ("mean of rigid and articulated", [t for t in results if t not in SOFT]),
+        ("mean of deformable", [t for t in results if t in SOFT]),
+    ):
+        cells = [_mean([results[t].get(m) for t in tasks]) for m in methods]
+        rows.append("| " + " | ".join([name, *cells, ""]) + " |")
     return "\n".join(rows) + "\n"
+
+
+def _cell(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "not run"
+    low, high = (100 * v for v in found["interval_95"])
+    faults = len(found["faults"])
+    said = f"{found['successes']}/{found['episodes']} ({low:.0f} to {high:.0f} %)"
+    return f"{said}, {faults} fault{'s' if faults > 1 else ''}" if faults else said
+
+
+def _mean(found: list[Mapping[str, Any] | None]) -> str:
+    """Mean rate over families, each counting the same."""
+    rates = [100 * f["success_rate"] for f in found if f is not None]
+    if not rates:
+        return "not run"
+    missing = f" of {len(rates)}/{len(found)} families" if len(rates) < len(found) else ""
+    return f"{sum(rates) / len(rates):.0f} %{missing}"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run what is missing and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=Path("out/mpc"))
+    parser.add_argument("--page", type=Path, help=f"page whose part '{PART}' gets the table")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--episodes", type=int, default=20)
+    parser.add_argument("--stages", nargs="+", type=int, default=[5, 10, 20], help="episodes each")
     parser.add_argument("--soft-episodes", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--samples", type=int, default=24)
@@ -105,11 +128,10 @@ def main(argv: list[str] | None = None) -> int:
     base = RunConfig(
         task="book", samples=args.samples, iterations=args.iterations, checkpoint=args.checkpoint
     )
-    results: dict[str, dict[str, Any]] = {}
-    for task in args.tasks:
-        results[task] = {}
-        count = min(args.episodes, args.soft_episodes) if task in SOFT else args.episodes
-        for method in args.methods:
+    results: dict[str, dict[str, Any]] = {task: {} for task in args.tasks}
+    for stage in args.stages:
+        for task, method in itertools.product(args.tasks, args.methods):
+            count = min(stage, args.soft_episodes) if task in SOFT else stage
             try:
                 config = method_config(method, task, base)
             except InputError as error:
@@ -120,6 +142,9 @@ def main(argv: list[str] | None = None) -> int:
             results[task][method] = summarise(episodes)
             write_json(args.out / "results.json", results)
             write_text(args.out / "table.md", table(results, args.methods))
+            if args.page is not None:
+                page = args.page.read_text(encoding="utf-8")
+                write_text(args.page, fill_page(page, {PART: table(results, args.methods)}))
     sys.stdout.write(table(results, args.methods))
     return 0
 

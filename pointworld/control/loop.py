@@ -29,9 +29,14 @@ _AT_ONCE = frozenset({Reason.CLOCK, Reason.WATCHDOG, Reason.ROBOT_ERROR, Reason.
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """planner_timeout: longest time without a new chunk once one was given, while armed [s]."""
+    """planner_timeout: longest time without a new chunk once one was given, while armed [s].
+
+    give_way: a joint that is held back this far from where it was sent presses against something: the chunk is
+    forgotten and the arm comes to rest, before the safety filter's `tracking` fault [rad]; infinity = never.
+    """
 
     planner_timeout: float = 5.0
+    give_way: float = float("inf")
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
 
 
@@ -41,7 +46,8 @@ class LoopStatus:
 
     time: of that tick [s]. state: newest measurement, None before the first. commanded, pace: (joints,) last command
     while armed and its speed. holding: armed without a running chunk. chunk: highest sequence taken. limited: commands
-    that fell short of their target. worst_gap: longest time between ticks while armed [s].
+    that fell short of their target. worst_gap: longest time between ticks while armed [s]. gave_way: chunks forgotten
+    because the arm was held back.
     """
 
     time: float
@@ -56,6 +62,7 @@ class LoopStatus:
     limited: int
     worst_gap: float
     pace: np.ndarray | None = None
+    gave_way: int = 0
 
 
 class ControlLoop:
@@ -78,6 +85,7 @@ class ControlLoop:
         self._state: RobotState | None = None
         self._silent = True
         self._ticks, self._limited, self._worst, self._last = 0, 0, 0.0, -np.inf
+        self._gave_way = 0
 
     def status(self) -> LoopStatus:
         """A snapshot."""
@@ -97,6 +105,7 @@ class ControlLoop:
                 limited=self._limited,
                 worst_gap=self._worst,
                 pace=None if motion is None else motion.v,
+                gave_way=self._gave_way,
             )
 
     def arm(self, *, dry_run: bool = False) -> None:
@@ -214,6 +223,7 @@ class ControlLoop:
                 self._send(decision)
             if self._filter.mode is SafetyMode.FAULT and before.mode is not SafetyMode.FAULT:
                 self._faulted()
+            self._yield()
             self._quieten()
             if before.mode in (SafetyMode.ARMED, SafetyMode.DRY_RUN):
                 self._worst = max(self._worst, now - self._last)
@@ -295,6 +305,17 @@ class ControlLoop:
             self.robot.stop()
             if self._filter.mode is SafetyMode.DISARMED:
                 self._release()
+
+    def _yield(self) -> None:
+        """Stop pressing against what does not give way."""
+        motion, state = self._filter.motion, self._state
+        if motion is None or state is None or self._executor.path is None:
+            return
+        back = np.abs(motion.q - state.joint_positions[: len(motion.q)]).max()
+        if back > self.config.give_way and self._filter.mode is SafetyMode.ARMED:
+            self._executor = dataclasses.replace(self._executor, path=None)
+            self._gave_way += 1
+            self._note("gave way", Reason.NONE, f"held back by {back:.3f} rad")
 
     def _release(self) -> None:
         """After an ordinary end the arm's stop needs nobody's acknowledgement."""

@@ -19,7 +19,8 @@ from pointworld.control.filming import look_record, plan_record
 from pointworld.control.planning import planning
 from pointworld.control.recording import Recorder
 from pointworld.control.rig import Look, Rig
-from pointworld.control.tasks import SLOWER, task_cost
+from pointworld.control.task_setup import task_cost
+from pointworld.control.task_world import SLOWER
 from pointworld.control.types import Chunk, ControlError, Reason
 from pointworld.errors import InputError
 from pointworld.plan.actions import Actions, ToolPathSpace

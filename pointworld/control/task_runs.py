@@ -20,15 +20,9 @@ from pointworld.control.filming import (
     look_record,
     record_plans,
 )
-from pointworld.control.tasks import (
-    EpisodeResult,
-    TaskWorld,
-    View,
-    held_depth,
-    held_width,
-    run_episode,
-    task_space,
-)
+from pointworld.control.task_setup import held_depth, held_width, task_space
+from pointworld.control.task_world import TaskWorld, View
+from pointworld.control.tasks import EpisodeResult, run_episode
 from pointworld.data.render import SceneRenderer, make_renderer
 from pointworld.data.robot_tree import robot_tree
 from pointworld.errors import InputError
@@ -39,6 +33,7 @@ from pointworld.plan.actions import ToolPathSpace
 from pointworld.plan.dynamics import Dynamics
 from pointworld.plan.mpc import MpcSettings
 from pointworld.plan.planners import Planner
+from pointworld.plan.rigid_dynamics import RigidTargets
 from pointworld.plan.simulator_dynamics import SimulatorDynamics
 from pointworld.plan.tasks import TASKS, Task, make_task
 from pointworld.plan.tasks.choice import PushChooser
@@ -191,7 +186,12 @@ def _dynamics(config: RunConfig, task: Task, model: Any) -> Dynamics:
     if config.dynamics == "oracle":
         return SimulatorDynamics(model=task.model, tree=task.tree)
     assert model is not None
-    return ModelDynamics(model=model, gradients=config.planner == "gradient")
+    return world_model(config, model)
+
+
+def world_model(config: RunConfig, model: Any) -> Dynamics:
+    """A world model as dynamics, with rigid targets moving as one."""
+    return RigidTargets(dynamics=ModelDynamics(model=model, gradients=config.planner == "gradient"))
 
 
 def build_planner(

@@ -37,6 +37,7 @@ class PlanState:
     scene: points in the base frame. joint_positions: (joints,) in the robot's order.
     task_index: (chosen,) int64 points that the task is about; dynamics may keep them in view.
     velocities: (points, 3) [m/s], None = at rest. joint_velocities: (joints,) [rad/s], None = at rest.
+    bodies: (chosen,) int64 which rigid thing on a table a task point lies on, -1 = none; None = unknown.
     held: what the hand holds fast, which moves as it does; None = nothing.
     physics, point_bodies: for the simulator alone: its full state vector, and the body (points,) every point lies on.
     """
@@ -46,6 +47,7 @@ class PlanState:
     task_index: Tensor | None = None
     velocities: Tensor | None = None
     joint_velocities: Tensor | None = None
+    bodies: Tensor | None = None
     held: Held | None = None
     physics: np.ndarray | None = None
     point_bodies: np.ndarray | None = None

@@ -244,9 +244,7 @@ class _Carried:
 
     def rows(self, first: int, last: int) -> _Carried:
         """Of some of the candidates."""
-        return replace(
-            self, positions=self.positions[first:last], normals=self.normals[first:last]
-        )
+        return replace(self, positions=self.positions[first:last], normals=self.normals[first:last])
 
     def put(self, points: Tensor, step: int) -> Tensor:
         """Scene points (samples, points, 3) with those that are held where they are at a step."""

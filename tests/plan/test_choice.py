@@ -16,8 +16,9 @@ from pointworld.plan.follow import take_over
 from pointworld.plan.simulator_dynamics import SimulatorDynamics
 from pointworld.plan.tasks import Task, make_task
 from pointworld.plan.tasks.choice import PushChooser
-from pointworld.plan.tasks.push_paths import Aim
+from pointworld.plan.tasks.push_paths import Aim, plan_push
 from pointworld.plan.tasks.seen import Seen, TrueView
+from pointworld.plan.tasks.way import Hand
 from pointworld.plan.trajectory import Trajectory
 from pointworld.robot import RobotModel
 
@@ -53,8 +54,10 @@ def test_the_chosen_push_is_the_one_that_the_simulator_likes(
     oracle = SimulatorDynamics(model=box.model, tree=box.tree)
     chooser = PushChooser(space=space, dynamics=oracle, table=table, draws=10)
     choice = chooser.choose(seen, 0)
-    off = (seen.goals - seen.state.scene.points[seen.index]).square().sum(-1).mean()
-    assert choice.before == pytest.approx(float(off), rel=1e-4)
+    off = seen.goals - seen.state.scene.points[seen.index]
+    turn = (off - off.mean(0)).square().sum(-1).mean()
+    left = float(turn + 0.5 * off.mean(0).square().sum())
+    assert choice.before == pytest.approx(left, rel=1e-4), "a way counts half of a turn"
     assert choice.after < 0.35 * choice.before
     towards = Aim.of(seen, table, 0.0).way
     assert float(choice.push.ahead @ towards) > 0
@@ -63,26 +66,41 @@ def test_the_chosen_push_is_the_one_that_the_simulator_likes(
 def test_without_a_prediction_the_straight_push_is_chosen(box: Task, space: ToolPathSpace) -> None:
     seen, table = look(box), box.scene.table_height
     chooser = PushChooser(space=space, dynamics=ConstantMotion(), table=table, draws=6)
-    choice, straight = chooser.choose(seen, 0), chooser.draw(seen, np.random.default_rng(0))[0]
+    choice, straight = chooser.choose(seen, 0), plan_push(seen, table)
     assert choice.after == pytest.approx(choice.before)
     assert np.allclose(choice.push.contact, straight.contact)
     assert choice.push.way == pytest.approx(straight.way)
 
 
 def test_a_hand_does_not_come_down_on_other_things(box: Task, space: ToolPathSpace) -> None:
-    seen = look(box)
-    chooser = PushChooser(space=space, dynamics=ConstantMotion(), table=box.scene.table_height)
-    push = chooser.draw(seen, np.random.default_rng(0))[0]
+    seen, table = look(box), box.scene.table_height
+    chooser = PushChooser(space=space, dynamics=ConstantMotion(), table=table)
+    push = plan_push(seen, table)
+    assert chooser._clear(beside(seen, push.behind + np.array([0.3, 0.3, 0.0])), push) is not None
+    assert chooser._clear(beside(seen, push.behind + np.array([0.015, 0.0, 0.0])), push) is None
+    above = push.behind + 0.09 * np.array([-push.ahead[1], push.ahead[0], 0.6])
+    assert chooser._clear(beside(seen, above), push) is None, "the palm is wider than the fingers"
+
+
+def beside(seen: Seen, place: np.ndarray) -> Seen:
+    """The same look with all other things at one place."""
     points = seen.state.scene.points.clone()
-    points[seen.still_index] = torch.from_numpy(push.behind + np.array([0.3, 0.3, 0.0])).float()
-    clear = replace(seen, state=replace(seen.state, scene=replace(seen.state.scene, points=points)))
-    assert chooser._free(clear, push)
-    points = points.clone()
-    points[seen.still_index[0]] = torch.from_numpy(push.behind + np.array([0.01, 0.0, 0.0])).float()
-    blocked = replace(
-        seen, state=replace(seen.state, scene=replace(seen.state.scene, points=points))
+    points[seen.still_index] = torch.from_numpy(place).float()
+    scene = replace(seen.state.scene, points=points)
+    return replace(seen, state=replace(seen.state, scene=scene))
+
+
+def test_the_hand_flies_over_what_lies_on_its_way_and_no_higher() -> None:
+    hand = Hand()
+    post = np.array([[0.5, 0.0, z] for z in (0.05, 0.1, 0.15)])
+    start, end = np.array([0.4, 0.0, 0.02]), np.array([0.6, 0.0, 0.02])
+    assert hand.over(start, end, post) == pytest.approx(0.18)
+    assert hand.over(start, end, post + np.array([0.0, 0.09, 0.0])) == pytest.approx(0.13), (
+        "under the palm"
     )
-    assert not chooser._free(blocked, push)
+    assert hand.over(start, end, post + np.array([0.0, 0.2, 0.0])) == -np.inf
+    tool = Hand(depth=0.1, wide=0.05)
+    assert tool.over(start, end, post) == pytest.approx(0.28)
 
 
 def test_points_of_a_cloth_ride_on_its_vertices(tree: RobotTree, space: ToolPathSpace) -> None:

@@ -12,27 +12,35 @@ from pointworld.plan.actions import Actions, ToolPathSpace
 from pointworld.plan.dynamics import Dynamics
 from pointworld.plan.follow import follow_path
 from pointworld.plan.rotations import rotation_exp
-from pointworld.plan.tasks.push_paths import Aim, Push, plan_push, turn_left
+from pointworld.plan.tasks.push_paths import Aim, Push, Shot, turn_left
 from pointworld.plan.tasks.seen import Seen
+from pointworld.plan.tasks.way import FreeAir, Hand
 from pointworld.plan.trajectory import Trajectory
 
 Tensor = torch.Tensor
 
 #: Steps of the way from now to the place behind the target, which is solved for and not simulated.
 _JUMP = 5
-#: The hand must get this near to its place behind the target [m], and stays this far from other things there.
-_MISSED, _ROOM = 0.006, 0.028
-#: The palm is this far above the fingertips and this wide and thick (half) [m].
-_PALM, _PALM_WIDE, _PALM_THICK = 0.05, 0.10, 0.04
+#: The hand must get this near to its place behind the target, and what is predicted begins this near to contact [m].
+_MISSED, _BEFORE = 0.006, 0.012
 #: What moving others and pressing against what does not give way cost, next to the squared distance to the goal.
 _STILL, _STRAIN, _SHORT = 300.0, 0.02, 1.0
 #: Motion of others, and strain [rad], that costs nothing.
 _STILL_FREE, _STRAIN_FREE = 0.005, 0.06
 
 
+#: So many of the best pushes are varied; a target whose centre is this near to its goal is pushed from all sides [m].
+_BEST, _SHORT_WAY = 4, 0.04
+#: The fingertips travel at most this high above the table [m].
+_HIGHEST = 0.32
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Choice:
-    """A push and what it is predicted to leave. before, after: mean squared distance of the task points [m^2]."""
+    """A push and what it is predicted to leave: mean squared distance of the task points [m^2].
+
+    after: with what else it costs.
+    """
 
     push: Push
     before: float
@@ -44,7 +52,7 @@ class PushChooser:
     """Draws pushes at a seen target and rates them.
 
     shortfall: (samples, steps) by which motions fail what the arm's safety asks for [m], None = not asked.
-    wide: half width of a tool in the hand [m].
+    wide: half width of a tool in the hand, depth: its length below the fingertips [m].
     draws: pushes per choice, the straight one and the one that turns come first.
     """
 
@@ -58,46 +66,68 @@ class PushChooser:
 
     def choose(self, seen: Seen, seed: int) -> Choice:
         """The best push from here; its way ends where the target is predicted to be nearest to its goal."""
-        pushes = self.draw(seen, np.random.default_rng(seed))
-        trajectory, reached = self._predict(seen, pushes)
-        cost = self._rate(seen, trajectory)
-        cost = cost + torch.where(torch.from_numpy(reached), 0.0, torch.inf).to(cost)[:, None]
-        ahead = cost[:, 1:]
-        if not bool(torch.isfinite(ahead).any()):
-            return Choice(push=pushes[0], before=float(cost[0, 0]), after=torch.inf)
-        best = int(ahead.amin(1).argmin())
-        # The last of equals: dynamics that move nothing leave the way as it was drawn.
-        steps = int(ahead[best].argmin()) + 1
-        flat = bool((ahead[best] >= cost[best, 0] - 1e-9).all())
-        push = pushes[best]
-        way = push.way if flat else push.speed * self.space.body.step_dt * steps - push.gap
-        now = self._distance(seen, trajectory)[best]
-        return Choice(
-            push=replace(push, way=max(way, 0.005)),
-            before=float(now[0]),
-            after=float(ahead[best].min()),
-        )
+        rng = np.random.default_rng(seed)
+        shots = self.draw(seen, rng)
+        first = self._judge(seen, shots)
+        near = [shot for shot, choice in first if choice.after < choice.before][:_BEST]
+        again = [
+            near[int(rng.integers(len(near)))].near(rng) for _ in range(self.draws // 2) if near
+        ]
+        found = sorted(first + self._judge(seen, again), key=lambda pair: pair[1].after)
+        if found:
+            return found[0][1]
+        return Choice(push=shots[0].push(), before=0.0, after=torch.inf)
 
-    def draw(self, seen: Seen, rng: np.random.Generator) -> list[Push]:
+    def draw(self, seen: Seen, rng: np.random.Generator) -> list[Shot]:
         """The two pushes by rule, and others around them, from all sides and at all places of the target."""
-        pushes = [plan_push(seen, self.table, depth=self.depth, turn=t) for t in (False, True)]
+        first = [Aim.of(seen, self.table, self.depth).shot(turn=turn) for turn in (False, True)]
         groups = [seen.owner == k for k in np.unique(seen.owner)]
         aims = [Aim.of(seen, self.table, self.depth, chosen=g & seen.grip) for g in groups]
         handle = not seen.grip.all()
         far = np.array([np.linalg.norm(a.goals - a.points, axis=-1).mean() for a in aims])
-        for number in range(self.draws - len(pushes)):
+        shots = list(first)
+        for number in range(self.draws - len(first)):
             aim = aims[int(rng.choice(len(aims), p=far / max(far.sum(), 1e-9)))]
-            length = float(np.linalg.norm(aim.way))
-            heading = float(np.arctan2(aim.way[1], aim.way[0])) + 0.45 * rng.standard_normal()
             if handle:
-                heading = pushes[0].yaw + 0.1 * rng.standard_normal()
-            elif number % 3 == 0 and length < 0.04:
-                heading = float(rng.uniform(-np.pi, np.pi))
-            ahead = np.array([np.cos(heading), np.sin(heading)])
-            half = 0.85 * aim.half_width(ahead)
-            offset, along = half * rng.uniform(-1, 1), half * rng.uniform(-1, 1)
-            pushes.append(aim.push(ahead, offset, max(length, 0.03), along=along))
-        return pushes
+                shots.append(aim.around(rng, spread=0.1))
+            elif number % 2 and not (self.depth or aim.thin):
+                shots.append(aim.at_side(rng))
+            else:
+                lost = number % 3 == 0 and float(np.linalg.norm(aim.way)) < _SHORT_WAY
+                shots.append(aim.around(rng, spread=np.pi if lost else 0.45))
+        return shots
+
+    def _judge(self, seen: Seen, shots: list[Shot]) -> list[tuple[Shot, Choice]]:
+        """What the hand can do of some pushes, each ending at its best, best first."""
+        cleared = [(shot, self._clear(seen, shot.push())) for shot in shots]
+        able = [(shot, push) for shot, push in cleared if push is not None]
+        if not able:
+            return []
+        pushes = [push for _, push in able]
+        trajectory, reached = self._predict(seen, pushes)
+        cost, distance = self.rate(seen, trajectory), seen.task.squares(trajectory)
+        ahead = cost[:, 1:]
+        found = []
+        for row in np.flatnonzero(reached):
+            shot, push = able[row]
+            # The last of equals: dynamics that move nothing leave the way as it was drawn.
+            steps = int(ahead[row].argmin()) + 1
+            flat = bool((ahead[row] >= cost[row, 0] - 1e-9).all())
+            way = push.way if flat else push.speed * self.space.body.step_dt * steps - _near(push)
+            choice = Choice(
+                push=replace(push, way=max(way, 0.005)),
+                before=float(distance[row, 0]),
+                after=float(ahead[row].min()),
+            )
+            found.append((shot, choice))
+        return sorted(found, key=lambda pair: pair[1].after)
+
+    def _clear(self, seen: Seen, push: Push) -> Push | None:
+        """The push with the height of the way to it through free air, None where there is none."""
+        hand = Hand(depth=self.depth, wide=self.wide)
+        air = FreeAir(hand=hand, table=self.table, highest=self.table + self.depth + _HIGHEST)
+        tool = self.space.body.robot.tool_pose(seen.state.joint_positions).numpy()[:3, 3]
+        return air.clear(seen, tool, push)
 
     def _predict(self, seen: Seen, pushes: list[Push]) -> tuple[Trajectory, np.ndarray]:
         """Outcomes of pushes from behind the target on, and which of them the hand can begin."""
@@ -107,7 +137,7 @@ class PushChooser:
         pose, _ = body.chain.tool_and_jacobian(start)
         turns = torch.tensor([turn_left(pose.numpy(), p.yaw) for p in pushes]).double()
         R = rotation_exp(turns[:, None] * torch.tensor([0.0, 0.0, 1.0]).double()) @ pose[:3, :3]
-        behind = torch.from_numpy(np.stack([p.behind for p in pushes]))
+        behind = torch.from_numpy(np.stack([_begin(p) for p in pushes]))
         share = torch.linspace(0, 1, _JUMP + 1, dtype=torch.float64)
         there = torch.eye(4, dtype=torch.float64).repeat(len(pushes), _JUMP + 1, 1, 1)
         yaw = share[None, :, None] * turns[:, None, None] * torch.tensor([0.0, 0.0, 1.0]).double()
@@ -127,31 +157,17 @@ class PushChooser:
         actions = body.measure(joints, path, width, wanted, space.limits)
         # Put there at rest.
         state = replace(seen.state, joint_velocities=None)
-        free = np.array([self._free(seen, push) for push in pushes])
-        return self.dynamics.rollout(state, actions), free & (missed.numpy() < _MISSED)
+        return self.dynamics.rollout(state, actions), missed.numpy() < _MISSED
 
-    def _free(self, seen: Seen, push: Push) -> bool:
-        """Whether nothing else stands where the hand comes down."""
-        others = seen.state.scene.points[seen.still_index].double().cpu().numpy()
-        if len(others) == 0:
-            return True
-        off = others[:, :2] - push.behind[:2]
-        along, beside = np.abs(off @ push.ahead), np.abs(off @ [-push.ahead[1], push.ahead[0]])
-        if self.depth:
-            return not bool(((along < _ROOM) & (beside < self.wide + 0.005)).any())
-        low = others[:, 2] < push.behind[2] + _PALM
-        fingers = low & (np.hypot(along, beside) < _ROOM)
-        palm = ~low & (along < _PALM_THICK) & (beside < _PALM_WIDE)
-        return not bool((fingers | palm).any())
+    def foresee(self, seen: Seen, plans: Tensor) -> Tensor:
+        """(samples, steps) cost of plans (samples, knots, dims) from here that end after each step."""
+        state = seen.state
+        actions = self.space.decode(state.joint_positions, plans, speeds=state.joint_velocities)
+        return self.rate(seen, self.dynamics.rollout(state, actions))
 
-    def _distance(self, seen: Seen, trajectory: Trajectory) -> Tensor:
-        """(samples, steps) mean squared distance of the task points to their goals [m^2]."""
-        points = trajectory.positions[:, :, seen.index]
-        return (points - seen.goals.to(points)).square().sum(-1).mean(-1)
-
-    def _rate(self, seen: Seen, trajectory: Trajectory) -> Tensor:
+    def rate(self, seen: Seen, trajectory: Trajectory) -> Tensor:
         """(samples, steps) cost of a push that ends after each step."""
-        cost = self._distance(seen, trajectory)
+        cost = seen.task.squares(trajectory)
         if len(seen.still_index):
             still = trajectory.positions[:, :, seen.still_index]
             moved = (still - still[:, :1]).norm(dim=-1)
@@ -162,3 +178,13 @@ class PushChooser:
         if self.shortfall is not None:
             cost = cost + _SHORT * self.shortfall(trajectory.actions).to(cost).cumsum(1)
         return cost
+
+
+def _near(push: Push) -> float:
+    """Distance from contact at which a push is predicted to begin [m]: the hand may come down further away."""
+    return min(push.gap, _BEFORE)
+
+
+def _begin(push: Push) -> np.ndarray:
+    """(3,) where a push is predicted to begin."""
+    return np.asarray(push.contact - np.append(_near(push) * push.ahead, 0.0))

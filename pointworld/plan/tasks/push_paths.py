@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy.spatial import ConvexHull
 
 from pointworld.data.motions import CLEARANCE, TIP
 from pointworld.plan.actions import ToolPathSpace
@@ -24,10 +25,14 @@ _HAND = 0.04
 PUSH_SPEED, _TRAVEL_SPEED, _DOWN_SPEED = 0.15, 0.3, 0.2
 #: Fingertips stay this far above the table, more than the safety filter asks for [m].
 FLOOR = TIP + 0.010
+#: The hand turns at this speed on its way [rad/s].
+_TURN_SPEED = 1.0
 #: What is thinner than this is pressed onto the table and dragged [m]: height of the tool then, and speed [m/s].
 THIN, PRESS, _DRAG_SPEED = 0.012, 0.012, 0.08
 #: Points that are on average nearer to their goals than this are pushed slowly, and from near by [m, m/s, m].
 _NEAR, _NEAR_SPEED, _NEAR_GAP = 0.045, 0.06, 0.012
+#: A hand that pushes is at most this fast for every metre that the target is from its goal [1/s].
+_SLOWING = 1.2
 #: The hand waits above for its turn when it is further than this from its yaw [rad].
 _TURNED = 0.2
 
@@ -114,6 +119,40 @@ class Aim:
         side = np.array([-ahead[1], ahead[0]])
         return float(np.abs((self.points[:, :2] - self.points[:, :2].mean(0)) @ side).max())
 
+    def shot(self, *, turn: bool = False) -> Shot:
+        """Straight towards the goal. Args: turn: beside the centre, where that also turns the target as it should."""
+        length = float(np.linalg.norm(self.way))
+        ahead = self.way / length if length > 1e-6 else np.array([1.0, 0.0])
+        # Touching right of the centre turns to the left.
+        share = -0.5 * float(np.clip(self.left / 0.4, -1.0, 1.0)) if turn else 0.0
+        heading = math.atan2(ahead[1], ahead[0])
+        return Shot(aim=self, heading=heading, offset=share * self.half_width(ahead), way=length)
+
+    def around(self, rng: np.random.Generator, *, spread: float) -> Shot:
+        """Somewhere on the target, about towards the goal. Args: spread: of the heading [rad]."""
+        heading = math.atan2(self.way[1], self.way[0]) + spread * rng.standard_normal()
+        half = 0.85 * self.half_width(np.array([math.cos(heading), math.sin(heading)]))
+        offset, along = half * rng.uniform(-1, 1), half * rng.uniform(-1, 1)
+        return Shot(aim=self, heading=heading, offset=offset, along=along, way=self._least)
+
+    def at_side(self, rng: np.random.Generator) -> Shot:
+        """Square onto a place of the outline, any of all sides."""
+        flat = self.points[:, :2]
+        corners = flat[ConvexHull(flat).vertices]
+        edges = np.roll(corners, -1, 0) - corners
+        length = np.linalg.norm(edges, axis=-1)
+        side = int(rng.choice(len(edges), p=length / length.sum()))
+        place = corners[side] + rng.uniform(0.05, 0.95) * edges[side]
+        # Corners go around to the left, so that the inside is to the left of an edge.
+        heading = math.atan2(edges[side, 0], -edges[side, 1]) + 0.2 * rng.standard_normal()
+        across = np.array([-math.sin(heading), math.cos(heading)])
+        offset = float((place - flat.mean(0)) @ across)
+        return Shot(aim=self, heading=heading, offset=offset, way=self._least)
+
+    @property
+    def _least(self) -> float:
+        return max(float(np.linalg.norm(self.way)), 0.03)
+
     @property
     def thin(self) -> bool:
         """A cloth, which has no side to push against."""
@@ -161,6 +200,31 @@ class Aim:
         )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Shot:
+    """A push as it is drawn. heading: [rad]. offset, along, way: see `Aim.push` [m]."""
+
+    aim: Aim
+    heading: float
+    offset: float
+    way: float
+    along: float = 0.0
+
+    def push(self) -> Push:
+        """Where it touches the target."""
+        ahead = np.array([math.cos(self.heading), math.sin(self.heading)])
+        return self.aim.push(ahead, self.offset, self.way, along=self.along)
+
+    def near(self, rng: np.random.Generator) -> Shot:
+        """Another one like it."""
+        return replace(
+            self,
+            heading=self.heading + 0.15 * rng.standard_normal(),
+            offset=self.offset + 0.01 * rng.standard_normal(),
+            along=self.along + 0.01 * rng.standard_normal(),
+        )
+
+
 def plan_push(seen: Seen, table: float, *, depth: float = 0.0, turn: bool = False) -> Push:
     """The push that carries the target's centre to its goal.
 
@@ -168,12 +232,7 @@ def plan_push(seen: Seen, table: float, *, depth: float = 0.0, turn: bool = Fals
         table: height of the table [m]. depth: length of a tool in the hand, below the fingertips [m].
         turn: touch beside the centre, on the side that also turns the target as it should.
     """
-    aim = Aim.of(seen, table, depth)
-    length = float(np.linalg.norm(aim.way))
-    ahead = aim.way / length if length > 1e-6 else np.array([1.0, 0.0])
-    # Touching right of the centre turns to the left.
-    share = -0.5 * float(np.clip(aim.left / 0.4, -1.0, 1.0)) if turn else 0.0
-    return aim.push(ahead, share * aim.half_width(ahead), length)
+    return Aim.of(seen, table, depth).shot(turn=turn).push()
 
 
 def at_contact(tool: np.ndarray, push: Push) -> bool:
@@ -188,7 +247,7 @@ def at_contact(tool: np.ndarray, push: Push) -> bool:
 def waypoints(tool: np.ndarray, push: Push, *, pushing: bool = False) -> list[np.ndarray]:
     """Places (3,) that the tool should pass next: up and over; from there down behind the target; from there ahead.
 
-    The corners before and after the way down are not cut: what is beyond them comes when the hand is there.
+    No corner is cut: what is beyond one comes when the hand is there.
 
     Args:
         pushing: the hand is known to be at the target already.
@@ -201,7 +260,7 @@ def waypoints(tool: np.ndarray, push: Push, *, pushing: bool = False) -> list[np
         # A little deeper, so that it gets there and does not only get near.
         return [push.behind - (0.0, 0.0, 0.002 if push.press else 0.0)]
     if tool[2] < push.over - 0.02:
-        return [np.append(tool[:2], push.over), above]
+        return [np.append(tool[:2], push.over)]
     return [above]
 
 
@@ -230,7 +289,7 @@ def path_plan(
         reached = np.interp(speed * times, travelled, places[:, axis])
         plan[:, axis] = torch.from_numpy(reached - pose[axis, 3])
     left = turn_left(pose, yaw)
-    plan[:, 5] = torch.from_numpy(np.sign(left) * np.minimum(abs(left), 0.6 * times))
+    plan[:, 5] = torch.from_numpy(np.sign(left) * np.minimum(abs(left), _TURN_SPEED * times))
     return torch.minimum(torch.maximum(plan, space.lower), space.upper)
 
 
@@ -241,7 +300,7 @@ def push_plan(space: ToolPathSpace, seen: Seen, push: Push, *, pushing: bool = F
     stops = waypoints(tool, push, pushing=pushing)
     speed = _TRAVEL_SPEED
     if np.allclose(stops[0], push.end):
-        speed = push.speed
+        speed = min(push.speed, max(_NEAR_SPEED, _SLOWING * seen.error))
     elif np.allclose(stops[0][:2], push.behind[:2]) and stops[0][2] < push.over - 0.02:
         speed = _DOWN_SPEED
         if abs(turn_left(pose, push.yaw)) > _TURNED:

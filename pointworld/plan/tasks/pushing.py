@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 
 from pointworld.plan.actions import ToolPathSpace
@@ -24,20 +25,27 @@ from pointworld.plan.tasks.seen import Seen
 
 Tensor = torch.Tensor
 
-#: A plan is worth carrying out when it lowers the cost of staying by this share; a new push when it lowers the
-#: squared distance by that.
-_WORTH, _WORTH_AGAIN = 0.15, 0.08
+#: A push is chosen anew when its target is this far from where it was seen then, and once the hand stands [m, rad/s].
+_STALE, _STANDS = 0.008, 0.03
+#: Share of the search's width for the hand's height.
+_LEVEL = 0.1
+#: What is left to do (squared distance) must go down by this share for a push to go on, to begin where the hand has
+#: come for it, and to be chosen.
+_WORTH, _WORTH_FIRST, _WORTH_AGAIN = 0.10, 0.03, 0.06
 
 
 @dataclass
 class _Memory:
     """Where a guided search stands. choice: the push under way. pushing: the hand has come to its contact.
 
-    idle: looks in a row at which nothing was found that helps.
+    points: (all, 3) of the targets when it was chosen. begun: a part of it was carried out. idle: looks in a row at
+    which nothing was found that helps.
     """
 
     choice: Choice | None = None
+    points: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
     pushing: bool = False
+    begun: bool = False
     idle: int = 0
 
 
@@ -45,20 +53,19 @@ class _Memory:
 class Guided:
     """Chooses a push, brings the hand behind the target by rule, and searches from there with a planner.
 
-    The way through free air needs no prediction. At the target the search starts from the best of the last plan,
-    shifted, and pushes by rule. When nothing it finds is worth doing, another push is chosen.
+    The way through free air needs no prediction. At the target the search starts from the chosen push, and its result
+    is compared with it. When nothing that is known is worth doing, another push is chosen.
 
-    planner: that searches. look: the last observation. chooser: None = the push by rule that looks best.
-    spread: factor on the width of the first search.
+    planner: that searches. look: the last observation. spread: factor on the width of the first search.
     """
 
     planner: Planner
     space: ToolPathSpace
     look: Callable[[], Seen]
     table: float
+    chooser: PushChooser
     depth: float = 0.0
-    spread: float = 0.3
-    chooser: PushChooser | None = None
+    spread: float = 0.15
     memory: _Memory = field(default_factory=_Memory)
 
     @property
@@ -69,55 +76,63 @@ class Guided:
     def plan(self, problem: Problem, *, seed: int, budget_s: float | None = None) -> PlanResult:
         """See `Planner.plan`."""
         seen, memory = self.look(), self.memory
-        if memory.choice is None:
+        if memory.choice is None or seen.blocked or self._stale(seen):
             self._choose(seen, seed)
         assert memory.choice is not None
         tool = self.space.body.robot.tool_pose(seen.state.joint_positions).numpy()[:3, 3]
         memory.pushing |= at_contact(tool, memory.choice.push)
         if not memory.pushing:
             return given_plan(push_plan(self.space, seen, memory.choice.push))
-        result = given_plan(self.space.rest())
         if not memory.idle:
-            result, worth = self._search(problem, seen, seed, budget_s)
-            if worth:
+            result, gain = self._search(problem, seen, seed, budget_s)
+            if gain > (_WORTH if memory.begun else _WORTH_FIRST):
+                memory.begun = True
                 return result
+        result = given_plan(self.space.rest())
+        if _moving(seen):
+            # What is pushed goes on until the hand stands.
+            return result
         before = memory.choice
         self._choose(seen, seed + 1)
         better = memory.choice.after < (1 - _WORTH_AGAIN) * memory.choice.before
-        memory.idle = 0 if better or self.chooser is None else memory.idle + 1
+        memory.idle = 0 if better else memory.idle + 1
         if memory.idle:
             # Nothing is known to help: stay, and think of other pushes next time.
             memory.choice, memory.pushing = before, True
             return result
         return given_plan(push_plan(self.space, seen, memory.choice.push))
 
+    def _stale(self, seen: Seen) -> bool:
+        """Whether the target is no more where the push under way was chosen for, as seen from above it."""
+        memory = self.memory
+        assert memory.choice is not None
+        height = float(self.space.body.robot.tool_pose(seen.state.joint_positions)[2, 3])
+        if memory.pushing or height < memory.choice.push.over - 0.03:
+            return False
+        return bool(np.linalg.norm(seen.points - memory.points, axis=-1).mean() > _STALE)
+
     def _choose(self, seen: Seen, seed: int) -> None:
-        if self.chooser is not None:
-            self.memory.choice = self.chooser.choose(seen, seed)
-        else:
-            push = plan_push(seen, self.table, depth=self.depth, turn=True)
-            self.memory.choice = Choice(push=push, before=1.0, after=0.0)
-        self.memory.pushing = False
+        self.memory.choice, self.memory.points = self.chooser.choose(seen, seed), seen.points
+        self.memory.pushing = self.memory.begun = False
 
     def _search(
         self, problem: Problem, seen: Seen, seed: int, budget_s: float | None
-    ) -> tuple[PlanResult, bool]:
-        """The planner's plan, and whether it is better than to stay."""
+    ) -> tuple[PlanResult, float]:
+        """The best of the planner's plan and the chosen push, and by what share it lowers what is left to do."""
         assert self.memory.choice is not None
-        chosen = self.memory.choice.push
-        pushes = [
-            plan_push(seen, self.table, depth=self.depth, turn=turn) for turn in (False, True)
-        ]
-        plans = [push_plan(self.space, seen, push) for push in pushes]
-        plans.append(push_plan(self.space, seen, chosen, pushing=True))
-        starts = [torch.zeros_like(problem.nominal), problem.nominal]
-        starts += [plan.to(problem.nominal) for plan in plans]
+        chosen = push_plan(self.space, seen, self.memory.choice.push, pushing=True)
+        starts = [torch.zeros_like(problem.nominal), chosen.to(problem.nominal)]
         costs, _ = evaluate(problem, problem.clip(torch.stack(starts)))
-        narrowed = replace(
-            problem, nominal=starts[int(costs.argmin())], std=self.spread * problem.std
-        )
+        spread = self.spread * problem.std
+        # A hand that rises leaves what it pushes.
+        spread[2] *= _LEVEL
+        narrowed = replace(problem, nominal=starts[int(costs.argmin())], std=spread)
         result = self.planner.plan(narrowed, seed=seed, budget_s=budget_s)
-        return result, result.cost < (1 - _WORTH) * float(costs[0])
+        both = torch.stack([result.actions, problem.clip(chosen.to(problem.nominal))])
+        left = self.chooser.foresee(seen, both)
+        best = int(left[:, 1:].amin(1).argmin())
+        gain = 1.0 - float(left[best, 1:].min()) / max(float(left[best, 0]), 1e-12)
+        return result if best == 0 else given_plan(both[1]), gain
 
 
 class StraightPush:
@@ -176,3 +191,9 @@ def given_plan(plan: Tensor) -> PlanResult:
         seconds=0.0,
         timed_out=False,
     )
+
+
+def _moving(seen: Seen) -> bool:
+    """Whether the arm moves."""
+    speeds = seen.state.joint_velocities
+    return speeds is not None and bool(speeds.abs().max() > _STANDS)

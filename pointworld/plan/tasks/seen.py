@@ -16,9 +16,12 @@ from pointworld.data.tabletop import CameraSpec
 from pointworld.encoders import ImageEncoder
 from pointworld.errors import InputError
 from pointworld.geometry import SUPPORT, transform_points
+from pointworld.plan.costs import TaskPoints
 from pointworld.plan.dynamics import Held, PlanState
 from pointworld.plan.simulator_dynamics import read_physics
 from pointworld.plan.tasks.held_view import HeldView
+from pointworld.plan.tasks.register import Background, JointTracker, register_pushed
+from pointworld.plan.tasks.register import register as register
 from pointworld.plan.tasks.task import Judge, Task, body_poses, surface_of
 from pointworld.robot import RobotModel
 from pointworld.scene import build_scene
@@ -28,9 +31,9 @@ Tensor = torch.Tensor
 
 #: Scene points within this of the target's surface belong to it [m].
 _NEAR = 0.012
-#: Points searched for a match around the target's last place [m]; it moves less between two looks.
-_SEARCH = 0.05
 _TEMPLATE, _STILL_POINTS = 900, 40
+#: What the way of a rigid thing counts against its turn while one plans.
+_MOVE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,7 +44,8 @@ class Seen:
     grip_index: those of them that the hand should act on. still_index: points that should stay.
     error: mean distance to the goals over the whole target, seen or not [m]. points, places: the whole target's
     surface now and its goals (all, 3) [m], grip: (all,) where the hand should act. top: height of what stands
-    around [m]. groups: (all,) which of several targets each belongs to, None = there is one.
+    around [m]. groups: (all,) which of several targets each belongs to, None = there is one. blocked: the arm gave way
+    to what it pressed against since the last look.
     """
 
     state: PlanState
@@ -53,6 +57,7 @@ class Seen:
     grip: np.ndarray
     top: float
     groups: np.ndarray | None = None
+    blocked: bool = False
 
     @property
     def owner(self) -> np.ndarray:
@@ -73,8 +78,20 @@ class Seen:
         return self.state.task_index
 
     @property
+    def task(self) -> TaskPoints:
+        """What is left to do: the turns of rigid things count more than their ways."""
+        bodies = self.state.bodies
+        move = 1.0 if bodies is None else _MOVE
+        return TaskPoints(index=self.index, goals=self.goals, bodies=bodies, move=move)
+
+    @property
     def error(self) -> float:
         return float(np.linalg.norm(self.points - self.places, axis=-1).mean())
+
+
+def turns(task: Task) -> bool:
+    """Whether the targets are rigid things that the hand itself pushes and turns."""
+    return task.kind == "rigid" and task.tool is None
 
 
 def _fixed_top(task: Task, data: Any) -> float:
@@ -108,12 +125,14 @@ class TrueView:
         up = torch.zeros_like(points)
         up[:, 2] = 1.0
         owners = np.concatenate([np.full(len(t.points), t.body) for t in task.targets])
+        groups = np.repeat(np.arange(len(task.targets)), [len(t.points) for t in task.targets])
         state = PlanState(
             scene=ScenePoints(points=points, colors=torch.full_like(points, 0.5), normals=up),
             joint_positions=torch.from_numpy(joints),
             task_index=torch.arange(count),
             physics=read_physics(task.model, data),
             point_bodies=np.concatenate([owners, self._bodies]),
+            bodies=torch.from_numpy(groups) if turns(task) else None,
         )
         return Seen(
             state=state,
@@ -124,7 +143,7 @@ class TrueView:
             places=task.goals,
             grip=task.grip,
             top=max(float(points[:, 2].max()), self._fixed_top),
-            groups=np.repeat(np.arange(len(task.targets)), [len(t.points) for t in task.targets]),
+            groups=groups,
         )
 
 
@@ -132,8 +151,8 @@ class CameraView:
     """The scene points of the task's cameras, rebuilt at every look with the robot masked out.
 
     The target is found again by fitting its surface, as known from the task's selection, to the new points near where
-    it was: it turns about the vertical and moves; soft things only move. `track=False` takes its place from the
-    simulator instead (true points with real images).
+    it was: it turns about the vertical and moves; soft things only move, jointed ones stay on their joint's way.
+    `track=False` takes its place from the simulator instead (true points with real images).
     """
 
     def __init__(
@@ -156,9 +175,16 @@ class CameraView:
             surface_of(task.model, data, t.body, _TEMPLATE, task.seed) for t in task.targets
         ]
         self._moves = [np.eye(4) for _ in task.targets]
+        self._joints = [
+            JointTracker(surface, target.motion)
+            for surface, target in zip(self._surfaces, task.targets, strict=True)
+            if task.kind == "articulated"
+        ]
         nearest = cKDTree(task.points).query(np.concatenate(self._surfaces))[1]
         self._grip = task.grip[nearest]
         tool = task.tool
+        self._hand: np.ndarray | None = None
+        self._background = Background()
         self._held = None if tool is None else HeldView(tool.length, tool.half_width)
         self.views: Sequence[RenderedView] = ()
 
@@ -189,7 +215,7 @@ class CameraView:
         mine = np.zeros(len(points), dtype=bool)
         if self._held is not None:
             mine[free] = self._held.find(points[free], tool.numpy())
-        self._update(data, points[free & ~mine])
+        self._update(data, points[free & ~mine], tool[:3, 3].numpy())
         whole = np.concatenate(
             [transform_points(T, s) for T, s in zip(self._moves, self._surfaces, strict=True)]
         )
@@ -205,6 +231,8 @@ class CameraView:
         )
         if seen is None:
             raise InputError(f"{task.name}/{task.seed}: the target is out of sight of all cameras")
+        if not turns(task):
+            seen = replace(seen, state=replace(seen.state, bodies=None))
         if not mine.any():
             return seen
         held = Held(index=torch.from_numpy(np.flatnonzero(mine)), T_base_tool=tool)
@@ -229,8 +257,12 @@ class CameraView:
             camera=f"cam{number}",
         )
 
-    def _update(self, data: Any, free: np.ndarray) -> None:
+    def _update(self, data: Any, free: np.ndarray, tool: np.ndarray) -> None:
         """Where every target is now, as the motion from its start."""
+        way = np.zeros(3) if self._hand is None else tool - self._hand
+        self._hand = tool
+        if self._track:
+            free = self._background.without(free, np.concatenate(self._surfaces))
         task = self._task
         for i, target in enumerate(task.targets):
             rigid = target.body < task.model.nbody
@@ -238,8 +270,12 @@ class CameraView:
                 self._moves[i] = body_poses(data)[target.body] @ np.linalg.inv(
                     self._start[target.body]
                 )
+            elif self._joints:
+                self._moves[i] = self._joints[i].find(free)
             else:
-                self._moves[i] = register(self._surfaces[i], self._moves[i], free, turns=rigid)
+                self._moves[i] = register_pushed(
+                    self._surfaces[i], self._moves[i], free, way, turns=rigid
+                )
 
 
 def find_targets(
@@ -286,6 +322,7 @@ def find_targets(
         scene=scene,
         joint_positions=torch.from_numpy(joints),
         task_index=torch.from_numpy(index),
+        bodies=torch.from_numpy(owner[nearest[index]]),
     )
     return Seen(
         state=state,
@@ -298,49 +335,3 @@ def find_targets(
         top=float(max(points[rest, 2].max(initial=-1.0), whole[:, 2].max())),
         groups=owner,
     )
-
-
-def register(
-    surface: np.ndarray,
-    T: np.ndarray,
-    points: np.ndarray,
-    *,
-    turns: bool = True,
-    iterations: int = 20,
-) -> np.ndarray:
-    """Move a known surface onto the points seen of it: iterated closest points, about the vertical only.
-
-    Args:
-        surface: (samples, 3) of the whole thing. T: (4, 4) where it was. points: (seen, 3) of anything. turns: False:
-            it only moves. The points may show a part of it, and other things nearby.
-
-    Returns:
-        (4, 4) where it is now; `T` when fewer than five points are near it.
-    """
-    here = transform_points(T, surface)
-    distance, _ = cKDTree(here).query(points)
-    seen = points[distance < _SEARCH]
-    if len(seen) < 5:
-        return T
-    radius = _SEARCH
-    for _ in range(iterations):
-        distance, match = cKDTree(transform_points(T, surface)).query(seen)
-        near = distance < radius
-        if near.sum() < 5:
-            return T
-        step = _align(transform_points(T, surface)[match[near]], seen[near], turns)
-        T = step @ T
-        radius = max(0.7 * radius, 0.02)
-    return T
-
-
-def _align(source: np.ndarray, target: np.ndarray, turns: bool) -> np.ndarray:
-    """(4, 4) least-squares turn about the vertical and move from `source` to `target` (points, 3)."""
-    a, b = source.mean(0), target.mean(0)
-    T = np.eye(4)
-    if turns:
-        p, q = source[:, :2] - a[:2], target[:, :2] - b[:2]
-        angle = np.arctan2((p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0]).sum(), (p * q).sum())
-        T[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    T[:3, 3] = b - T[:3, :3] @ a
-    return T
