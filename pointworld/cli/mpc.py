@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from pointworld.cli.common import console, parse, plain, progress, stdout_json
-from pointworld.cli.mpc_rig import Rigged, run_rigged
+from pointworld.cli.mpc_rig import run_on_arm
+from pointworld.control.body import Space
 from pointworld.control.filming import export_capture
 from pointworld.control.ray_runs import run_on_ray
 from pointworld.control.recording import read_recording
-from pointworld.control.rig_open import RobotName
+from pointworld.control.rig_open import RigConfig, RobotName
+from pointworld.control.rig_runs import RigRun, take_look
 from pointworld.control.task_runs import (
     RULES,
     DynamicsName,
@@ -25,6 +27,8 @@ from pointworld.control.task_runs import (
 )
 from pointworld.errors import InputError
 from pointworld.files import write_json
+from pointworld.plan.goal import read_goal
+from pointworld.scene import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,46 +124,49 @@ class MpcArgs:
 
     def config(self) -> RunConfig:
         """What an episode depends on."""
-        return RunConfig(
-            task=self.task,
-            dynamics="none" if self.planner in RULES else self.dynamics,
-            planner=self.planner,
-            perception=self.perception,
-            samples=self.samples,
-            iterations=self.iterations,
-            horizon=self.horizon,
-            execute=self.execute,
-            max_steps=self.max_steps,
-            budget_s=self.budget,
-            checkpoint=self.checkpoint,
-            renderer=self.renderer,
-            dry_run=self.dry_run,
-        )
+        same = {f.name: getattr(self, f.name) for f in fields(RunConfig) if hasattr(self, f.name)}
+        if self.planner in RULES:
+            same["dynamics"] = "none"
+        return RunConfig(**same, budget_s=self.budget)
 
-    def rigged(self) -> Rigged | None:
-        """A goal of one's own or an arm other than the simulated one; None for plain episodes of a task."""
+    def rig_run(self) -> RigRun | None:
+        """A goal of one's own or an arm other than the simulated one; None for plain episodes of a task.
+
+        Raises:
+            InputError: options that do not fit together.
+        """
         if self.robot == "sim" and self.camera == ("sim",) and not (self.goal or self.look):
             if self.arm or self.host is not None or self.calibration:
                 raise InputError("--arm, --host and --calibration are for arms other than sim")
             return None
         if self.ray is not None or self.out is not None:
             raise InputError("--ray and --out are for episodes of --task with --robot sim")
-        return Rigged(
-            run=self.config(),
-            goal=self.goal,
+        rig = RigConfig(
             robot=self.robot,
+            model=self.model,
             host=self.host,
             python=self.python,
-            model=self.model,
             cameras=self.camera,
             calibrations=self.calibration,
-            workspace=self.workspace,
-            table=self.table,
+            space=self.space(),
             speed=self.speed,
-            tool_speed=self.tool_speed,
-            tolerance=self.tolerance,
-            arm=self.arm,
         )
+        return RigRun(
+            run=self.config(),
+            rig=rig,
+            goal=None if self.goal is None else read_goal(self.goal),
+            look_only=self.look is not None,
+            arm=self.arm,
+            tolerance=self.tolerance,
+            tool_speed=self.tool_speed,
+        )
+
+    def space(self) -> Space | None:
+        """Where the tool may be; None for the usual box, or that of the simulated scene."""
+        if self.workspace is None:
+            return None if self.camera == ("sim",) else Space(table=self.table)
+        box = Workspace.parse(self.workspace)
+        return Space(lower=box.lower, upper=box.upper, table=self.table)
 
 
 def main(argv: list[str]) -> int:
@@ -169,9 +176,9 @@ def main(argv: list[str]) -> int:
         raise InputError("--episodes, --threads and --workers must be at least 1")
     torch.set_num_threads(args.threads)
     seeds = range(args.seed, args.seed + args.episodes)
-    rigged = args.rigged()
+    rigged = args.rig_run()
     if rigged is not None and args.look is not None:
-        frames = rigged.look(args.seed, args.look)
+        frames = take_look(rigged, args.seed, args.look)
         console.print(f"{frames} frames written to {args.look}; choose with pointworld goal")
         return 0
     label = args.task if args.goal is None else args.goal.stem
@@ -182,7 +189,7 @@ def main(argv: list[str]) -> int:
             console.print(line(seed, episode["result"]), soft_wrap=True)
 
         if rigged is not None:
-            episodes = run_rigged(rigged, seeds, record=args.record, on_episode=show)
+            episodes = run_on_arm(rigged, seeds, record=args.record, on_episode=show)
         else:
             episodes = _simulate(args, seeds, show)
     summary = {"config": plain(rigged or args.config()), **summarise(episodes)}

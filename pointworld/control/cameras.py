@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pointworld.capture import read_capture
+from pointworld.control.backends.plugged import PluggedCamera
 from pointworld.control.backends.realsense import RealSenseCamera
 from pointworld.control.calibration import (
     ArmCheck,
@@ -26,34 +27,16 @@ from pointworld.robot import RobotModel
 from pointworld.types import Capture, RGBDFrame
 
 
-class ReplayCamera:
+class ReplayCamera(PluggedCamera):
     """See `Camera`. The recorded frames of one camera, one after another, as if they were taken now."""
 
     def __init__(self, frames: Sequence[RGBDFrame], clock: Clock) -> None:
         """Args: frames: of one camera, in order; the last one stays."""
-        self._frames, self._clock = tuple(frames), clock
-        self._next, self._connected = 0, False
+        super().__init__(frames[0].camera)
+        self._frames, self._clock, self._next = tuple(frames), clock, 0
 
-    @property
-    def name(self) -> str:
-        return self._frames[0].camera
-
-    @property
-    def is_connected(self) -> bool:
-        return self._connected
-
-    def connect(self) -> None:
-        """See `Camera`."""
-        self._connected = True
-
-    def disconnect(self) -> None:
-        """See `Camera`."""
-        self._connected = False
-
-    def read(self, timeout_s: float = 1.0) -> CameraFrame:
-        """See `Camera`."""
-        if not self._connected:
-            raise ControlError(Reason.CAMERA_STALE, f"camera '{self.name}' is not connected")
+    def _newest(self, max_age_s: float) -> CameraFrame:
+        """Always the next one."""
         at = min(self._next, len(self._frames) - 1)
         frame, self._next = self._frames[at], at + 1
         return CameraFrame(
@@ -64,10 +47,6 @@ class ReplayCamera:
             time=self._clock.now(),
             sequence=at,
         )
-
-    def read_latest(self, max_age_s: float = 0.3) -> CameraFrame:
-        """See `Camera`. Always the next one."""
-        return self.read()
 
 
 @dataclass(kw_only=True, eq=False)
@@ -97,14 +76,16 @@ class MountedCamera:
         assert self.fixed is not None
         return self.fixed
 
-    def take(self, now: float) -> CameraFrame:
-        """A frame that is fit to plan from.
+    def take(self, now: float, clock: Clock) -> CameraFrame:
+        """A frame that is fit to plan from. Args: now: when the look began, by which its age counts.
 
         Raises:
             ControlError: why it is not.
         """
         frame = self.camera.read_latest(self.watch.rules.age)
-        self.watch, reason, message = self.watch.check(frame, max(now, frame.time))
+        # A picture may be taken after the look began, but not after it arrived.
+        moment = min(max(now, frame.time), clock.now())
+        self.watch, reason, message = self.watch.check(frame, moment)
         if reason is not Reason.NONE:
             raise ControlError(reason, message)
         return frame

@@ -1,22 +1,18 @@
 """The control loop as a process of its own, between the planner and the robot server.
 
-A planner that computes, hangs or dies disturbs neither the loop's times nor its checks. Start it with
-`start_controller`; talk to it through `RemoteController`, whose calls are those of `ControlLoop`.
+A planner that computes, hangs or dies disturbs neither the loop's times nor its checks. `pointworld.control.remote`
+starts it and talks to it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hmac
 import json
-import secrets
 import socket
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,11 +22,11 @@ from pointworld.control.client import RemoteRobot
 from pointworld.control.clock import SystemClock
 from pointworld.control.limits import read_joint_limits
 from pointworld.control.loop import ControlLoop, LoopConfig
-from pointworld.control.processes import Child, Lifeline, answer_starter, start_child
+from pointworld.control.processes import Lifeline, answer_starter
 from pointworld.control.recording import Recorder
 from pointworld.control.safety import SafetyConfig, SafetyFilter
 from pointworld.control.types import Chunk, ControlError, Reason, SafetyMode
-from pointworld.control.wire import PROTOCOL, Decoder, Message, WireError, encode
+from pointworld.control.wire import Decoder, Message, WireError, encode
 from pointworld.errors import InputError, PointWorldError
 from pointworld.robot import RobotModel
 
@@ -156,18 +152,6 @@ def _read_chunk(message: Message) -> Chunk:
     )
 
 
-def _chunk_message(kind: str, chunk: Chunk, **more: float) -> Message:
-    arrays = {"joint_positions": np.asarray(chunk.joint_positions, dtype=np.float64)}
-    if chunk.gripper_width is not None:
-        arrays["gripper_width"] = np.asarray(chunk.gripper_width, dtype=np.float64)
-    fields = {
-        "sequence": chunk.sequence,
-        "start_time": chunk.start_time,
-        "step_dt": chunk.step_dt,
-    }
-    return Message(kind, {**fields, **more}, arrays)
-
-
 def _status_message(loop: ControlLoop) -> Message:
     status = loop.status()
     state = status.state
@@ -194,124 +178,6 @@ def _status_message(loop: ControlLoop) -> Message:
         arrays["joint_positions"] = np.asarray(state.joint_positions, dtype=np.float64)
         arrays["joint_velocities"] = np.asarray(state.joint_velocities, dtype=np.float64)
     return Message("status", fields, arrays)
-
-
-class RemoteController:
-    """A planner's end of the link. Every call returns the loop's status: see `LoopStatus` for its fields.
-
-    Times are of the system's monotonic clock, which all processes of a machine share. Threads may share a link.
-    """
-
-    def __init__(self, port: int, token: str, *, timeout: float = 2.0) -> None:
-        """Raises: ControlError: PLANNER_LINK when nothing answers there."""
-        self._decoder, self._lock = Decoder(), threading.Lock()
-        try:
-            self._sock = socket.create_connection(("127.0.0.1", port), timeout=timeout)
-        except OSError as error:
-            raise ControlError(
-                Reason.PLANNER_LINK, f"no controller at port {port}: {error}"
-            ) from error
-        self._call(Message("hello", {"token": token, "protocol": PROTOCOL}))
-
-    def status(self) -> Message:
-        """The loop now."""
-        return self._call(Message("status"))
-
-    def arm(self, *, dry_run: bool = False) -> Message:
-        """See `ControlLoop.arm`."""
-        return self._call(Message("arm", {"dry_run": dry_run}))
-
-    def disarm(self) -> Message:
-        """See `ControlLoop.disarm`."""
-        return self._call(Message("disarm"))
-
-    def stop(self, reason: Reason = Reason.OPERATOR, message: str = "stopped by hand") -> Message:
-        """See `ControlLoop.stop`. A planner or camera that failed says so here."""
-        return self._call(Message("stop", {"reason": reason.value, "message": message}))
-
-    def recover(self, *, acknowledged: bool) -> Message:
-        """See `ControlLoop.recover`."""
-        return self._call(Message("recover", {"acknowledged": acknowledged}))
-
-    def submit(self, chunk: Chunk) -> Message:
-        """See `ControlLoop.submit`."""
-        return self._call(_chunk_message("chunk", chunk))
-
-    def rehearse(self, chunk: Chunk, seconds: float) -> tuple[Reason, str]:
-        """See `ControlLoop.rehearse`."""
-        answer = self._call(_chunk_message("rehearse", chunk, seconds=seconds))
-        return Reason(str(answer.fields["reason"])), str(answer.fields["why"])
-
-    def hold(self) -> Message:
-        """See `ControlLoop.hold`."""
-        return self._call(Message("hold"))
-
-    def close(self) -> None:
-        """Hang up. While armed this stops the arm; disarm first."""
-        self._sock.close()
-
-    def _call(self, message: Message) -> Message:
-        try:
-            with self._lock:
-                answers = self._exchange(message)
-        except (OSError, WireError) as error:
-            raise ControlError(Reason.PLANNER_LINK, f"controller: {error}") from error
-        if answers[0].kind == "refused":
-            fields = answers[0].fields
-            raise ControlError(Reason(str(fields.get("reason"))), str(fields.get("why")))
-        return answers[0]
-
-    def _exchange(self, message: Message) -> list[Message]:
-        self._sock.sendall(encode(message))
-        answers = list[Message]()
-        while not answers:
-            data = self._sock.recv(65536)
-            if not data:
-                raise WireError("it closed the connection")
-            answers = self._decoder.feed(data)
-        return answers
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ControllerProcess(Child):
-    """A running controller, which ends with this process. port, token: for `RemoteController`."""
-
-    port: int
-    token: str
-
-
-def start_controller(
-    server: tuple[str, int],
-    server_token: str,
-    *,
-    model: str = "fr3",
-    safety: SafetyConfig | None = None,
-    planner_timeout: float = 5.0,
-    check_space: bool = True,
-    record: str | Path | None = None,
-) -> ControllerProcess:
-    """Start a control loop on a robot server, disarmed, in a process of its own. It ends when this process does.
-
-    Args:
-        model: bundled robot or URDF with the arm's limits and shape. record: folder of a recording.
-
-    Raises:
-        ControlError: ROBOT_LINK with what it says.
-    """
-    token = secrets.token_urlsafe(24)
-    options = {
-        "server": list(server),
-        "server_token": server_token,
-        "token": token,
-        "model": model,
-        "safety": dataclasses.asdict(safety or SafetyConfig()),
-        "planner_timeout": planner_timeout,
-        "check_space": check_space,
-        "record": None if record is None else str(record),
-    }
-    command = [sys.executable, "-m", "pointworld.control.controller"]
-    process, answer = start_child(command, options, "the controller", env={"OMP_NUM_THREADS": "1"})
-    return ControllerProcess(process=process, port=int(answer["port"]), token=token)
 
 
 def main() -> int:

@@ -13,8 +13,7 @@ from pointworld.capture import write_capture
 from pointworld.control.backends.mujoco_arm import MujocoArm, MujocoCameras
 from pointworld.control.clock import Clock
 from pointworld.control.recording import Recorder, Recording
-from pointworld.control.safety import Decision, FilterState, Target
-from pointworld.control.types import CameraFrame, RobotState
+from pointworld.control.types import CameraFrame
 from pointworld.data.render import SceneRenderer
 from pointworld.data.tabletop import CameraSpec
 from pointworld.plan.dynamics import Dynamics
@@ -51,16 +50,8 @@ class FilmedRecorder(Recorder):
         """Take pictures from here on. Args: look: frames of now, and the joints (robot joints,)."""
         self._look = look
 
-    def tick(
-        self,
-        now: float,
-        state: FilterState,
-        robot: RobotState | None,
-        target: Target | None,
-        decision: Decision,
-    ) -> None:
-        """See `Recorder`."""
-        super().tick(now, state, robot, target, decision)
+    def _ticked(self, now: float) -> None:
+        """Take the pictures that are due."""
         if self._look is None or now < self._next - 1e-6:
             return
         # A clock that stood still (the first picture, a pause) begins a new even pace.

@@ -26,7 +26,7 @@ class FrameRules:
     farthest: float = 5.0
     valid: float = 0.2
     focal: tuple[float, float] = (0.4, 3.0)
-    centre: float = 0.15
+    centre: float = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

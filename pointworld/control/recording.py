@@ -89,6 +89,10 @@ class Recorder:
                 "sent": decision.command is not None,
             },
         )
+        self._ticked(now)
+
+    def _ticked(self, now: float) -> None:
+        """After a tick was noted; for recorders that do more then."""
 
     def event(self, now: float, what: str, reason: Reason, message: str) -> None:
         """Something a person may want to read later."""

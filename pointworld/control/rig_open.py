@@ -21,13 +21,15 @@ from pointworld.control.cameras import (
     replay_cameras,
 )
 from pointworld.control.clock import ManualClock, SystemClock
-from pointworld.control.controller import RemoteController, start_controller
 from pointworld.control.filming import FilmedRecorder, film_simulation
 from pointworld.control.limits import read_joint_limits
 from pointworld.control.loop import ControlLoop
 from pointworld.control.processes import end_process
 from pointworld.control.recording import CONTROL, Recorder
-from pointworld.control.rig import ProcessRig, Rig, SimRig
+from pointworld.control.remote import RemoteController, start_controller
+from pointworld.control.rig import Rig
+from pointworld.control.rig_process import ProcessRig
+from pointworld.control.rig_sim import SimRig
 from pointworld.control.safety import SafetyConfig, SafetyFilter
 from pointworld.control.serve import start_server
 from pointworld.control.twin import Twin

@@ -73,11 +73,11 @@ def test_a_capture_is_replayed_as_if_taken_now(tmp_path: Path, fr3: RobotModel) 
     assert [m.name for m in mounted] == ["left", "right"] and len(capture.frames) == 6
     left = mounted[0]
     with pytest.raises(ControlError, match="not connected"):
-        left.take(7.0)
+        left.take(7.0, clock)
     left.camera.connect()
-    greys = [int(left.take(clock.now()).rgb[0, 0, 0]) for _ in range(5)]
+    greys = [int(left.take(clock.now(), clock).rgb[0, 0, 0]) for _ in range(5)]
     assert greys == [90, 91, 92, 92, 92]
-    posed = left.posed(left.take(7.0), np.eye(4), JOINTS)
+    posed = left.posed(left.take(7.0, clock), np.eye(4), JOINTS)
     assert np.allclose(posed.T_world_cam[:3, 3], (-0.5, 0.0, -0.2)) and posed.timestamp == 7.0
 
 
@@ -100,7 +100,7 @@ def test_frames_that_are_not_fit_to_plan_from_are_refused() -> None:
     mounted = MountedCamera(camera=ReplayCamera([dark], clock), fixed=np.eye(4))
     mounted.camera.connect()
     with pytest.raises(ControlError, match="have depth") as caught:
-        mounted.take(clock.now())
+        mounted.take(clock.now(), clock)
     assert caught.value.reason is Reason.CAMERA_INVALID
 
 

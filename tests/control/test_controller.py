@@ -13,8 +13,8 @@ import pytest
 
 from pointworld.control.client import RemoteRobot
 from pointworld.control.clock import SystemClock
-from pointworld.control.controller import ControllerProcess, RemoteController, start_controller
 from pointworld.control.recording import read_recording
+from pointworld.control.remote import ControllerProcess, RemoteController, start_controller
 from pointworld.control.safety import SafetyConfig
 from pointworld.control.serve import ServerProcess, start_server
 from pointworld.control.types import Chunk, ControlError, Reason, RobotMode, SafetyMode

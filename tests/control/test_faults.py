@@ -23,13 +23,13 @@ import pytest
 from pointworld.control.backends import FakeRobot
 from pointworld.control.client import RemoteRobot
 from pointworld.control.clock import ManualClock, SystemClock
-from pointworld.control.controller import ControllerProcess, RemoteController, start_controller
 from pointworld.control.frames import FrameWatch
 from pointworld.control.limits import JointLimits
 from pointworld.control.loop import ControlLoop, LoopConfig
 from pointworld.control.protocols import Robot
 from pointworld.control.recording import Recorder, read_recording
-from pointworld.control.rig import ProcessRig
+from pointworld.control.remote import ControllerProcess, RemoteController, start_controller
+from pointworld.control.rig_process import ProcessRig
 from pointworld.control.safety import SafetyConfig, SafetyFilter
 from pointworld.control.serve import ServerProcess, start_server
 from pointworld.control.types import (
@@ -378,16 +378,20 @@ def test_a_pause_before_measuring_is_no_state_from_the_future(fr3_limits: JointL
 PLANNER = """
 import sys, time
 import numpy as np
-from pointworld.control.controller import RemoteController
+from pointworld.control.clock import SystemClock
+from pointworld.control.remote import RemoteController
+from pointworld.control.planning import planning
 from pointworld.control.types import Chunk
 port, token = sys.stdin.readline().split()
 link = RemoteController(int(port), token)
 link.arm()
-home = np.array({home})
 for number in range(1, 1000):
     here = link.status().arrays["commanded"]
     path = np.repeat(here[None], 6, 0)
     path[:, 0] += 0.1 * np.linspace(0, 1, 6)
+    if number == 5:
+        with planning(link, SystemClock(), deadline=0.05):
+            {then}
     link.submit(Chunk(sequence=number, start_time=time.monotonic(), joint_positions=path, step_dt=0.2))
     print(number, flush=True)
     time.sleep(0.3)
@@ -441,7 +445,7 @@ class CameraProcess:
 class Whole:
     """Planner, controller and robot server as processes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, planner_timeout: float = 5.0) -> None:
         self.folder = folder
         options = {"joints": list(NAMES), "home": HOME.tolist(), "max_width": 0.08}
         self.server: ServerProcess = start_server("fake", options)
@@ -449,15 +453,20 @@ class Whole:
             self.server.address,
             self.server.token,
             safety=CONFIG,
+            planner_timeout=planner_timeout,
             check_space=False,
             record=folder,
         )
         self.link: RemoteController | None = None
 
-    def planner(self) -> subprocess.Popen[str]:
-        """Start one that sends a chunk every 0.3 s, and wait until the third."""
+    def planner(self, then: str = "pass") -> subprocess.Popen[str]:
+        """Start one that sends a chunk every 0.3 s, and wait until the third.
+
+        Args:
+            then: what it does after the fourth, as a statement.
+        """
         process = subprocess.Popen(
-            [sys.executable, "-c", PLANNER.replace("{home}", str(HOME.tolist()))],
+            [sys.executable, "-c", PLANNER.replace("{then}", then)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -66,7 +66,11 @@ BAD = {
     "integers": ({"depth": np.full((48, 64), 700, np.uint16)}, Reason.CAMERA_INVALID),
     "another size": ({"depth": np.ones((24, 32), np.float32)}, Reason.CAMERA_INVALID),
     "swapped centre": (
-        {"K": np.array([[60.0, 0, 24], [0, 60, 44], [0, 0, 1]])},
+        {"K": np.array([[60.0, 0, 24], [0, 60, 32], [0, 0, 1]])},
+        Reason.CAMERA_CALIBRATION,
+    ),
+    "swapped focal lengths": (
+        {"K": np.array([[40.0, 0, 32], [0, 60, 24], [0, 0, 1]])},
         Reason.CAMERA_CALIBRATION,
     ),
     "another resolution": (

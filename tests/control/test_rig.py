@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from pointworld.control.rig_open import RigConfig, open_rig
 from pointworld.control.rig_runs import RigRun, run_rig, take_look
 from pointworld.control.rig_world import RigWorld
 from pointworld.control.task_runs import RunConfig, scene_renderer
-from pointworld.control.types import ControlError, Reason, SafetyMode
+from pointworld.control.types import CameraFrame, Chunk, ControlError, Reason, SafetyMode
 from pointworld.errors import InputError
 from pointworld.plan import ConstantMotion
 from pointworld.plan.actions import Body, PathLimits, ToolPathSpace
@@ -178,7 +180,37 @@ def _blank(stage: Stage) -> Any:
     return seer.see(stage.look()[0], stage.joints)
 
 
-def test_a_camera_that_fails_stops_the_arm(stage: Stage) -> None:
+class Broken:
+    """A camera whose frames are changed on their way."""
+
+    def __init__(self, camera: Any, change: Callable[[CameraFrame], CameraFrame]) -> None:
+        self.camera, self.change = camera, change
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.camera, name)
+
+    def read_latest(self, max_age_s: float = 0.3) -> CameraFrame:
+        return self.change(self.camera.read_latest(max_age_s))
+
+
+def _swapped(frame: CameraFrame) -> CameraFrame:
+    K = frame.K.copy()
+    K[0, 2], K[1, 2] = frame.K[1, 2], frame.K[0, 2]
+    return replace(frame, K=K)
+
+
+FRAME_FAULTS: dict[str, tuple[Callable[[CameraFrame], CameraFrame], Reason]] = {
+    "half a second old": (lambda f: replace(f, time=f.time - 0.5), Reason.CAMERA_STALE),
+    "NaN": (lambda f: replace(f, depth=f.depth * np.float32(np.nan)), Reason.CAMERA_INVALID),
+    "black": (lambda f: replace(f, depth=np.zeros_like(f.depth)), Reason.CAMERA_INVALID),
+    "x1000": (lambda f: replace(f, depth=1000 * f.depth), Reason.CAMERA_UNITS),
+    "swapped intrinsics": (_swapped, Reason.CAMERA_CALIBRATION),
+    "from tomorrow": (lambda f: replace(f, time=f.time + 86400), Reason.CAMERA_INVALID),
+}
+
+
+def test_camera_faults_stop_an_arm_that_moves(stage: Stage) -> None:
+    """At the next look, each with its reason, at rest in time, and for good until a person has looked."""
     opened, _ = open_rig(
         RigConfig(),
         stage.robot,
@@ -187,13 +219,58 @@ def test_a_camera_that_fails_stops_the_arm(stage: Stage) -> None:
         record=None,
     )
     rig: Any = opened.rig
-    rig.arm(dry_run=False)
-    rig.look()
-    rig.cameras[1].camera.disconnect()
-    with pytest.raises(ControlError, match="cam1"):
+    mounted = rig.cameras[1]
+    good, home = mounted.camera, np.asarray(stage.joints[:-1])
+    number = 0
+
+    def go() -> None:
+        """Arm, and turn slowly to and fro."""
+        nonlocal number
+        rig.arm(dry_run=False)
+        number += 1
+        path = np.repeat(rig.loop.status().commanded[None], 11, 0)
+        path[:, 0] += 0.1 * np.linspace(0, 1, 11) * (1 if path[0, 0] < home[0] + 0.05 else -1)
+        chunk = Chunk(
+            sequence=number, start_time=rig.clock.now(), joint_positions=path, step_dt=0.1
+        )
+        rig.submit(chunk)
+        rig.wait(rig.clock.now() + 0.4)
         rig.look()
-    assert rig.loop.status().reason is Reason.CAMERA_STALE
-    assert rig.loop.status().mode is SafetyMode.FAULT
+
+    def check(reason: Reason, match: str) -> None:
+        with pytest.raises(ControlError, match=match) as caught:
+            rig.look()
+        status = rig.loop.status()
+        assert caught.value.reason is status.reason is reason and status.message
+        assert status.mode is SafetyMode.FAULT
+        for _ in range(round((opened.safety.stop_time + 0.05) / opened.safety.config.period)):
+            rig.clock.time += opened.safety.config.period
+            rig.loop.tick()
+        assert np.abs(opened.scene.data.qvel[opened.scene.index.dofs]).max() < 0.02  # type: ignore[union-attr]
+        mounted.camera = good
+        with pytest.raises(ControlError):
+            rig.arm(dry_run=False)
+        rig.loop.recover(acknowledged=True)
+        rig.clock.time += 0.01
+        rig.loop.tick()
+
+    for change, reason in FRAME_FAULTS.values():
+        go()
+        mounted.camera = Broken(good, change)
+        check(reason, "cam1")
+    go()
+    seen = good.read_latest()
+    mounted.camera = Broken(
+        good, lambda f: replace(seen, time=f.time, sequence=f.sequence, rgb=seen.rgb.copy())
+    )
+    for _ in range(mounted.watch.rules.still):
+        rig.wait(rig.clock.now() + 0.1)
+        rig.look()
+    rig.wait(rig.clock.now() + 0.1)
+    check(Reason.CAMERA_FROZEN, "4 frames in a row")
+    go()
+    mounted.camera.disconnect()
+    check(Reason.CAMERA_STALE, "cam1")
     rig.close()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pointworld.control.backends.plugged import PluggedCamera
 from pointworld.control.clock import Clock
 from pointworld.control.types import (
     CameraFrame,
@@ -59,7 +60,7 @@ class MujocoArm:
         if joints is not None:
             set_joints(self.data, self.index, joints)
         mujoco.mj_forward(model, self.data)
-        self._clock, self._period, self._lag = clock, period, servo_lag(tree)
+        self.clock, self._period, self._lag = clock, period, servo_lag(tree)
         self.lock = threading.RLock()
         here = self.data.qpos[self.index.arm].copy()
         self._from = self._to = here
@@ -97,7 +98,7 @@ class MujocoArm:
         mujoco = import_mujoco()
         step = float(self.model.opt.timestep)
         with self.lock:
-            now = self._clock.now()
+            now = self.clock.now()
             due = self._start + now - self._origin
             if not 0 <= due - self.data.time <= _MOST:
                 self._origin, self._start = now, float(self.data.time)
@@ -120,7 +121,7 @@ class MujocoArm:
             moving = bool(np.abs(v[:-1]).max() > 1e-3)
             mode = RobotMode.MOVING if moving else RobotMode.READY
             return RobotState(
-                time=self._clock.now(),
+                time=self.clock.now(),
                 sequence=round(self.data.time / float(self.model.opt.timestep)),
                 mode=RobotMode.STOPPED if self._stopped else mode,
                 joint_positions=q[:-1],
@@ -145,7 +146,7 @@ class MujocoArm:
                 finger = float(self.tree.finger_position(command.gripper_width))
             self._to = np.append(command.joint_positions, finger)
             self._speed = np.append(command.joint_velocities, 0.0)
-            self._since = self._clock.now()
+            self._since = self.clock.now()
         return command
 
     def stop(self) -> None:
@@ -187,11 +188,22 @@ class MujocoCameras:
         """One `Camera` each, named cam0, cam1, ..."""
         return tuple(MujocoCamera(self, i) for i in range(len(self.specs)))
 
-    def frames(self) -> tuple[CameraFrame, ...]:
-        """What the cameras see now."""
+    def frames(
+        self, *, newer_than: int | None = None, max_age_s: float = 0.0
+    ) -> tuple[CameraFrame, ...]:
+        """What the cameras see now.
+
+        Args:
+            newer_than: pictures with a higher number will do if they are at most `max_age_s` old: where time goes
+                on, the cameras of a look share one moment, and each is rendered once.
+        """
         with self.arm.lock:
+            now = self.arm.clock.now()
+            fresh = newer_than is not None and self._count > newer_than
+            if fresh and 0 <= now - self._at <= max_age_s:
+                return self._frames
             self.arm.catch_up()
-            now = self.arm._clock.now()
+            now = self.arm.clock.now()
             if now != self._at:
                 views = self._renderer.render(self.arm.model, self.arm.data, self.specs)
                 self._at, self._count = now, self._count + 1
@@ -212,34 +224,15 @@ class MujocoCameras:
         )
 
 
-class MujocoCamera:
+class MujocoCamera(PluggedCamera):
     """See `Camera`."""
 
     def __init__(self, group: MujocoCameras, index: int) -> None:
-        self._group, self._index, self._connected = group, index, False
+        super().__init__(f"cam{index}")
+        self._group, self._index, self._given = group, index, 0
 
-    @property
-    def name(self) -> str:
-        return f"cam{self._index}"
-
-    @property
-    def is_connected(self) -> bool:
-        return self._connected
-
-    def connect(self) -> None:
-        """See `Camera`."""
-        self._connected = True
-
-    def disconnect(self) -> None:
-        """See `Camera`."""
-        self._connected = False
-
-    def read(self, timeout_s: float = 1.0) -> CameraFrame:
-        """See `Camera`."""
-        if not self._connected:
-            raise ControlError(Reason.CAMERA_STALE, f"camera '{self.name}' is not connected")
-        return self._group.frames()[self._index]
-
-    def read_latest(self, max_age_s: float = 0.3) -> CameraFrame:
-        """See `Camera`. Always of now."""
-        return self.read()
+    def _newest(self, max_age_s: float) -> CameraFrame:
+        """What was rendered last, if another camera asked for it just now; else of now."""
+        frames = self._group.frames(newer_than=self._given, max_age_s=max_age_s)
+        self._given = frames[self._index].sequence
+        return frames[self._index]
