@@ -46,6 +46,7 @@ class Scene:
         config: SafetyConfig = CONFIG,
         wrap: Callable[[FakeRobot, ManualClock], Robot] = lambda robot, clock: robot,
         dry_run: bool = False,
+        give_way: float = float("inf"),
     ) -> None:
         self.clock = ManualClock(50.0)
         self.arm = FakeRobot(limits.names, HOME, self.clock, max_width=0.08)
@@ -54,7 +55,7 @@ class Scene:
             wrap(self.arm, self.clock),
             self.safety,
             self.clock,
-            config=LoopConfig(planner_timeout=2.0),
+            config=LoopConfig(planner_timeout=2.0, give_way=give_way),
             recorder=recorder,
         )
         self.arm.connect()
@@ -126,6 +127,38 @@ def test_a_chunk_is_carried_out_and_the_arm_holds_after_it(scene: Scene) -> None
     scene.go(0.3)
     assert np.array_equal(scene.places[-1], end)
     assert scene.loop.status().worst_gap == pytest.approx(DT)
+
+
+class Stuck(FakeRobot):
+    """An arm that is held fast and stays where it is."""
+
+    def send_action(self, command: JointCommand) -> JointCommand:
+        return command
+
+
+def test_an_arm_that_is_held_back_gives_way_and_takes_the_next_chunk(
+    fr3_limits: JointLimits,
+) -> None:
+    def hold(robot: FakeRobot, clock: ManualClock) -> Robot:
+        stuck = Stuck(fr3_limits.names, HOME, clock, max_width=0.08)
+        stuck.connect()
+        return stuck
+
+    scene = Scene(fr3_limits, wrap=hold, give_way=0.05)
+    scene.loop.submit(scene.chunk())
+    scene.go(0.8)
+    status = scene.loop.status()
+    assert status.mode is SafetyMode.ARMED and status.holding and status.gave_way == 1
+    assert status.commanded is not None and status.commanded[0] < HOME[0] + 0.09
+    scene.go(1.0)
+    assert scene.loop.status().gave_way == 1, "it presses no more"
+    scene.loop.submit(scene.chunk())
+    assert not scene.loop.status().holding
+
+    pressing = Scene(fr3_limits, wrap=hold)
+    pressing.loop.submit(pressing.chunk())
+    pressing.go(0.8)
+    assert not pressing.loop.status().holding and pressing.loop.status().gave_way == 0
 
 
 def test_chunks_follow_each_other_smoothly(scene: Scene) -> None:

@@ -54,6 +54,24 @@ def trajectory(actions: Actions) -> Trajectory:
     return Trajectory(positions=positions, variance=variance, actions=actions)
 
 
+def test_turns_count_more_than_ways_and_weights_share(trajectory: Trajectory) -> None:
+    goals = trajectory.positions[0, 0, :2] + torch.tensor([[0.1, 0.02, 0.0], [0.1, -0.02, 0.0]])
+    pair = {"index": ALL[:2], "goals": goals, "reduction": "last"}
+    whole = TaskPoints(**pair)(trajectory)
+    assert float(whole[0]) == pytest.approx(0.1**2 + 0.02**2)
+    bodies = torch.zeros(2, dtype=torch.int64)
+    half = TaskPoints(**pair, bodies=bodies, move=0.5)(trajectory)
+    assert float(half[0]) == pytest.approx(0.5 * 0.1**2 + 0.02**2)
+    assert torch.allclose(TaskPoints(**pair, bodies=bodies, move=1.0)(trajectory), whole)
+    two = TaskPoints(**pair, bodies=torch.tensor([0, 1]), move=0.5)(trajectory)
+    assert torch.allclose(two, 0.5 * whole), "single points do not turn"
+    far = goals + torch.tensor([[0.0, 0.0, 0.0], [0.3, 0.0, 0.0]])
+    heavy = TaskPoints(
+        index=ALL[:2], goals=far, weights=torch.tensor([3.0, 1.0]), reduction="last"
+    )(trajectory)
+    assert float(heavy[0]) == pytest.approx(0.75 * 0.0104 + 0.25 * (0.4**2 + 0.02**2), rel=1e-4)
+
+
 def test_reductions() -> None:
     values = torch.tensor([[9.0, 3.0, 1.0, 2.0]])
     assert reduce_time(values, "last").tolist() == [2.0]

@@ -11,6 +11,8 @@ from pointworld.geometry import invert, transform_points
 _INSIDE, _ROOM = 0.03, 0.012
 #: A tool is learned only while nothing else is this near to the box around it [m].
 _ALONE = 0.03
+#: Nothing is learned further below the highest place of the hand so far than this: things may stand there [m].
+_LOWER = 0.03
 #: Points this near to a known one say nothing new, and points this near to the known shape belong to it [m].
 _KNOWN, _NEAR = 0.006, 0.012
 
@@ -18,8 +20,8 @@ _KNOWN, _NEAR = 0.006, 0.012
 class HeldView:
     """Finds the points of a tool that the hand holds fast, whatever it touches.
 
-    At every look at which the tool hangs alone in free air, the points in the box around it are remembered in the
-    hand's frame. Later what lies near a remembered point, carried along by the hand, belongs to the tool.
+    At first, and whenever the hand is as high again, the points in the box around the tool are remembered in the hand's
+    frame, if nothing else is near. Later what lies near a remembered point, carried along by the hand, belongs to it.
     """
 
     def __init__(self, length: float, half_width: float) -> None:
@@ -27,6 +29,7 @@ class HeldView:
         self._lower = np.array([-half_width, -half_width, -_INSIDE]) - _ROOM
         self._upper = np.array([half_width, half_width, length]) + _ROOM
         self._shape = np.zeros((0, 3))
+        self._height = -np.inf
 
     def find(self, points: np.ndarray, T_base_tool: np.ndarray) -> np.ndarray:
         """Which of the points belong to the tool.
@@ -39,7 +42,9 @@ class HeldView:
             (points,) bool.
         """
         local = transform_points(invert(T_base_tool), points)
-        self._learn(local)
+        if T_base_tool[2, 3] > self._height - _LOWER:
+            self._learn(local)
+            self._height = max(self._height, float(T_base_tool[2, 3]))
         if len(self._shape) == 0 or len(points) == 0:
             return np.zeros(len(points), dtype=bool)
         return np.asarray(cKDTree(self._shape).query(local)[0] < _NEAR)

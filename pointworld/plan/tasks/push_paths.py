@@ -306,3 +306,10 @@ def push_plan(space: ToolPathSpace, seen: Seen, push: Push, *, pushing: bool = F
         if abs(turn_left(pose, push.yaw)) > _TURNED:
             stops = [np.append(push.behind[:2], max(push.over, tool[2]))]
     return path_plan(space, pose, stops, push.yaw, speed)
+
+
+def rise_plan(space: ToolPathSpace, seen: Seen, height: float) -> Tensor:
+    """Knots of the way straight up to a height [m]."""
+    pose = space.body.robot.tool_pose(seen.state.joint_positions).numpy()
+    stop = np.append(pose[:2, 3], height)
+    return path_plan(space, pose, [stop], math.atan2(pose[1, 0], pose[0, 0]), _TRAVEL_SPEED)

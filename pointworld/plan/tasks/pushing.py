@@ -20,13 +20,15 @@ from pointworld.plan.tasks.push_paths import (
 from pointworld.plan.tasks.push_paths import (
     Push as Push,
 )
-from pointworld.plan.tasks.push_paths import at_contact, plan_push, push_plan
+from pointworld.plan.tasks.push_paths import at_contact, plan_push, push_plan, rise_plan
 from pointworld.plan.tasks.seen import Seen
 
 Tensor = torch.Tensor
 
 #: A push is chosen anew when its target is this far from where it was seen then, and once the hand stands [m, rad/s].
 _STALE, _STANDS = 0.008, 0.03
+#: A sweep is over this near to its end, and the hand is up this near to where it should rise [m].
+_SWEPT, _LOW = 0.01, 0.03
 #: Share of the search's width for the hand's height.
 _LEVEL = 0.1
 #: What is left to do (squared distance) must go down by this share for a push to go on, to begin where the hand has
@@ -39,13 +41,14 @@ class _Memory:
     """Where a guided search stands. choice: the push under way. pushing: the hand has come to its contact.
 
     points: (all, 3) of the targets when it was chosen. begun: a part of it was carried out. idle: looks in a row at
-    which nothing was found that helps.
+    which nothing was found that helps. clear: height to which the hand rises before another push is chosen [m].
     """
 
     choice: Choice | None = None
     points: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
     pushing: bool = False
     begun: bool = False
+    clear: float | None = None
     idle: int = 0
 
 
@@ -76,13 +79,22 @@ class Guided:
     def plan(self, problem: Problem, *, seed: int, budget_s: float | None = None) -> PlanResult:
         """See `Planner.plan`."""
         seen, memory = self.look(), self.memory
-        if memory.choice is None or seen.blocked or self._stale(seen):
+        tool = self.space.body.robot.tool_pose(seen.state.joint_positions).numpy()[:3, 3]
+        if memory.clear is not None and tool[2] < memory.clear - _LOW:
+            return given_plan(rise_plan(self.space, seen, memory.clear))
+        if seen.blocked or memory.clear is not None or self._stale(seen):
             self._choose(seen, seed)
         assert memory.choice is not None
-        tool = self.space.body.robot.tool_pose(seen.state.joint_positions).numpy()[:3, 3]
-        memory.pushing |= at_contact(tool, memory.choice.push)
+        push = memory.choice.push
+        memory.pushing |= at_contact(tool, push)
         if not memory.pushing:
-            return given_plan(push_plan(self.space, seen, memory.choice.push))
+            return given_plan(push_plan(self.space, seen, push))
+        if self.depth and not memory.idle:
+            # The tool hides what it sweeps: all of the sweep is done, then it is seen again from above.
+            if float((push.end - tool)[:2] @ push.ahead) > _SWEPT:
+                return given_plan(push_plan(self.space, seen, push, pushing=True))
+            memory.clear = push.over
+            return given_plan(rise_plan(self.space, seen, push.over))
         if not memory.idle:
             result, gain = self._search(problem, seen, seed, budget_s)
             if gain > (_WORTH if memory.begun else _WORTH_FIRST):
@@ -105,15 +117,17 @@ class Guided:
     def _stale(self, seen: Seen) -> bool:
         """Whether the target is no more where the push under way was chosen for, as seen from above it."""
         memory = self.memory
-        assert memory.choice is not None
+        if memory.choice is None:
+            return True
         height = float(self.space.body.robot.tool_pose(seen.state.joint_positions)[2, 3])
-        if memory.pushing or height < memory.choice.push.over - 0.03:
+        if memory.pushing or height < memory.choice.push.over - _LOW:
             return False
         return bool(np.linalg.norm(seen.points - memory.points, axis=-1).mean() > _STALE)
 
     def _choose(self, seen: Seen, seed: int) -> None:
         self.memory.choice, self.memory.points = self.chooser.choose(seen, seed), seen.points
         self.memory.pushing = self.memory.begun = False
+        self.memory.clear = None
 
     def _search(
         self, problem: Problem, seen: Seen, seed: int, budget_s: float | None

@@ -59,19 +59,22 @@ def register(
 
 def register_pushed(
     surface: np.ndarray, T: np.ndarray, points: np.ndarray, way: np.ndarray, *, turns: bool = True
-) -> np.ndarray:
-    """As `register`, of what may have been left where it was, or pushed along by a hand that went `way` (3,) [m].
+) -> tuple[np.ndarray, int]:
+    """As `register`, of what may have been left where it was, or pushed along by a hand that went `way` (2,) [m].
 
     Returns:
-        (4, 4) the one of the two that more of the points lie on.
+        (4, 4) the one of the two that more of the points lie on, and how many do.
     """
-    pushed = T.copy()
-    pushed[:2, 3] += way[:2]
-    found = [register(surface, guess, points, turns=turns) for guess in (T, pushed)]
+    guesses = [T]
+    if np.linalg.norm(way) > _ON:
+        guesses.append(T.copy())
+        guesses[1][:2, 3] += way
+    found = [register(surface, guess, points, turns=turns) for guess in guesses]
     counts = [
         int((cKDTree(transform_points(g, surface)).query(points)[0] < _ON).sum()) for g in found
     ]
-    return found[int(counts[1] > counts[0])]
+    best = int(np.argmax(counts))
+    return found[best], counts[best]
 
 
 def _align(source: np.ndarray, target: np.ndarray, turns: bool) -> np.ndarray:

@@ -32,6 +32,8 @@ Tensor = torch.Tensor
 #: Scene points within this of the target's surface belong to it [m].
 _NEAR = 0.012
 _TEMPLATE, _STILL_POINTS = 900, 40
+#: A hand this little above a target may push it [m]; a target with so many points on it is seen for sure.
+_OVER, _SURE = 0.02, 5
 #: What the way of a rigid thing counts against its turn while one plans.
 _MOVE = 0.5
 
@@ -185,6 +187,7 @@ class CameraView:
         tool = task.tool
         self._hand: np.ndarray | None = None
         self._background = Background()
+        self._swept = [np.zeros(2) for _ in task.targets]
         self._held = None if tool is None else HeldView(tool.length, tool.half_width)
         self.views: Sequence[RenderedView] = ()
 
@@ -259,23 +262,35 @@ class CameraView:
 
     def _update(self, data: Any, free: np.ndarray, tool: np.ndarray) -> None:
         """Where every target is now, as the motion from its start."""
-        way = np.zeros(3) if self._hand is None else tool - self._hand
-        self._hand = tool
+        task = self._task
         if self._track:
             free = self._background.without(free, np.concatenate(self._surfaces))
-        task = self._task
+        way = np.zeros(2) if self._hand is None else tool[:2] - self._hand
+        self._hand = tool[:2]
+        here = [transform_points(T, s) for T, s in zip(self._moves, self._surfaces, strict=True)]
+        bottom = tool[2] - (0.0 if task.tool is None else task.tool.length)
         for i, target in enumerate(task.targets):
             rigid = target.body < task.model.nbody
             if not self._track and rigid:
                 self._moves[i] = body_poses(data)[target.body] @ np.linalg.inv(
                     self._start[target.body]
                 )
-            elif self._joints:
+                continue
+            if self._joints:
                 self._moves[i] = self._joints[i].find(free)
-            else:
-                self._moves[i] = register_pushed(
-                    self._surfaces[i], self._moves[i], free, way, turns=rigid
-                )
+                continue
+            others = [h for k, h in enumerate(here) if k != i]
+            mine = free
+            if others and len(free):
+                mine = free[cKDTree(np.concatenate(others)).query(free)[0] > _NEAR]
+            if bottom < here[i][:, 2].max() + _OVER:
+                self._swept[i] += way
+            self._moves[i], count = register_pushed(
+                self._surfaces[i], self._moves[i], mine, self._swept[i], turns=rigid
+            )
+            if count >= _SURE:
+                # What was seen again needs no guess of where it went while it was hidden.
+                self._swept[i] = np.zeros(2)
 
 
 def find_targets(
