@@ -22,8 +22,11 @@ from pointworld.control.client import RemoteRobot
 from pointworld.control.clock import SystemClock
 from pointworld.control.limits import JointLimits
 from pointworld.control.loop import ControlLoop, LoopConfig
+from pointworld.control.rig_open import RigConfig
+from pointworld.control.rig_runs import RigRun
 from pointworld.control.safety import SafetyConfig, SafetyFilter
 from pointworld.control.serve import ServerProcess, start_server
+from pointworld.control.task_runs import RunConfig
 from pointworld.control.types import Chunk, ControlError, Reason, RobotMode, SafetyMode
 from pointworld.errors import InputError
 from tests.control.conftest import HOME
@@ -81,7 +84,7 @@ def test_every_fault_has_its_cause_and_none_is_left_out(push: ModuleType, tmp_pa
     assert [e["cause"] for e in episodes] == [
         "",
         "communication: communication_constraints_violation",
-        "reflex: joint_velocity_violation",
+        "slow box: joint_velocity_violation at 0.30 of real time",
         "communication: joint_velocity_violation after lost cycles, 0.99 of them arrived",
         "reflex: tau_J_range_violation",
         "communication: state_stale: the arm's state is 0.5 s old",
@@ -90,10 +93,25 @@ def test_every_fault_has_its_cause_and_none_is_left_out(push: ModuleType, tmp_pa
     ]
     summary = push.summarise(episodes)
     assert (summary["episodes"], summary["successes"]) == (8, 1)
-    assert (summary["reflexes_of_ours"], summary["communication_losses"]) == (2, 3)
+    assert (summary["reflexes_of_ours"], summary["communication_losses"]) == (1, 3)
+    assert (summary["faults_of_a_slow_box"], summary["ours"]) == (1, 1)
+    assert summary["slowest_box"] == 0.3
     assert summary["longest_loss"] == 20 and sum(summary["faults"].values()) == 6
     shown = push.table(summary, episodes)
     assert shown.count("\n| 3 |") == 7 and "1 of 8" in shown
+
+
+def test_a_slow_box_is_asked_for_less(push: ModuleType) -> None:
+    """At half of real time, what we send at 0.3 is for it 0.6: so half as much, and twice the steps."""
+    run = RigRun(
+        run=RunConfig(task="tissue_box", dynamics="none", max_steps=400),
+        rig=RigConfig(robot="franka-sim", host="127.0.0.1", speed=0.3),
+        arm=True,
+        tool_speed=0.1,
+    )
+    slow = push.at_rate(run, 0.5)
+    assert (slow.rig.speed, slow.tool_speed, slow.run.max_steps) == (0.15, 0.05, 800)
+    assert push.at_rate(run, 1.0).rig == run.rig
 
 
 @pytest.mark.rejects_input
