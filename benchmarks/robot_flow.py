@@ -79,6 +79,7 @@ def row(
 
 
 def main() -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--robot", default="fr3")
     parser.add_argument("--repeats", type=int, default=15)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
 from pointworld.control.body import ArmBody, Space
-from pointworld.control.clock import ManualClock
+from pointworld.control.clock import ManualClock, SystemClock
 from pointworld.control.frames import FrameWatch
 from pointworld.control.limits import JointLimits
 from pointworld.control.loop import ControlLoop
@@ -115,6 +117,28 @@ def test_the_cameras_see_the_scene_now(drawn: Drawn, tree: RobotTree) -> None:
         previous = frame.sequence
         watch, reason, message = watch.check(frame, clock.now())
         assert reason is Reason.NONE, message
+
+
+def test_a_look_in_real_time_renders_once_and_shows_one_moment(
+    drawn: Drawn, tree: RobotTree
+) -> None:
+    """Time goes on between the cameras of a look; they share its moment, and the next look is a new one."""
+    arm = MujocoArm(drawn.model, tree, SystemClock())
+    arm.connect()
+    group = MujocoCameras(arm, drawn.cameras, RayRenderer(36, 64))
+    cameras = group.cameras()
+    assert len(cameras) > 1
+    for camera in cameras:
+        camera.connect()
+    previous = -np.inf
+    for number in range(1, 4):
+        frames = [camera.read_latest(30.0) for camera in cameras]
+        assert {frame.sequence for frame in frames} == {number}
+        assert len({frame.time for frame in frames}) == 1 and frames[0].time > previous
+        previous = frames[0].time
+    first = cameras[0].read_latest(30.0)
+    time.sleep(0.02)
+    assert cameras[1].read_latest(0.01).time > first.time, "older than asked for"
 
 
 def test_a_pause_of_the_machine_is_left_out(drawn: Drawn, tree: RobotTree) -> None:
