@@ -7,7 +7,13 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from pointworld.geometry import transform_points
-from pointworld.plan.tasks.register import Background, JointTracker, register_pushed, screw
+from pointworld.plan.tasks.register import (
+    Background,
+    JointTracker,
+    find_again,
+    register_pushed,
+    screw,
+)
 
 
 def box(rng: np.random.Generator, half: tuple[float, float, float], count: int = 900) -> np.ndarray:
@@ -75,3 +81,13 @@ def test_what_stood_there_before_is_not_taken_for_a_target() -> None:
     pushed = target + np.array([0.1, 0.0, 0.0])
     left = background.without(np.concatenate([pushed, other + 0.002]), target)
     assert np.array_equal(left, pushed)
+
+
+def test_a_thing_that_rolled_away_is_found_again() -> None:
+    rng = np.random.default_rng(0)
+    surface = box(rng, (0.03, 0.02, 0.02))
+    seen = surface[::20] + np.array([0.21, -0.17, 0.0])
+    crumbs = rng.uniform(-0.3, 0.3, (6, 3)) * np.array([1.0, 1.0, 0.05])
+    found, count = find_again(surface, np.eye(4), np.concatenate([seen, crumbs]))
+    assert count >= 40
+    assert np.allclose(found[:2, 3], (0.21, -0.17), atol=0.005)

@@ -14,6 +14,8 @@ from pointworld.geometry import transform_points
 _SEARCH = 0.05
 #: Points this near to a surface lie on it [m].
 _ON = 0.008
+#: Places at which a thing that was lost is looked for.
+_PLACES = 12
 #: Where a jointed thing is looked for, in parts of its way to the goal, how finely, and how far a point counts [m].
 _WAY, _STEPS, _FINE, _FAR = (-0.15, 1.25), 57, 11, 0.02
 #: Points this near to what stood there before anything moved are not the thing's [m].
@@ -75,6 +77,24 @@ def register_pushed(
     ]
     best = int(np.argmax(counts))
     return found[best], counts[best]
+
+
+def find_again(surface: np.ndarray, T: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, int]:
+    """As `register`, of what may lie anywhere among the points, for example because it rolled away.
+
+    Returns:
+        (4, 4) where most of the points lie on it, and how many do.
+    """
+    centre = transform_points(T, surface).mean(0)
+    best, most = T, 0
+    for place in points[:: max(1, len(points) // _PLACES)]:
+        guess = T.copy()
+        guess[:2, 3] += place[:2] - centre[:2]
+        found = register(surface, guess, points)
+        count = int((cKDTree(transform_points(found, surface)).query(points)[0] < _ON).sum())
+        if count > most:
+            best, most = found, count
+    return best, most
 
 
 def _align(source: np.ndarray, target: np.ndarray, turns: bool) -> np.ndarray:

@@ -20,7 +20,7 @@ from pointworld.plan.costs import TaskPoints
 from pointworld.plan.dynamics import Held, PlanState
 from pointworld.plan.simulator_dynamics import read_physics
 from pointworld.plan.tasks.held_view import HeldView
-from pointworld.plan.tasks.register import Background, JointTracker, register_pushed
+from pointworld.plan.tasks.register import Background, JointTracker, find_again, register_pushed
 from pointworld.plan.tasks.register import register as register
 from pointworld.plan.tasks.task import Judge, Task, body_poses, surface_of
 from pointworld.robot import RobotModel
@@ -34,6 +34,8 @@ _NEAR = 0.012
 _TEMPLATE, _STILL_POINTS = 900, 40
 #: A hand this little above a target may push it [m]; a target with so many points on it is seen for sure.
 _OVER, _SURE = 0.02, 5
+#: A hand this far above a target hides nothing: what is not seen then has gone somewhere else [m].
+_HIGH = 0.04
 #: What the way of a rigid thing counts against its turn while one plans.
 _MOVE = 0.5
 
@@ -283,11 +285,16 @@ class CameraView:
             mine = free
             if others and len(free):
                 mine = free[cKDTree(np.concatenate(others)).query(free)[0] > _NEAR]
-            if bottom < here[i][:, 2].max() + _OVER:
+            top = float(here[i][:, 2].max())
+            if bottom < top + _OVER:
                 self._swept[i] += way
             self._moves[i], count = register_pushed(
                 self._surfaces[i], self._moves[i], mine, self._swept[i], turns=rigid
             )
+            if count < _SURE and rigid and bottom > top + _HIGH:
+                again = find_again(self._surfaces[i], self._moves[i], mine)
+                if again[1] >= _SURE:
+                    self._moves[i], count = again
             if count >= _SURE:
                 # What was seen again needs no guess of where it went while it was hidden.
                 self._swept[i] = np.zeros(2)
