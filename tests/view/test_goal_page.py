@@ -5,7 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import math
+import re
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -163,6 +165,34 @@ def test_the_server_answers_only_those_who_know_its_address(page: GoalPage) -> N
     line.request("POST", "/" + page.token + "/put", headers={"Content-Length": str(MOST_BYTES + 1)})
     assert line.getresponse().status == 413
     line.close()
+
+
+def test_the_command_serves_the_page_until_it_is_closed(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    out = folder / "new" / "goal.json"
+    words = ["--capture", str(folder / "capture"), "--camera", "front", "--page", "--json"]
+    codes: list[int] = []
+    thread = threading.Thread(
+        target=lambda: codes.append(goal_main([*words, "--out", str(out)])), daemon=True
+    )
+    thread.start()
+    said, end = "", time.monotonic() + 60
+    while not (found := re.search(r"open (http://\S+/)\n", said)):
+        assert time.monotonic() < end and thread.is_alive(), said
+        time.sleep(0.05)
+        said += capsys.readouterr().err
+    address = found[1]
+    assert [f["camera"] for f in ask(address + "start")[1]["frames"]] == ["front"]
+    assert ask(address + "put", json.dumps(clicked()).encode())[0] == 200
+    counts = ask(address + "write")[1]["counts"]
+    assert ask(address + "done")[0] == 200
+    thread.join(20)
+    assert codes == [0] and counts["box"] > 8
+    assert json.loads(capsys.readouterr().out) == {"goal": str(out), "points": counts}
+    assert read_goal(out).sets[0].goal == Move(vector=(0.1, 0.0, 0.0))
 
 
 @pytest.mark.rejects_input
