@@ -29,11 +29,15 @@ _LEAST, _REACH = 12, 0.10
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Thing:
-    """What should move. surface: (samples, 3) at the start. motion: (4, 4) that carries it to its goal."""
+    """What should move. surface: (samples, 3) at the start. motion: (4, 4) that carries it to its goal.
+
+    weight: of its points against those of other things.
+    """
 
     name: str
     surface: np.ndarray
     motion: np.ndarray
+    weight: float
 
 
 class GoalTracker:
@@ -93,6 +97,7 @@ class GoalTracker:
             poses=self._poses,
             motions=self.motions,
             able=free,
+            weights=[thing.weight for thing in self._things],
         )
         if seen is None:
             names = ", ".join(thing.name for thing in self._things)
@@ -141,8 +146,9 @@ class GoalTracker:
             still = item.goals is None and item.targets is None
             if not still:
                 surface = _surface_of(item, scene, fine)
+                motion = _motion_of(item, scene, surface)
                 self._things.append(
-                    _Thing(name=item.name, surface=surface, motion=_motion_of(item, scene, surface))
+                    _Thing(name=item.name, surface=surface, motion=motion, weight=item.weight)
                 )
         self._poses = [np.eye(4) for _ in self._things]
         if not self._things:

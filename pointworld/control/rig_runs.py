@@ -20,14 +20,14 @@ from pointworld.control.rig_open import OpenRig, RigConfig, open_rig
 from pointworld.control.rig_truth import GoalTruth, task_truth
 from pointworld.control.rig_world import RigResult, RigWorld, WatchedPlanner, run_on_rig
 from pointworld.control.safety import SafetyFilter
-from pointworld.control.task_runs import RunConfig, build_planner, scene_renderer
-from pointworld.control.tasks import held_depth, held_width
+from pointworld.control.task_runs import RunConfig, build_planner, scene_renderer, world_model
+from pointworld.control.task_setup import held_depth, held_width
 from pointworld.control.types import Reason
 from pointworld.data.render import SceneRenderer
 from pointworld.data.robot_tree import robot_tree
 from pointworld.data.simulator import import_mujoco
 from pointworld.errors import InputError
-from pointworld.plan import ConstantMotion, ModelDynamics
+from pointworld.plan import ConstantMotion
 from pointworld.plan.actions import Body, PathLimits, ToolPathSpace
 from pointworld.plan.dynamics import Dynamics
 from pointworld.plan.goal import Goal
@@ -195,7 +195,7 @@ def _judged(result: RigResult, truth: Callable[[], dict[str, float]] | None) -> 
 def _dynamics(config: RunConfig, model: Any) -> Dynamics:
     if model is None:
         return ConstantMotion()
-    return ModelDynamics(model=model, gradients=config.planner == "gradient")
+    return world_model(config, model)
 
 
 def _space(

@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pointworld.control.task_setup import held_depth as held_depth
-from pointworld.control.task_setup import held_width as held_width
-from pointworld.control.task_setup import task_cost
+from pointworld.control.task_setup import held_depth, task_cost
 from pointworld.control.task_world import Disturbed, TaskWorld
 from pointworld.control.types import ControlError
 from pointworld.errors import InputError

@@ -166,6 +166,22 @@ def test_several_sets_of_one_picture_are_followed_together(stage: Stage) -> None
     assert len(seer.surfaces) == 1 and seen.error == pytest.approx(0.05, abs=0.006)
 
 
+def test_the_weight_of_a_set_is_that_of_its_points(stage: Stage) -> None:
+    wish, half = TranslationGoal(vector=(0.05, 0.0, 0.0)), around(stage)
+    _left, top, right, bottom = half.pixels
+    rest = BoxSelection(pixels=(right + 2, top, 320.0, bottom + 40))
+    sets = (
+        PointSet(name="box", camera="cam0", frame="a", select=half, goal=wish, weight=3.0),
+        PointSet(name="rest", camera="cam0", frame="a", select=rest, goal=wish),
+    )
+    seer = GoalTracker(Goal(sets=sets, folder=Path()), stage.robot, workspace=BOX)
+    seen = seer.see(stage.look()[0], stage.joints)
+    assert seen.weights is not None and seen.state.bodies is not None
+    assert seen.weights[seen.state.bodies == 0].unique().tolist() == [3.0]
+    assert seen.weights[seen.state.bodies == 1].unique().tolist() == [1.0]
+    assert seen.task.weights is seen.weights
+
+
 @pytest.mark.rejects_input
 def test_goals_that_cannot_be_followed_are_refused(stage: Stage) -> None:
     frames = stage.look()[0]

@@ -49,7 +49,7 @@ class Seen:
     error: mean distance to the goals over the whole target, seen or not [m]. points, places: the whole target's
     surface now and its goals (all, 3) [m], grip: (all,) where the hand should act. top: height of what stands
     around [m]. groups: (all,) which of several targets each belongs to, None = there is one. blocked: the arm gave way
-    to what it pressed against since the last look.
+    to what it pressed against since the last look. weights: of the task points (chosen,), None = all the same.
     """
 
     state: PlanState
@@ -62,6 +62,7 @@ class Seen:
     top: float
     groups: np.ndarray | None = None
     blocked: bool = False
+    weights: Tensor | None = None
 
     @property
     def owner(self) -> np.ndarray:
@@ -86,7 +87,9 @@ class Seen:
         """What is left to do: the turns of rigid things count more than their ways."""
         bodies = self.state.bodies
         move = 1.0 if bodies is None else _MOVE
-        return TaskPoints(index=self.index, goals=self.goals, bodies=bodies, move=move)
+        return TaskPoints(
+            index=self.index, goals=self.goals, weights=self.weights, bodies=bodies, move=move
+        )
 
     @property
     def error(self) -> float:
@@ -310,6 +313,7 @@ def find_targets(
     able: np.ndarray,
     grip: np.ndarray | None = None,
     held: np.ndarray | None = None,
+    weights: Sequence[float] | None = None,
 ) -> Seen | None:
     """What a scene shows of targets whose places are known.
 
@@ -317,7 +321,7 @@ def find_targets(
         joints: (joints,) measured. surfaces: (samples, 3) of every target at its start. poses, motions: (4, 4) that
             carry them to where they are now, and to their goals. able: (points,) scene points that may belong to a
             target. grip: (all samples,) where the hand should act, None = anywhere. held: (points,) scene points that
-            belong to a tool in the hand, None = there is none.
+            belong to a tool in the hand, None = there is none. weights: of the targets, None = all the same.
 
     Returns:
         None where fewer than three points of the scene lie on the targets.
@@ -356,4 +360,5 @@ def find_targets(
         grip=grip,
         top=float(max(points[rest, 2].max(initial=-1.0), whole[:, 2].max())),
         groups=owner,
+        weights=None if weights is None else torch.tensor(weights)[owner[nearest[index]]],
     )
