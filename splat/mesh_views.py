@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy.ndimage import distance_transform_edt
 
 from pointworld.capture import clean_depth
 from pointworld.errors import InputError
-from pointworld.geometry import invert
-from pointworld.types import Capture
+from pointworld.geometry import invert, transform_points
+from pointworld.types import Capture, RGBDFrame
 from splat.raster import Rasterizer, get_rasterizer
 from splat.types import GaussianScene
 
@@ -20,6 +21,9 @@ from splat.types import GaussianScene
 MIN_ALPHA = 0.5
 #: Pixels that they cover less than this see past everything.
 EMPTY_ALPHA = 0.05
+#: Depth is measured near a pixel when it is within this share of the image's width; a Gaussian is where a surface was
+#: measured when it lies within this share of the distance.
+REACH, MEASURED = 0.0125, 0.015
 #: Field of view of orbit cameras, along the image's width [rad].
 ORBIT_FOV = math.radians(60)
 
@@ -54,6 +58,37 @@ def capture_views(capture: Capture) -> list[View]:
         View(K=f.K, T_world_cam=f.T_world_cam, width=f.width, height=f.height)
         for f in capture.frames
     ]
+
+
+def only_measured(seen: Sequence[Seen], frames: Sequence[RGBDFrame]) -> list[Seen]:
+    """The same without depth where the frame that a view belongs to measured none near by: a fit only guesses there."""
+    kept = []
+    for one, frame in zip(seen, frames, strict=True):
+        height, width = one.depth.shape
+        rows = (np.arange(height) * frame.height) // height
+        columns = (np.arange(width) * frame.width) // width
+        near = distance_transform_edt(~frame.valid) <= REACH * frame.width
+        depth = np.where(near[np.ix_(rows, columns)], one.depth, 0).astype(np.float32)
+        kept.append(replace(one, depth=depth))
+    return kept
+
+
+def near_measured(
+    scene: GaussianScene, views: Sequence[View], frames: Sequence[RGBDFrame]
+) -> torch.Tensor:
+    """(N,) bool: Gaussians whose centre lies where one of the frames measured a surface, seen from its view."""
+    means = scene.means.detach().double().cpu().numpy()
+    found = np.zeros(len(means), bool)
+    for view, frame in zip(views, frames, strict=True):
+        local = transform_points(invert(view.T_world_cam), means)
+        z = np.maximum(local[:, 2], 1e-6)
+        u, v = (local[:, i] / z * view.K[i, i] + view.K[i, 2] for i in (0, 1))
+        inside = (local[:, 2] > 0) & (u >= 0) & (u < view.width) & (v >= 0) & (v < view.height)
+        u = np.where(inside, u * frame.width / view.width, 0).astype(int)
+        v = np.where(inside, v * frame.height / view.height, 0).astype(int)
+        gap = np.abs(frame.depth[v, u] - z)
+        found |= inside & frame.valid[v, u] & (gap < MEASURED * z)
+    return torch.from_numpy(found)
 
 
 def orbit_views(scene: GaussianScene, *, count: int = 24, size: int = 320) -> list[View]:

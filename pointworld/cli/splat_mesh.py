@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import sys
 import time
@@ -14,31 +15,48 @@ import tyro
 
 from pointworld.capture import list_capture, read_capture
 from pointworld.cli.common import console, parse, progress, stdout_json, write_run_json
+from pointworld.cli.splat_fit import check_scene_folder
+from pointworld.cli.splat_query import view_of_camera
 from pointworld.errors import InputError
-from pointworld.types import Capture
+from pointworld.geometry import invert, scale_intrinsics
+from pointworld.types import Capture, RGBDFrame
 from splat import io
 from splat.collider import Collider, ColliderOptions, build_collider
 from splat.collider_files import write_collider
+from splat.io import NativeFile
 from splat.mesh import MeshOptions, SplatMesh, fuse, poisson, write_mesh
-from splat.mesh_views import Seen, View, capture_views, look, orbit_views
+from splat.mesh_views import (
+    Seen,
+    View,
+    capture_views,
+    look,
+    near_measured,
+    only_measured,
+    orbit_views,
+)
 from splat.types import GaussianScene
+
+#: About so many cameras of a capture look.
+CAMERAS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplatMeshArgs:
     """A triangle mesh of a Gaussian scene (GLB, OBJ, PLY), and with --collider its convex parts (GLB, URDF, MJCF).
 
-    Example: pointworld splat mesh results/desk/scene.safetensors --capture captures/desk --collider --out results/mesh
+    Example: pointworld splat mesh out/desk --collider --out out/mesh
+    Example: pointworld splat mesh scene.ply --capture captures/desk --out out/mesh
     """
 
     scene: tyro.conf.Positional[Path]
-    """Gaussians: .safetensors, .ply, .splat or .spz."""
+    """Folder of splat fit, or Gaussians: .safetensors, .ply, .splat or .spz."""
     out: Path
     """Folder for the mesh, the collider and run.json."""
     capture: Path | None = None
-    """Capture the scene was fitted to: it is looked at from these cameras. Without it, from an orbit (z up)."""
-    every: int = 4
-    """Use every n-th camera of the capture."""
+    """Capture the scene was fitted to: it is looked at from these cameras, and there is no surface where none of them
+    measured depth. By default that of the fit's folder, where it is still there; else an orbit (z up) looks."""
+    every: int | None = None
+    """Use every n-th camera of the capture; by default so that about 30 are used."""
     views: int = 24
     """Cameras of the orbit, where no capture is given."""
     method: Literal["tsdf", "poisson"] = "tsdf"
@@ -62,17 +80,22 @@ class SplatMeshArgs:
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit code."""
     args = parse(SplatMeshArgs, argv, prog="pointworld splat mesh")
-    if args.every < 1 or args.views < 1:
+    if (args.every is not None and args.every < 1) or args.views < 1:
         raise InputError(f"--every is {args.every} and --views {args.views}, expected 1 or more")
     marks = {"start": time.perf_counter()}
-    scene = io.read(args.scene)
+    stored = _read_scene(args.scene)
+    scene = stored.scene
     capture = _read_capture(args)
-    views = capture_views(capture) if capture else orbit_views(scene, count=args.views)
+    views = orbit_views(scene, count=args.views)
+    if capture is not None:
+        views = [_corrected(view, f, stored) for view, f in _pairs(capture)]
     marks["read"] = time.perf_counter()
     with progress(len(views), "rendering depth") as advance:
         seen = look(scene, views, advance=advance)
+    if capture is not None:
+        seen = only_measured(seen, capture.frames)
     marks["render"] = time.perf_counter()
-    mesh = _mesh(args, scene, seen, views)
+    mesh = _mesh(args, scene, seen, views, capture)
     files = list(write_mesh(mesh, args.out, up=args.up))
     marks["mesh"] = time.perf_counter()
     summary = _summary(scene, mesh, seen, capture)
@@ -108,21 +131,71 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _read_capture(args: SplatMeshArgs) -> Capture | None:
-    if args.capture is None:
+def _read_scene(path: Path) -> NativeFile:
+    """The Gaussians at a path, with what a file of `splat fit` says of its cameras."""
+    path = check_scene_folder(path) if path.is_dir() else path
+    if path.suffix == ".safetensors":
+        return io.read_native(path)
+    return NativeFile(scene=io.read(path))
+
+
+def _capture_path(args: SplatMeshArgs) -> Path | None:
+    """--capture, or the capture that `splat fit` wrote down beside the scene, where it is still there."""
+    if args.capture is not None:
+        return args.capture
+    folder = args.scene if args.scene.is_dir() else args.scene.parent
+    try:
+        record = json.loads((folder / "run.json").read_text())
+    except (OSError, ValueError):
         return None
-    wanted = range(0, len(list_capture(args.capture).entries), args.every)
+    source = record.get("config", {}).get("capture")
+    if record.get("command") != "splat fit" or source is None or not Path(source).is_dir():
+        return None
+    return Path(source)
+
+
+def _read_capture(args: SplatMeshArgs) -> Capture | None:
+    path = _capture_path(args)
+    if path is None:
+        return None
+    count = len(list_capture(path).entries)
+    wanted = range(0, count, args.every or max(1, round(count / CAMERAS)))
     with progress(len(wanted), "reading cameras") as advance:
-        return read_capture(args.capture, frames=wanted, advance=advance)
+        return read_capture(path, frames=wanted, advance=advance)
+
+
+def _pairs(capture: Capture) -> list[tuple[View, RGBDFrame]]:
+    return list(zip(capture_views(capture), capture.frames, strict=True))
+
+
+def _corrected(view: View, frame: RGBDFrame, stored: NativeFile) -> View:
+    """The view from where the fit found the frame's camera to be; as given where the scene's file does not say."""
+    names = json.loads(stored.metadata.get("cameras", "[]"))
+    if frame.name not in names:
+        return view
+    viewmat, K, (width, height) = view_of_camera(stored, names.index(frame.name))
+    size = frame.width / width, frame.height / height
+    return View(
+        K=scale_intrinsics(K.double().numpy(), *size),
+        T_world_cam=invert(viewmat.double().numpy()),
+        width=frame.width,
+        height=frame.height,
+    )
 
 
 def _mesh(
-    args: SplatMeshArgs, scene: GaussianScene, seen: list[Seen], views: list[View]
+    args: SplatMeshArgs,
+    scene: GaussianScene,
+    seen: list[Seen],
+    views: list[View],
+    capture: Capture | None,
 ) -> SplatMesh:
     options = MeshOptions(voxel_size=args.voxel_size, triangles=args.triangles)
-    if args.method == "poisson":
-        return poisson(scene, np.stack([view.T_world_cam[:3, 3] for view in views]), options)
-    return fuse(seen, options)
+    if args.method == "tsdf":
+        return fuse(seen, options)
+    if capture is not None:
+        scene = scene.select(near_measured(scene, views, capture.frames))
+    return poisson(scene, np.stack([view.T_world_cam[:3, 3] for view in views]), options)
 
 
 def _collider(

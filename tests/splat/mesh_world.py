@@ -11,6 +11,7 @@ import trimesh
 from scipy.spatial import cKDTree
 
 from pointworld.geometry import voxel_representatives
+from pointworld.types import RGBDFrame
 from splat.mesh_views import View
 from splat.sh import colors_to_sh
 from splat.types import GaussianScene
@@ -106,6 +107,33 @@ def as_gaussians(world: World, views: list[View], *, spacing: float = 0.004) -> 
         sh=colors_to_sh(torch.from_numpy(COLORS).float()[ids]),
         ids=ids,
     )
+
+
+def photographs(world: World, views: list[View], *, noise: float, seed: int) -> list[RGBDFrame]:
+    """What RGB-D cameras would take: stripes on everything, depth with noise that grows with its square.
+
+    Args:
+        noise: standard deviation of depth at one metre [m].
+    """
+    rng, taken = np.random.default_rng(seed), []
+    for position, view in enumerate(views):
+        points, ids, depth = cast(world, view)
+        valid = depth > 0
+        rgb = np.full((view.height, view.width, 3), 0.7)
+        stripes = 0.85 + 0.15 * np.sign(np.sin(90 * points + 0.3)).prod(1, keepdims=True)
+        rgb[valid] = COLORS[ids] * stripes
+        measured = depth + noise * depth**2 * rng.standard_normal(depth.shape)
+        taken.append(
+            RGBDFrame(
+                rgb=(255 * rgb).round().astype(np.uint8),
+                depth=np.where(valid, measured, 0).astype(np.float32),
+                valid=valid,
+                K=view.K,
+                T_world_cam=view.T_world_cam,
+                name=f"view{position}",
+            )
+        )
+    return taken
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,21 @@ import pytest
 import torch
 import trimesh
 
+from pointworld.capture import write_capture
+from pointworld.cli.app import main
 from pointworld.errors import InputError
+from pointworld.types import Capture
 from splat.mesh import MeshOptions, SplatMesh, fuse, gaussian_normals, poisson, write_mesh
 from splat.mesh_views import Seen, look, orbit_views
 from splat.types import GaussianScene
-from tests.splat.mesh_world import World, as_gaussians, compare, make_world, ring_views
+from tests.splat.mesh_world import (
+    World,
+    as_gaussians,
+    compare,
+    make_world,
+    photographs,
+    ring_views,
+)
 
 pytest.importorskip("open3d")
 
@@ -107,6 +117,27 @@ def test_files_hold_the_mesh_with_colours(fused: SplatMesh, tmp_path: Path) -> N
     assert np.allclose(
         [low[1], high[1]], [fused.vertices[:, 2].min(), fused.vertices[:, 2].max()], atol=1e-5
     )
+
+
+def test_the_command_meshes_a_fit_where_its_capture_measured_depth(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Behind the table there is nothing, and the fit has guesses there: they are no surface."""
+    frames = tuple(photographs(world, VIEWS, noise=0.002, seed=0))
+    write_capture(Capture(frames=frames, source="made"), tmp_path / "capture")
+    fit = ["splat", "fit", str(tmp_path / "capture"), "--out", str(tmp_path / "fit")]
+    options = "--holdout-every 0 --fit.gaussians 10000 --fit.iterations 60 --fit.depth-weight 3"
+    assert main([*fit, *options.split(), "--calibrate", "no"]) == 0
+    capsys.readouterr()
+    for method in ("tsdf", "poisson"):
+        out = tmp_path / method
+        command = ["splat", "mesh", str(tmp_path / "fit"), "--out", str(out), "--json"]
+        assert main([*command, "--method", method]) == 0
+        printed = json.loads(capsys.readouterr().out)
+        assert printed["views"] == len(VIEWS) and printed["depth_l1_m"] < 0.01
+        mesh = trimesh.load(out / "mesh.ply", process=False)
+        accuracy = compare(np.asarray(mesh.vertices), np.asarray(mesh.faces), world, VIEWS)
+        assert accuracy.chamfer <= 0.006 and accuracy.f_score >= 0.85, (method, accuracy)
 
 
 @pytest.mark.rejects_input
