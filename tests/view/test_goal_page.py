@@ -277,9 +277,11 @@ def test_the_page_says_what_went_wrong_and_other_cameras_choose_too(
     browser.click(*on_screen(browser, pixel(TOP, shift=0.06)))
     browser.until("state.points.length > 8")
     browser.type("#y", "-0.15")
+    browser.type("#weight", "2.5")
     browser.press("#put")
     browser.until("state.sets[0].set.goal.kind === 'translation'")
     browser.press("#write")
     browser.until("document.querySelector('#say').textContent.startsWith('written')")
     item = read_goal(folder / "goal.json").sets[0]
     assert item.camera == "side" and item.goal == Move(vector=(0.0, -0.15, 0.0))
+    assert item.weight == 2.5
