@@ -40,7 +40,7 @@ class FitConfig:
     coarse: share of the iterations, the first ones, that look at images of half the size.
     relocate_every: iterations; grow: share of the budget that starts as copies.
     poses, exposure: camera corrections that are learned (see `CameraCorrections`).
-    background: what no Gaussian covers has the mean colour of the images rather than black.
+    background: what no Gaussian covers has a colour that is learned too, at first the images' mean; else it is black.
     """
 
     gaussians: int = 60_000
@@ -148,9 +148,10 @@ class _Fit:
         if extra > 0:
             zeros = start.sh.new_zeros(len(start), extra, 3)
             start = replace(start, sh=torch.cat([start.sh, zeros], 1))
-        self.background = start.background
+        self.background, learned = start.background, []
         if self.background is None and config.background:
-            self.background = mean_color(views)
+            self.background = mean_color(views).requires_grad_()
+            learned = [{"params": [self.background], "lr": config.color_rate}]
         self.parameters = {name: getattr(start, name).clone().requires_grad_() for name in LEARNED}
         rates = (
             config.means_rate,
@@ -173,6 +174,7 @@ class _Fit:
             for name, value in cameras.named_parameters()
             if value.requires_grad
         ]
+        moving += learned
         for group in moving:
             group["rate"] = group["lr"]
         self.camera_optimizer = torch.optim.Adam(moving, betas=(0.9, 0.99)) if moving else None
