@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
     marks = {"start": time.perf_counter()}
     stored = _read_scene(args.scene)
     scene = stored.scene
-    capture = _read_capture(args)
+    capture = _read_capture(args, stored)
     views = orbit_views(scene, count=args.views)
     if capture is not None:
         views = [_corrected(view, f, stored) for view, f in _pairs(capture)]
@@ -154,12 +154,15 @@ def _capture_path(args: SplatMeshArgs) -> Path | None:
     return Path(source)
 
 
-def _read_capture(args: SplatMeshArgs) -> Capture | None:
+def _read_capture(args: SplatMeshArgs, stored: NativeFile) -> Capture | None:
+    """Some of the frames that the scene was fitted to; of all frames where its file does not name them."""
     path = _capture_path(args)
     if path is None:
         return None
-    count = len(list_capture(path).entries)
-    wanted = range(0, count, args.every or max(1, round(count / CAMERAS)))
+    entries = list_capture(path).entries
+    names = set(json.loads(stored.metadata.get("cameras", "[]")))
+    wanted = [i for i, entry in enumerate(entries) if entry.name in names] or range(len(entries))
+    wanted = wanted[:: args.every or max(1, round(len(wanted) / CAMERAS))]
     with progress(len(wanted), "reading cameras") as advance:
         return read_capture(path, frames=wanted, advance=advance)
 

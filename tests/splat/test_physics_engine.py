@@ -116,7 +116,7 @@ def test_sand_flows_loses_energy_and_runs_farther_with_less_friction() -> None:
     for result in results:
         assert _gains(result) < 0.005
         assert float(result.positions[-1][:, 2].min()) > -0.3 * result.spacing
-    assert 0.8 < float(results[1].volume_ratios[-1]) < 1.1
+    assert 0.9 < float(results[1].volume_ratios[-1]) < 1.25
 
 
 def test_a_pile_thinner_than_a_cell_keeps_its_volume() -> None:
