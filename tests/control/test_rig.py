@@ -16,8 +16,8 @@ from pointworld.capture import read_capture
 from pointworld.cli.mpc import main as mpc_main
 from pointworld.control.recording import read_recording
 from pointworld.control.rig_open import RigConfig, open_rig
-from pointworld.control.rig_runs import RigRun, run_rig, take_look
-from pointworld.control.rig_world import RigWorld
+from pointworld.control.rig_runs import RigRun, judged, run_rig, take_look
+from pointworld.control.rig_world import RigResult, RigWorld
 from pointworld.control.task_runs import RunConfig, scene_renderer
 from pointworld.control.types import CameraFrame, Chunk, ControlError, Reason, SafetyMode
 from pointworld.errors import InputError
@@ -101,6 +101,39 @@ def test_a_recorded_scene_is_planned_for_and_nothing_is_sent(goal: Path, tmp_pat
     there = recording.ticks["commanded"][planned][-1]
     # The chunk is followed as the filter's limits allow, from a standing start.
     assert np.abs(there - plan["joint_positions"][:9, :7]).max(-1).min() < 0.15
+
+
+def _ended(outcome: str, distance: float) -> RigResult:
+    numbers = dict.fromkeys(
+        ("plan_seconds", "look_seconds", "frame_age", "seconds", "tolerance"), 0.0
+    )
+    counts = dict.fromkeys(("steps", "plans", "overlapped", "slowed", "held"), 1)
+    return RigResult(outcome=outcome, distance=distance, start_distance=0.1, **numbers, **counts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "distance", "truth", "judgement"),
+    [
+        ("success", 0.016, None, "success"),
+        ("missed", 0.019, None, "success"),
+        ("missed", 0.021, None, "missed"),
+        ("success", 0.016, (0.021, 0.0), "missed"),
+        ("missed", 0.025, (0.019, 0.0), "success"),
+        ("success", 0.016, (0.016, 0.03), "disturbed"),
+        ("missed", 0.05, (0.05, 0.03), "missed"),
+        ("fault", 0.01, (0.01, 0.0), "fault"),
+        ("dry run", 0.01, (0.01, 0.0), "dry run"),
+    ],
+)
+def test_the_simulation_judges_where_there_is_one(
+    outcome: str, distance: float, truth: tuple[float, float] | None, judgement: str
+) -> None:
+    def knows() -> dict[str, float]:
+        assert truth is not None
+        return {"error": truth[0], "moved": truth[1], "tolerance": 0.02}
+
+    result = judged(_ended(outcome, distance), None if truth is None else knows, 0.02)
+    assert (result.outcome, result.tolerance) == (judgement, 0.02)
 
 
 class Thinking:
