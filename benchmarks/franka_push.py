@@ -56,8 +56,10 @@ LOST = re.compile(r"(\d+) consecutive lost command cycles")
 RATE = re.compile(r"control_command_success_rate: ([01](?:\.\d+)?)")
 #: How fast the box's physics runs, which it says every five seconds when it is slow.
 RUNNING = re.compile(r"simulation running at (\d+(?:\.\d+)?)x real time")
-#: Before a box is asked for its rate [s]; slower than this, a fault is the box's.
-WARM_UP, IN_TIME = 6.0, 0.95
+#: It says so when its physics begins, some seconds after it listens, and how fast it is `WARM_UP` later [s].
+BEGUN, WARM_UP = "simulation loop", 6.0
+#: Slower than this, a fault is the box's.
+IN_TIME = 0.95
 #: Our own reasons that mean: something came too late, or not at all, on the way between two processes.
 LATE = (
     Reason.STATE_STALE,
@@ -135,7 +137,12 @@ def read_log(log: Path) -> dict[str, Any]:
 
 
 def measured_rate(log: Path) -> float:
-    """How fast a box that nobody moves runs, as a share of real time; takes `WARM_UP` seconds."""
+    """How fast a box that nobody moves runs, as a share of real time; takes some ten seconds."""
+    end = time.monotonic() + PATIENCE
+    while BEGUN not in log.read_text(encoding="utf-8", errors="replace"):
+        if time.monotonic() > end:
+            raise ControlError(Reason.ROBOT_LINK, f"franka-sim's physics did not start; see {log}")
+        time.sleep(0.2)
     time.sleep(WARM_UP)
     return float(read_log(log)["slowest"])
 
