@@ -42,8 +42,6 @@ from pointworld.types import Capture, RGBDFrame
 
 #: A plan that takes ten times this is a fault [s]; with a time budget, the budget counts.
 DEADLINE = 3.0
-#: Motion goes on until the goal is seen within this share of its tolerance: what cameras see is off by millimetres.
-_SURE = 0.85
 #: Scene points are taken from this far below the lowest place of the tool [m].
 _BELOW = 0.06
 
@@ -168,7 +166,7 @@ def _run(
         depth=depth,
     )
     return {
-        **asdict(judged(result, truth, what.tolerance)),
+        **asdict(judged(result, truth)),
         "truth": truth() if truth else None,
         "calibration": agreeing,
     }
@@ -180,24 +178,14 @@ def _settings(what: RigRun, dry_run: bool) -> MpcSettings:
         execute=config.execute,
         max_steps=config.execute if dry_run else config.max_steps,
         budget_s=config.budget_s or None,
-        tolerance=_SURE * what.tolerance,
+        tolerance=what.tolerance,
     )
 
 
-def judged(
-    result: RigResult, truth: Callable[[], dict[str, float]] | None, tolerance: float
-) -> RigResult:
-    """Whether the goal is reached: by the simulation, where there is one, else by the last look.
-
-    Args:
-        tolerance: of the look [m]; the simulation has its own.
-    """
-    result = replace(result, tolerance=tolerance)
-    if result.outcome not in ("success", "missed"):
+def judged(result: RigResult, truth: Callable[[], dict[str, float]] | None) -> RigResult:
+    """Whether the goal is reached: by the simulation, where there is one, else by the last look."""
+    if truth is None or result.outcome not in ("success", "missed"):
         return result
-    if truth is None:
-        near = result.distance is not None and result.distance <= tolerance
-        return replace(result, outcome="success" if near else "missed")
     now = truth()
     if now["error"] > now["tolerance"]:
         return replace(result, outcome="missed")
