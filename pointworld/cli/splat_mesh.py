@@ -6,7 +6,7 @@ import json
 import resource
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,12 +14,14 @@ import numpy as np
 import tyro
 
 from pointworld.capture import list_capture, read_capture
+from pointworld.capture.depth import register_depth
 from pointworld.cli.common import console, parse, progress, stdout_json, write_run_json
 from pointworld.cli.splat_fit import check_scene_folder
 from pointworld.cli.splat_query import view_of_camera
+from pointworld.cli.splat_update import stored_rig
 from pointworld.errors import InputError
 from pointworld.geometry import invert, scale_intrinsics
-from pointworld.types import Capture, RGBDFrame
+from pointworld.types import Capture
 from splat import io
 from splat.collider import Collider, ColliderOptions, build_collider
 from splat.collider_files import write_collider
@@ -88,7 +90,7 @@ def main(argv: list[str]) -> int:
     capture = _read_capture(args, stored)
     views = orbit_views(scene, count=args.views)
     if capture is not None:
-        views = [_corrected(view, f, stored) for view, f in _pairs(capture)]
+        capture, views = _corrected(capture, stored)
     marks["read"] = time.perf_counter()
     with progress(len(views), "rendering depth") as advance:
         seen = look(scene, views, advance=advance)
@@ -167,23 +169,33 @@ def _read_capture(args: SplatMeshArgs, stored: NativeFile) -> Capture | None:
         return read_capture(path, frames=wanted, advance=advance)
 
 
-def _pairs(capture: Capture) -> list[tuple[View, RGBDFrame]]:
-    return list(zip(capture_views(capture), capture.frames, strict=True))
+def _corrected(capture: Capture, stored: NativeFile) -> tuple[Capture, list[View]]:
+    """The frames with depth as the colour camera sees it, and their cameras where the fit found them to be.
 
-
-def _corrected(view: View, frame: RGBDFrame, stored: NativeFile) -> View:
-    """The view from where the fit found the frame's camera to be; as given where the scene's file does not say."""
+    Frames that the scene's file does not name stay as given.
+    """
     names = json.loads(stored.metadata.get("cameras", "[]"))
-    if frame.name not in names:
-        return view
-    viewmat, K, (width, height) = view_of_camera(stored, names.index(frame.name))
-    size = frame.width / width, frame.height / height
-    return View(
-        K=scale_intrinsics(K.double().numpy(), *size),
-        T_world_cam=invert(viewmat.double().numpy()),
-        width=frame.width,
-        height=frame.height,
-    )
+    T_color_depth = stored_rig(stored, 0).T_color_depth
+    frames, views = [], []
+    for view, frame in zip(capture_views(capture), capture.frames, strict=True):
+        if frame.name in names:
+            viewmat, K, (width, height) = view_of_camera(stored, names.index(frame.name))
+            size = frame.width / width, frame.height / height
+            K_color = scale_intrinsics(K.double().numpy(), *size)
+            T = invert(viewmat.double().numpy())
+            view = View(K=K_color, T_world_cam=T, width=frame.width, height=frame.height)
+            depth, valid = register_depth(
+                frame.depth,
+                frame.valid,
+                K_depth=frame.K,
+                K_color=K_color,
+                T_color_depth=T_color_depth,
+                size=(frame.height, frame.width),
+            )
+            frame = replace(frame, depth=depth, valid=valid)
+        frames.append(frame)
+        views.append(view)
+    return replace(capture, frames=tuple(frames)), views
 
 
 def _mesh(
