@@ -35,9 +35,21 @@ day, best of 3, weights as drawn; peak memory of the process with all four varia
     base     8,200   1.489          0.809          2.064          0.39                   0.76 %                 4.2 GB
     base    15,300   3.076          1.300          3.370          0.39                   0.88 %                 4.5 GB
 
-Two small samples together (6,200 / 16,400 / 30,600 tokens, 1 thread, CPU seconds, a busy machine): ours 0.51 / 1.33 /
-3.17, bfloat16 0.31 / 0.66 / 1.36, reference 0.62 / 1.69 / 3.31. The trained `tiny` changes its displacements by 0.43 %
-(24 validation clips) and gains no time: its matrices are small.
+Large on a third day (best of 2): bfloat16 / reference 0.890 / 2.125, 1.534 / 3.848 and 2.798 / 6.639 s, that is 0.42,
+0.40 and 0.42; outputs change by 0.75 %; 9.5 GB with all variants.
+
+Several samples at once, two threads, other work on the machine, best of 2 or 3 (base: 1) [s]:
+
+    size    batch   tokens   ours    bfloat16   reference   ours, bfloat16 / reference   memory
+    small       4   12,400   0.756      0.508       1.082   0.70, 0.47                   1.0 GB
+    small       4   32,800   1.621      0.957       2.415   0.67, 0.40                   1.4 GB
+    small       4   61,200   3.187      1.652       4.171   0.76, 0.40                   2.0 GB
+    base        4   12,400   3.556      1.808       3.900   0.91, 0.46                   4.2 GB
+    base        4   32,800   8.881      4.346      11.054   0.80, 0.39                   4.9 GB
+
+The more tokens, the nearer both come to the GEMM limit, and to each other: on one thread base spends 4.0 s of processor
+time on 12,400 tokens, the reference 4.7 s, and its matrix products alone need 3.4 s. The trained `tiny` changes its
+displacements by 0.43 % in bfloat16 (24 validation clips) and gains no time: its matrices are small.
 """
 
 from __future__ import annotations
