@@ -31,6 +31,8 @@ _STILL_FREE, _STRAIN_FREE = 0.005, 0.06
 
 #: So many of the best pushes are varied; a target whose centre is this near to its goal is pushed from all sides [m].
 _BEST, _SHORT_WAY = 4, 0.04
+#: A hand that drags from rest has its speed after this time [s].
+_RAMP = 0.3
 #: The fingertips travel at most this high above the table [m].
 _HIGHEST = 0.32
 
@@ -113,7 +115,8 @@ class PushChooser:
             # The last of equals: dynamics that move nothing leave the way as it was drawn.
             steps = int(ahead[row].argmin()) + 1
             flat = bool((ahead[row] >= cost[row, 0] - 1e-9).all())
-            way = push.way if flat else push.speed * self.space.body.step_dt * steps - _near(push)
+            gone = float(_travelled(push, np.array(self.space.body.step_dt * steps)))
+            way = push.way if flat else gone - _near(push)
             choice = Choice(
                 push=replace(push, way=max(way, 0.005)),
                 before=float(distance[row, 0]),
@@ -147,8 +150,8 @@ class PushChooser:
         first = arm[:, -1]
         missed = (body.chain.tool_and_jacobian(first)[0][:, :3, 3] - behind).norm(dim=-1)
         ahead = torch.from_numpy(np.stack([np.append(p.ahead, 0.0) for p in pushes]))
-        speed = torch.tensor([p.speed for p in pushes], dtype=torch.float64)
-        steps = torch.arange(body.num_steps, dtype=torch.float64) * body.step_dt * speed[:, None]
+        times = np.arange(body.num_steps) * body.step_dt
+        steps = torch.from_numpy(np.stack([_travelled(push, times) for push in pushes]))
         wanted = torch.eye(4, dtype=torch.float64).repeat(len(pushes), body.num_steps, 1, 1)
         wanted[..., :3, :3] = R[:, None]
         wanted[..., :3, 3] = behind[:, None] + steps[..., None] * ahead[:, None]
@@ -178,6 +181,17 @@ class PushChooser:
         if self.shortfall is not None:
             cost = cost + _SHORT * self.shortfall(trajectory.actions).to(cost).cumsum(1)
         return cost
+
+
+def _travelled(push: Push, times: np.ndarray) -> np.ndarray:
+    """Distance that the hand has gone at times from its beginning on [m].
+
+    A push has its speed when it meets its target. A cloth is touched before the hand moves: how the hand sets off, as
+    the arm lets it, is part of what is predicted.
+    """
+    if not push.press:
+        return push.speed * times
+    return push.speed * np.where(times < _RAMP, times**2 / (2 * _RAMP), times - _RAMP / 2)
 
 
 def _near(push: Push) -> float:

@@ -11,7 +11,7 @@ from scipy.spatial import ConvexHull
 
 from pointworld.data.motions import CLEARANCE, TIP
 from pointworld.plan.actions import ToolPathSpace
-from pointworld.plan.tasks.seen import Seen
+from pointworld.plan.tasks.seen import THIN, Seen
 
 Tensor = torch.Tensor
 
@@ -27,8 +27,8 @@ PUSH_SPEED, _TRAVEL_SPEED, _DOWN_SPEED = 0.15, 0.3, 0.2
 FLOOR = TIP + 0.010
 #: The hand turns at this speed on its way [rad/s].
 _TURN_SPEED = 1.0
-#: What is thinner than this is pressed onto the table and dragged [m]: height of the tool then, and speed [m/s].
-THIN, PRESS, _DRAG_SPEED = 0.012, 0.012, 0.08
+#: A cloth is pressed onto the table and dragged: height of the tool [m], and speed [m/s].
+PRESS, _DRAG_SPEED = 0.012, 0.1
 #: Points that are on average nearer to their goals than this are pushed slowly, and from near by [m, m/s, m].
 _NEAR, _NEAR_SPEED, _NEAR_GAP = 0.045, 0.06, 0.012
 #: A hand that pushes is at most this fast for every metre that the target is from its goal [1/s].

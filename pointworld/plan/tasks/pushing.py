@@ -89,8 +89,8 @@ class Guided:
         memory.pushing |= at_contact(tool, push)
         if not memory.pushing:
             return given_plan(push_plan(self.space, seen, push))
-        if self.depth and not memory.idle:
-            # The tool hides what it sweeps: all of the sweep is done, then it is seen again from above.
+        if (self.depth or push.press) and not memory.idle:
+            # A tool hides what it sweeps, a hand the cloth under it: all of it is done, then seen again from above.
             if float((push.end - tool)[:2] @ push.ahead) > _SWEPT:
                 return given_plan(push_plan(self.space, seen, push, pushing=True))
             memory.clear = push.over

@@ -22,6 +22,7 @@ from pointworld.plan.simulator_dynamics import read_physics
 from pointworld.plan.tasks.held_view import HeldView
 from pointworld.plan.tasks.register import Background, JointTracker, find_again, register_pushed
 from pointworld.plan.tasks.register import register as register
+from pointworld.plan.tasks.shades import Shades
 from pointworld.plan.tasks.task import Judge, Task, body_poses, surface_of
 from pointworld.robot import RobotModel
 from pointworld.scene import build_scene
@@ -36,6 +37,8 @@ _TEMPLATE, _STILL_POINTS = 900, 40
 _OVER, _SURE = 0.02, 5
 #: A hand this far above a target hides nothing: what is not seen then has gone somewhere else [m].
 _HIGH = 0.04
+#: What is thinner than this is a cloth: part of its table for whoever looks for things that stand on it [m].
+THIN = 0.012
 #: What the way of a rigid thing counts against its turn while one plans.
 _MOVE = 0.5
 
@@ -194,6 +197,10 @@ class CameraView:
         self._background = Background()
         self._swept = [np.zeros(2) for _ in task.targets]
         self._held = None if tool is None else HeldView(tool.length, tool.half_width)
+        self._thin = (
+            task.kind == "deformable" and np.ptp(np.concatenate(self._surfaces)[:, 2]) < THIN
+        )
+        self._shades: Shades | None = None
         self.views: Sequence[RenderedView] = ()
 
     def see(self, data: Any, joints: np.ndarray) -> Seen:
@@ -223,6 +230,11 @@ class CameraView:
         mine = np.zeros(len(points), dtype=bool)
         if self._held is not None:
             mine[free] = self._held.find(points[free], tool.numpy())
+        if self._thin:
+            colors = scene.colors.double().numpy()
+            if self._shades is None:
+                self._shades = Shades(np.concatenate(self._surfaces), points, colors)
+            free = self._shades.find(points, colors)
         self._update(data, points[free & ~mine], tool[:3, 3].numpy())
         whole = np.concatenate(
             [transform_points(T, s) for T, s in zip(self._moves, self._surfaces, strict=True)]
@@ -292,7 +304,7 @@ class CameraView:
             if bottom < top + _OVER:
                 self._swept[i] += way
             self._moves[i], count = register_pushed(
-                self._surfaces[i], self._moves[i], mine, self._swept[i], turns=rigid
+                self._surfaces[i], self._moves[i], mine, self._swept[i], turns=rigid or self._thin
             )
             if count < _SURE and rigid and bottom > top + _HIGH:
                 again = find_again(self._surfaces[i], self._moves[i], mine)
