@@ -12,6 +12,7 @@ import json
 import socket
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,9 @@ from pointworld.control.types import Chunk, ControlError, Reason, SafetyMode
 from pointworld.control.wire import Decoder, Message, WireError, encode
 from pointworld.errors import InputError, PointWorldError
 from pointworld.robot import RobotModel
+
+#: An arm stands when its joints are slower than this for so many looks [rad/s]; how long to wait for it [s].
+_STANDING, _STILL_LOOKS, _STAND_TIME = 1e-4, 5, 3.0
 
 
 def build_loop(options: Mapping[str, Any]) -> ControlLoop:
@@ -140,6 +144,18 @@ def stop_if_armed(loop: ControlLoop | None, message: str) -> None:
         loop.stop(Reason.PLANNER_LINK, message)
 
 
+def stop_and_stand(loop: ControlLoop | None, message: str) -> None:
+    """`stop_if_armed`, and return when the arm stands, so that its record shows it; at most `_STAND_TIME` later."""
+    stop_if_armed(loop, message)
+    end = time.monotonic() + _STAND_TIME
+    still = 0
+    while loop is not None and still < _STILL_LOOKS and time.monotonic() < end:
+        state = loop.status().state
+        stands = state is None or float(np.abs(state.joint_velocities).max()) < _STANDING
+        still = still + 1 if stands else 0
+        time.sleep(0.02)
+
+
 def _read_chunk(message: Message) -> Chunk:
     if "joint_positions" not in message.arrays:
         raise WireError("a chunk without joint positions")
@@ -186,7 +202,7 @@ def main() -> int:
     line = Lifeline()
     loop: ControlLoop | None = None
     if options.get("tied") is True:
-        line.tie(lambda: stop_if_armed(loop, "the process that started the controller is gone"))
+        line.tie(lambda: stop_and_stand(loop, "the process that started the controller is gone"))
     try:
         if len(options["token"]) < 16:
             raise InputError("the token of a controller must have at least 16 characters")
