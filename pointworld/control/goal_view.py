@@ -14,7 +14,8 @@ from pointworld.errors import InputError
 from pointworld.geometry import SUPPORT, fit_rigid
 from pointworld.plan.goal import Goal, StillGoal
 from pointworld.plan.goal_points import ResolvedSet, resolve_goal
-from pointworld.plan.tasks.seen import Seen, find_targets, register
+from pointworld.plan.tasks.register import register
+from pointworld.plan.tasks.seen import Seen, find_targets
 from pointworld.robot import RobotModel
 from pointworld.scene import Workspace, build_scene
 from pointworld.types import Capture, RGBDFrame, ScenePoints

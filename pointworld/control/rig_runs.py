@@ -33,7 +33,7 @@ from pointworld.plan.dynamics import Dynamics
 from pointworld.plan.goal import Goal
 from pointworld.plan.mpc import MpcSettings
 from pointworld.plan.tasks import Task, make_task
-from pointworld.plan.tasks.pushing import FLOOR
+from pointworld.plan.tasks.push_paths import FLOOR
 from pointworld.plan.tasks.seen import CameraView, Seen
 from pointworld.plan.tasks.task import STILL
 from pointworld.robot import RobotModel

@@ -14,7 +14,8 @@ from pointworld.plan.actions import Body, ToolPathSpace
 from pointworld.plan.tasks import TASKS, Judge, Task, make_task
 from pointworld.plan.tasks.draw import FAR, FAR_ANGLE
 from pointworld.plan.tasks.push_paths import Push, at_contact, path_plan, plan_push, waypoints
-from pointworld.plan.tasks.seen import TrueView, register
+from pointworld.plan.tasks.register import register
+from pointworld.plan.tasks.seen import TrueView
 from pointworld.plan.tasks.task import STILL
 from pointworld.robot import RobotModel
 

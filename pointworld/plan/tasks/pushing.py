@@ -14,13 +14,7 @@ from pointworld.plan.planners.loop import evaluate, seeded
 from pointworld.plan.problem import PlanResult, Problem
 from pointworld.plan.samplers import SplineNoise
 from pointworld.plan.tasks.choice import Choice, PushChooser
-from pointworld.plan.tasks.push_paths import (
-    FLOOR as FLOOR,
-)
-from pointworld.plan.tasks.push_paths import (
-    Push as Push,
-)
-from pointworld.plan.tasks.push_paths import at_contact, plan_push, push_plan, rise_plan
+from pointworld.plan.tasks.push_paths import Push, at_contact, plan_push, push_plan, rise_plan
 from pointworld.plan.tasks.seen import Seen
 
 Tensor = torch.Tensor

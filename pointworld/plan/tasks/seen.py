@@ -21,7 +21,6 @@ from pointworld.plan.dynamics import Held, PlanState
 from pointworld.plan.simulator_dynamics import read_physics
 from pointworld.plan.tasks.held_view import HeldView
 from pointworld.plan.tasks.register import Background, JointTracker, find_again, register_pushed
-from pointworld.plan.tasks.register import register as register
 from pointworld.plan.tasks.shades import Shades
 from pointworld.plan.tasks.task import Judge, Task, body_poses, surface_of
 from pointworld.robot import RobotModel
