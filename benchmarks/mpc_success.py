@@ -2,6 +2,7 @@
 
     python benchmarks/mpc_success.py --out out/mpc --stages 5 10 20 --page docs/planning.md
     python benchmarks/mpc_success.py --out out/mpc --tasks tissue_box drawer --methods straight oracle --stages 5
+    python benchmarks/mpc_success.py --out out/mpc --study ablations --tasks drawer duster --page docs/planning.md
 
 Every episode is a file in OUT/TASK/METHOD; run it again to go on. Every family and method gets its first episodes (a
 stage) before any gets more. A family is admitted when a straight push succeeds in at most half of its scenes and the
@@ -30,30 +31,46 @@ SOFT = ("scarf", "pillow")
 #: Highest rate of the straight push and lowest of the oracle at which a family tells planners apart.
 STRAIGHT_MOST, ORACLE_LEAST, ORACLE_LEAST_SOFT = 0.5, 0.85, 0.7
 METHODS = ("model", "model_true", "oracle", "open_loop", "push_again", "straight", "random")
+#: What is changed of `model`, one thing at a time. The gradient planner's backward passes come on top of as many calls.
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "cem": {"planner": "cem"},
+    "icem": {"planner": "icem"},
+    "gradient": {"planner": "gradient"},
+    "nevergrad": {"planner": "nevergrad"},
+    "horizon_5": {"horizon": 5},
+    "horizon_15": {"horizon": 15},
+    "samples_8": {"samples": 8},
+    "samples_64": {"samples": 64},
+    # Three axes: with it the expected squared distance is minimised.
+    "uncertainty": {"uncertainty": 3.0},
+}
+#: Methods and the part of the page of a study.
+STUDIES = {
+    "success": (METHODS, "mpc-success"),
+    "ablations": (("model", *ABLATIONS, "model_true"), "mpc-ablations"),
+}
 #: Steps of 0.1 s after which an episode ends; a single push has ended by the second, which random motion gets too.
 MOST_STEPS, MOST_STEPS_RULE = 400, 80
-#: Name of the table on a page.
-PART = "mpc-success"
 
 
 def method_config(method: str, task: str, base: RunConfig) -> RunConfig:
     """Settings of a method.
 
-    model: the world model through cameras; model_true: with true places of the target; open_loop: the world model's
-    first plan, three seconds long, carried out without a second look; push_again: pushes by rule, aimed anew at
-    every look, without any prediction; straight and random: see `pointworld mpc`.
+    model: the world model through cameras; model_true: with true places of the target; open_loop: one
+    push, chosen by the world model two seconds ahead and carried out without a second look; push_again: pushes by
+    rule, aimed anew at every look, without any prediction; straight and random: see `pointworld mpc`.
     """
     base = replace(base, task=task, max_steps=MOST_STEPS)
     if task in SOFT:
         # Cloth and pillows are slow to simulate.
         base = replace(base, samples=max(8, base.samples // 2))
-    if method == "model":
-        return replace(base, dynamics="model", perception="rgbd")
+    if method == "model" or method in ABLATIONS:
+        return replace(base, dynamics="model", perception="rgbd", **ABLATIONS.get(method, {}))
     if method == "model_true":
         return replace(base, dynamics="model", perception="true")
     if method == "open_loop":
         first = replace(base, dynamics="model", perception="rgbd")
-        return replace(first, horizon=30, execute=30, max_steps=30)
+        return replace(first, planner="open_loop", horizon=20, execute=8, max_steps=MOST_STEPS_RULE)
     if method == "oracle":
         return replace(base, dynamics="oracle", perception="true")
     if method == "push_again":
@@ -92,6 +109,36 @@ def table(results: Mapping[str, Mapping[str, Mapping[str, Any]]], methods: list[
     return "\n".join(rows) + "\n"
 
 
+def ablation_table(
+    results: Mapping[str, Mapping[str, Mapping[str, Any]]], methods: list[str]
+) -> str:
+    """Markdown: a row per method; per task successes, seeds won and lost against `model`, steps of successes."""
+    tasks = list(results)
+    head = ["", *(f"`{t}` | won, lost | steps" for t in tasks)]
+    rows = ["| " + " | ".join(head) + " |", "|" + "---|" * (1 + 3 * len(tasks))]
+    for method in methods:
+        cells = []
+        for task in tasks:
+            found, plain = results[task].get(method), results[task].get("model")
+            paired = "" if method == "model" else _paired(found, plain)
+            steps = None if found is None else found["mean_steps_of_successes"]
+            cells += [_cell(found), paired, "" if steps is None else f"{steps:.0f}"]
+        rows.append("| " + " | ".join([f"`{method}`", *cells]) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def _paired(found: Mapping[str, Any] | None, plain: Mapping[str, Any] | None) -> str:
+    """Scenes in which only this method succeeds, and in which only `model` does."""
+    if found is None or plain is None:
+        return ""
+    mine, theirs = (
+        {o["seed"]: o["outcome"] == "success" for o in f["outcomes"]} for f in (found, plain)
+    )
+    both = mine.keys() & theirs.keys()
+    won, lost = (sum(a[s] > b[s] for s in both) for a, b in ((mine, theirs), (theirs, mine)))
+    return f"+{won} \N{MINUS SIGN}{lost}"
+
+
 def _cell(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return "not run"
@@ -114,9 +161,14 @@ def main(argv: list[str] | None = None) -> int:
     """Run what is missing and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=Path("out/mpc"))
-    parser.add_argument("--page", type=Path, help=f"page whose part '{PART}' gets the table")
+    parser.add_argument("--study", default="success", choices=list(STUDIES))
+    parser.add_argument(
+        "--page", type=Path, help="page with generated parts: the study's is filled"
+    )
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument(
+        "--methods", nargs="+", choices=[*METHODS, *ABLATIONS], help="default: all of the study"
+    )
     parser.add_argument("--stages", nargs="+", type=int, default=[5, 10, 20], help="episodes each")
     parser.add_argument("--soft-episodes", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
@@ -125,12 +177,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint", default="tiny")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
+    known, part = STUDIES[args.study]
+    methods = args.methods or list(known)
+    tabulate = table if args.study == "success" else ablation_table
     base = RunConfig(
         task="book", samples=args.samples, iterations=args.iterations, checkpoint=args.checkpoint
     )
     results: dict[str, dict[str, Any]] = {task: {} for task in args.tasks}
     for stage in args.stages:
-        for task, method in itertools.product(args.tasks, args.methods):
+        for task, method in itertools.product(args.tasks, methods):
             count = min(stage, args.soft_episodes) if task in SOFT else stage
             try:
                 config = method_config(method, task, base)
@@ -140,12 +195,12 @@ def main(argv: list[str] | None = None) -> int:
             seeds = range(args.seed, args.seed + count)
             episodes = run_many(config, seeds, out=args.out / task / method)
             results[task][method] = summarise(episodes)
-            write_json(args.out / "results.json", results)
-            write_text(args.out / "table.md", table(results, args.methods))
+            write_json(args.out / f"{part}.json", results)
+            write_text(args.out / f"{part}.md", tabulate(results, methods))
             if args.page is not None:
                 page = args.page.read_text(encoding="utf-8")
-                write_text(args.page, fill_page(page, {PART: table(results, args.methods)}))
-    sys.stdout.write(table(results, args.methods))
+                write_text(args.page, fill_page(page, {part: tabulate(results, methods)}))
+    sys.stdout.write(tabulate(results, methods))
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,6 +71,8 @@ class MpcArgs:
     """Where the tool of a real arm may be, in its base frame: x0,y0,z0,x1,y1,z1 [m]."""
     table: float = 0.0
     """Height of a real arm's table in its base frame [m]."""
+    press: bool = False
+    """The hand may press onto the table, to drag a cloth. A simulated scarf may be pressed without being asked."""
     speed: float = 0.3
     """Share of the arm's velocity and acceleration limits that may be used (not for sim)."""
     tool_speed: float = 0.1
@@ -84,11 +86,13 @@ class MpcArgs:
     dynamics: DynamicsName = "model"
     """What predicts: the world model, the simulator itself (oracle), or nothing moves (none)."""
     planner: PlannerName = "mppi"
-    """Search, or a rule: straight (one uncorrected push) and random."""
+    """Search; open_loop (one chosen push, no second look); or a rule: straight (one uncorrected push) and random."""
     perception: Perception = "rgbd"
     """Where the target is: found in rendered depth images, or the simulator's truth."""
     checkpoint: str = "tiny"
     """World model: a bundled name or a checkpoint folder."""
+    uncertainty: float = 0.0
+    """Weight of the variance that the world model predicts, beside squared distances to the goal."""
     episodes: int = 1
     """How many scenes."""
     seed: int = 0
@@ -164,9 +168,13 @@ class MpcArgs:
     def space(self) -> Space | None:
         """Where the tool may be; None for the usual box, or that of the simulated scene."""
         if self.workspace is None:
-            return None if self.camera == ("sim",) else Space(table=self.table)
-        box = Workspace.parse(self.workspace)
-        return Space(lower=box.lower, upper=box.upper, table=self.table)
+            if self.camera == ("sim",):
+                return None
+            space = Space(table=self.table)
+        else:
+            box = Workspace.parse(self.workspace)
+            space = Space(lower=box.lower, upper=box.upper, table=self.table)
+        return replace(space, table_clearance=0.0) if self.press else space
 
 
 def main(argv: list[str]) -> int:

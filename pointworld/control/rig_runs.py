@@ -33,7 +33,7 @@ from pointworld.plan.dynamics import Dynamics
 from pointworld.plan.goal import Goal
 from pointworld.plan.mpc import MpcSettings
 from pointworld.plan.tasks import Task, make_task
-from pointworld.plan.tasks.push_paths import FLOOR
+from pointworld.plan.tasks.push_paths import FLOOR, PRESS, THIN
 from pointworld.plan.tasks.seen import CameraView, Seen
 from pointworld.plan.tasks.task import STILL
 from pointworld.robot import RobotModel
@@ -144,7 +144,7 @@ def _run(
     box = opened.safety.config.space
     table = box.table if box.table is not None else box.lower[2]
     depth = 0.0 if task is None else held_depth(task)
-    space = _space(what, robot, opened.safety, table, depth)
+    space = _space(what, robot, opened.safety, world.look(), table, depth)
     planner = build_planner(
         config,
         space,
@@ -164,6 +164,7 @@ def _run(
         settings=_settings(what, world.dry_run),
         seed=seed,
         depth=depth,
+        uncertainty=config.uncertainty,
     )
     return {
         **asdict(judged(result, truth)),
@@ -199,17 +200,27 @@ def _dynamics(config: RunConfig, model: Any) -> Dynamics:
 
 
 def _space(
-    what: RigRun, robot: RobotModel, safety: SafetyFilter, table: float, depth: float
+    what: RigRun, robot: RobotModel, safety: SafetyFilter, seen: Seen, table: float, depth: float
 ) -> ToolPathSpace:
-    """Paths of the upright hand within the filter's box, a finger's width inside it."""
+    """Paths of the upright hand within the filter's box, a finger's width inside it; down to a cloth, if there is one.
+
+    Raises:
+        InputError: there is one, and the filter does not let the hand touch the table.
+    """
     box = safety.config.space
+    pressed = depth == 0 and _has_cloth(seen)
+    if pressed and box.table is not None and box.table_clearance > 0:
+        raise InputError(
+            "what should move is as flat as a cloth, which a hand presses onto the table and drags; here the hand must "
+            "stay above the table. Add --press if it may touch the table"
+        )
     lower, upper = np.array(box.lower) + 0.05, np.array(box.upper) - 0.05
     simulated = what.rig.robot == "sim"
     limits = PathLimits(
         workspace_lower=(
             float(lower[0]),
             float(lower[1]),
-            max(table + depth + FLOOR, box.lower[2]),
+            max(table + (PRESS if pressed else depth + FLOOR), box.lower[2]),
         ),
         workspace_upper=(float(upper[0]), float(upper[1]), float(upper[2])),
         speed=0.35 if simulated else what.tool_speed,
@@ -222,6 +233,12 @@ def _space(
         rotation=(0.0, 0.0, 1.2),
         bounds=joint_bounds(safety.limits),
     )
+
+
+def _has_cloth(seen: Seen) -> bool:
+    """Whether one of the things is dragged rather than pushed."""
+    heights = [seen.points[seen.owner == k, 2] for k in np.unique(seen.owner)]
+    return any(float(np.ptp(z)) < THIN for z in heights)
 
 
 def _perception(

@@ -52,8 +52,8 @@ class RigResult:
     goals at the end as the cameras see them [m], start_distance: before; None where nothing was seen. steps: of 0.1 s
     carried out. plans: made; plan_seconds, look_seconds: mean time of one. frame_age: oldest frame that a plan was
     made from, when planning started [s]. overlapped: plans made while the arm moved.
-    slowed, held: chunks that the filter would have refused and that were sent more slowly, or not at all. reason: of
-    a fault.
+    slowed, held: chunks that the filter would have refused and that were sent more slowly, or not at all. gave_way:
+    chunks forgotten because the arm was held back. reason: of a fault.
     """
 
     outcome: str
@@ -69,6 +69,7 @@ class RigResult:
     slowed: int
     held: int
     seconds: float
+    gave_way: int = 0
     reason: str = ""
 
 
@@ -94,7 +95,7 @@ class RigWorld:
         self._spent: list[float] = []
         self.look_seconds: list[float] = []
         self.frame_ages: list[float] = []
-        self.overlapped, self.slowed, self.held = 0, 0, 0
+        self.overlapped, self.slowed, self.held, self.gave_way = 0, 0, 0, 0
         self._early = False
         self._plan: MpcStep | None = None
 
@@ -126,13 +127,18 @@ class RigWorld:
         look = self.rig.look()
         seen = self._perceive(look)
         self._looked = self.clock.now()
+        blocked = look.gave_way > self.gave_way
+        self.gave_way = look.gave_way
+        if blocked:
+            # The arm has forgotten that chunk and stands: the next one starts from there.
+            self._chunk = None
         joints, pace = self._start(look)
         state = replace(
             seen.state,
             joint_positions=torch.from_numpy(joints),
             joint_velocities=torch.from_numpy(pace),
         )
-        self._seen = replace(seen, state=state)
+        self._seen = replace(seen, state=state, blocked=blocked)
         self.frame_ages.append(self._looked - min((f.timestamp for f in look.frames), default=0.0))
         self.look_seconds.append(time.perf_counter() - begun)
         self._asked = asked
@@ -264,12 +270,13 @@ def run_on_rig(
     settings: MpcSettings,
     seed: int,
     depth: float = 0.0,
+    uncertainty: float = 0.0,
 ) -> RigResult:
     """Plan and act until the goal holds, the steps are used up, or something goes wrong.
 
     Args:
         allowed: what the safety filter asks of plans. table: its height [m]. settings: `tolerance` is the mean
-            distance at which the goal counts as reached [m].
+            distance at which the goal counts as reached [m]. depth, uncertainty: see `task_cost`.
     """
     began, rounds, steps = time.perf_counter(), list[MpcStep](), 0
     outcome, reason = "", ""
@@ -285,7 +292,9 @@ def run_on_rig(
                 space,
                 world.dynamics,
                 planner,
-                lambda state: task_cost(world.look(), table, depth=depth, allowed=allowed),
+                lambda state: task_cost(
+                    world.look(), table, depth=depth, allowed=allowed, uncertainty=uncertainty
+                ),
                 lambda state: world.look().error,
                 settings=replace(settings, max_steps=settings.max_steps - steps),
                 seed=seed + steps,
@@ -331,6 +340,7 @@ def _result(
         overlapped=world.overlapped,
         slowed=world.slowed,
         held=world.held,
+        gave_way=world.gave_way,
         seconds=seconds,
         reason=reason,
     )

@@ -37,12 +37,14 @@ from pointworld.plan.rigid_dynamics import RigidTargets
 from pointworld.plan.simulator_dynamics import SimulatorDynamics
 from pointworld.plan.tasks import TASKS, Task, make_task
 from pointworld.plan.tasks.choice import PushChooser
-from pointworld.plan.tasks.pushing import Guided, RandomMotion, StraightPush
+from pointworld.plan.tasks.pushing import Guided, OpenLoop, RandomMotion, StraightPush
 from pointworld.plan.tasks.seen import CameraView, Seen, TrueView
 from pointworld.robot import RobotModel
 
 DynamicsName = Literal["model", "oracle", "none"]
-PlannerName = Literal["mppi", "cem", "icem", "gradient", "nevergrad", "straight", "random"]
+PlannerName = Literal[
+    "mppi", "cem", "icem", "gradient", "nevergrad", "open_loop", "straight", "random"
+]
 Perception = Literal["rgbd", "true"]
 #: Planners that follow a rule instead of predicting.
 RULES = ("straight", "random")
@@ -54,6 +56,7 @@ class RunConfig:
 
     samples, iterations: of the planner. horizon, execute, max_steps: steps of 0.1 s planned ahead, carried out of
     each plan, and of the episode. budget_s: most time for a plan, 0 = no bound. checkpoint: of the world model.
+    uncertainty: weight of the variance that the world model predicts [m^2 per m^2].
     """
 
     task: str
@@ -67,6 +70,7 @@ class RunConfig:
     max_steps: int = 200
     budget_s: float = 0.0
     checkpoint: str = "tiny"
+    uncertainty: float = 0.0
     renderer: Literal["auto", "gl", "rays"] = "auto"
     dry_run: bool = False
 
@@ -79,8 +83,8 @@ class RunConfig:
             )
         if not 1 <= self.execute <= self.horizon:
             raise InputError(f"execute is {self.execute}, expected 1 to the horizon {self.horizon}")
-        if self.max_steps < 1 or self.budget_s < 0:
-            raise InputError("max_steps must be at least 1, and budget_s at least 0")
+        if self.max_steps < 1 or self.budget_s < 0 or self.uncertainty < 0:
+            raise InputError("max_steps must be at least 1, budget_s and uncertainty at least 0")
 
 
 @lru_cache(maxsize=1)
@@ -124,7 +128,6 @@ def run_one(
         )
     dynamics = _dynamics(config, task, model)
     space = task_space(task, robot, horizon=config.horizon, safety=world.loop.safety)
-    rule = config.planner in RULES
     try:
         if record is not None:
             save_picture(world, record / "start.png", config)
@@ -148,7 +151,8 @@ def run_one(
                 budget_s=config.budget_s or None,
             ),
             seed=seed,
-            corrects=not rule,
+            corrects=config.planner not in ("open_loop", *RULES),
+            uncertainty=config.uncertainty,
             on_round=None if recorder is None else record_plans(recorder, world, dynamics),
         )
         if recorder is not None and result.outcome != "lost":
@@ -224,7 +228,10 @@ def build_planner(
         wide=wide,
         shortfall=allowed.shortfall,
         draws=config.samples,
+        uncertainty=config.uncertainty,
     )
+    if config.planner == "open_loop":
+        return OpenLoop(space, look, chooser)
     return Guided(
         planner=make_planner(config),
         space=space,
@@ -289,7 +296,8 @@ def read_episode(path: Path, config: RunConfig) -> dict[str, Any]:
     """
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        same = known["config"] == asdict(config)
+        # A setting that came later had its default before.
+        same = {**asdict(RunConfig(task=config.task)), **known["config"]} == asdict(config)
         known["result"]["outcome"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no episode of this program: {error}") from error

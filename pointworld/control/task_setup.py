@@ -18,6 +18,7 @@ from pointworld.plan.costs import (
     SceneCollision,
     Strain,
     Term,
+    Uncertainty,
 )
 from pointworld.plan.tasks import Task
 from pointworld.plan.tasks.push_paths import FLOOR, PRESS, THIN, plan_push
@@ -80,12 +81,18 @@ def task_space(
 
 
 def task_cost(
-    seen: Seen, table: float, *, depth: float = 0.0, allowed: Allowed | None = None
+    seen: Seen,
+    table: float,
+    *,
+    depth: float = 0.0,
+    allowed: Allowed | None = None,
+    uncertainty: float = 0.0,
 ) -> CostSum:
     """What is minimised: goals reached, hand behind the target, others left alone, a short and possible path.
 
     Args:
         allowed: what the arm's safety filter asks for; it also knows the table. None = the table alone.
+        uncertainty: weight of the predicted variance of the task points.
     """
     points, places = seen.points[seen.focus], seen.places[seen.focus]
     push = plan_push(seen, table, depth=depth)
@@ -108,4 +115,8 @@ def task_cost(
         terms.append(Term(name="table", cost=floor, weight=0.01))
     if len(seen.still_index):
         terms.append(Term(name="still", cost=KeepStill(index=seen.still_index), weight=300.0))
+    if uncertainty:
+        terms.append(
+            Term(name="uncertainty", cost=Uncertainty(index=seen.index), weight=uncertainty)
+        )
     return CostSum(tuple(terms))

@@ -59,6 +59,7 @@ def run_episode(
     settings: MpcSettings,
     seed: int,
     corrects: bool = True,
+    uncertainty: float = 0.0,
     on_round: Callable[[MpcStep], None] | None = None,
 ) -> EpisodeResult:
     """Plan and act until the goal holds, time is up, or something goes wrong.
@@ -66,6 +67,7 @@ def run_episode(
     Args:
         settings: `tolerance` is replaced by the task's.
         corrects: stop when the goal seems reached, and go on if it did not hold; False for a fixed motion.
+        uncertainty: weight of the predicted variance in the cost.
     """
     started, start = time.perf_counter(), world.verdict()
     rounds: list[MpcStep] = []
@@ -79,7 +81,15 @@ def run_episode(
     settings = replace(settings, tolerance=reached if corrects else -1.0)
     near = reached / _REACHED if corrects else -1.0
     tries = _Tries(
-        world, space, dynamics, planner, settings=settings, seed=seed, note=note, near=near
+        world,
+        space,
+        dynamics,
+        planner,
+        settings=settings,
+        seed=seed,
+        note=note,
+        near=near,
+        uncertainty=uncertainty,
     )
     outcome, reason, steps = "", "", 0
     try:
@@ -123,9 +133,11 @@ class _Tries:
         seed: int,
         note: Callable[[MpcStep], None],
         near: float,
+        uncertainty: float,
     ) -> None:
         self._world, self._space, self._dynamics, self._planner = world, space, dynamics, planner
         self._settings, self._seed, self._note, self._near = settings, seed, note, near
+        self._uncertainty = uncertainty
 
     def run(self) -> tuple[str, int]:
         """Outcome and steps.
@@ -153,7 +165,13 @@ class _Tries:
             self._space,
             self._dynamics,
             self._planner,
-            lambda state: task_cost(world.look(), table, depth=depth, allowed=world.allowed),
+            lambda state: task_cost(
+                world.look(),
+                table,
+                depth=depth,
+                allowed=world.allowed,
+                uncertainty=self._uncertainty,
+            ),
             lambda state: self._error(),
             settings=replace(settings, max_steps=settings.max_steps - steps),
             seed=self._seed + steps,

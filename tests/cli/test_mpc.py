@@ -42,6 +42,12 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFi
     assert again["outcomes"][1]["distance"] == first["outcomes"][1]["distance"], "same seed"
     with pytest.raises(InputError, match="other settings"):
         run_many(replace(QUICK, horizon=12), [0], out=tmp_path)
+    older = json.loads(path.read_text())
+    del older["config"]["uncertainty"]
+    path.write_text(json.dumps(older))
+    assert run_many(QUICK, [0], out=tmp_path)[0]["seed"] == 0, "it had its default then"
+    with pytest.raises(InputError, match="other settings"):
+        run_many(replace(QUICK, uncertainty=1.0), [0], out=tmp_path)
     path.write_text("{}")
     with pytest.raises(InputError, match="no episode"):
         run_many(QUICK, [0], out=tmp_path)

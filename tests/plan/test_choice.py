@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 
 from pointworld.data.robot_tree import RobotTree, robot_tree
-from pointworld.plan.actions import Body, ToolPathSpace
-from pointworld.plan.costs import Strain
-from pointworld.plan.dynamics import ConstantMotion
+from pointworld.plan.actions import Actions, Body, ToolPathSpace
+from pointworld.plan.costs import Strain, TaskPoints
+from pointworld.plan.dynamics import ConstantMotion, PlanState, make_problem
 from pointworld.plan.follow import take_over
 from pointworld.plan.simulator_dynamics import SimulatorDynamics
 from pointworld.plan.tasks import Task, make_task
 from pointworld.plan.tasks.choice import PushChooser
-from pointworld.plan.tasks.push_paths import Aim, plan_push
+from pointworld.plan.tasks.push_paths import Aim, plan_push, push_plan
+from pointworld.plan.tasks.pushing import OpenLoop
 from pointworld.plan.tasks.seen import Seen, TrueView
 from pointworld.plan.tasks.way import Hand
 from pointworld.plan.trajectory import Trajectory
@@ -80,6 +81,49 @@ def test_a_hand_does_not_come_down_on_other_things(box: Task, space: ToolPathSpa
     assert chooser._clear(beside(seen, push.behind + np.array([0.015, 0.0, 0.0])), push) is None
     above = push.behind + 0.09 * np.array([-push.ahead[1], push.ahead[0], 0.6])
     assert chooser._clear(beside(seen, above), push) is None, "the palm is wider than the fingers"
+
+
+@dataclass(frozen=True)
+class Doubtful:
+    """Dynamics that move nothing and are unsure of what hands at one side do."""
+
+    def rollout(self, state: PlanState, actions: Actions) -> Trajectory:
+        trajectory = ConstantMotion().rollout(state, actions)
+        unsure = (actions.tool_poses[:, :, 1, 3] > 0).float()[..., None]
+        variance = unsure.expand(trajectory.positions.shape[:3])
+        return replace(trajectory, variance=variance)
+
+
+def test_a_push_of_unsure_outcome_costs_more(box: Task, space: ToolPathSpace) -> None:
+    seen, table = look(box), box.scene.table_height
+    bold = PushChooser(space=space, dynamics=Doubtful(), table=table, draws=6)
+    careful = replace(bold, uncertainty=0.5)
+    plans = space.std * torch.randn(
+        5, *space.rest().shape, generator=torch.Generator().manual_seed(3)
+    )
+    actions = space.decode(seen.state.joint_positions, plans.to(space.rest()))
+    trajectory = Doubtful().rollout(seen.state, actions)
+    more = careful.rate(seen, trajectory) - bold.rate(seen, trajectory)
+    sides = actions.tool_poses[:, :, 1, 3] > 0
+    assert torch.allclose(more, 0.5 * sides.to(more)) and bool(sides.any())
+
+
+def test_an_open_loop_looks_once(box: Task, space: ToolPathSpace) -> None:
+    seen, table = look(box), box.scene.table_height
+    oracle = SimulatorDynamics(model=box.model, tree=box.tree)
+    chooser = PushChooser(space=space, dynamics=oracle, table=table, draws=6)
+    now = [seen]
+    planner = OpenLoop(space, lambda: now[0], chooser)
+    problem = make_problem(
+        space, oracle, TaskPoints(index=seen.index, goals=seen.goals), seen.state
+    )
+    first = planner.plan(problem, seed=0).actions
+    moved = replace(seen, points=seen.points + np.array([0.05, 0.05, 0.0]))
+    now[0] = moved
+    assert torch.equal(planner.plan(problem, seed=1).actions, first), "it does not see that"
+    # What was chosen first is what a search that looks would choose.
+    push = chooser.choose(seen, 0).push
+    assert torch.equal(first, push_plan(space, seen, push))
 
 
 def beside(seen: Seen, place: np.ndarray) -> Seen:

@@ -56,6 +56,7 @@ class PushChooser:
     shortfall: (samples, steps) by which motions fail what the arm's safety asks for [m], None = not asked.
     wide: half width of a tool in the hand, depth: its length below the fingertips [m].
     draws: pushes per choice, the straight one and the one that turns come first.
+    uncertainty: weight of the predicted variance of the task points.
     """
 
     space: ToolPathSpace
@@ -65,6 +66,7 @@ class PushChooser:
     wide: float = 0.0
     shortfall: Callable[[Actions], Tensor] | None = None
     draws: int = 24
+    uncertainty: float = 0.0
 
     def choose(self, seen: Seen, seed: int) -> Choice:
         """The best push from here; its way ends where the target is predicted to be nearest to its goal."""
@@ -178,6 +180,9 @@ class PushChooser:
         if trajectory.strain is not None:
             over = (trajectory.strain.to(cost) - _STRAIN_FREE).clamp_min(0)
             cost = cost + _STRAIN * over.cumsum(1)
+        if self.uncertainty and trajectory.variance is not None:
+            spread = trajectory.variance[:, :, seen.index].mean(-1)
+            cost = cost + self.uncertainty * spread.to(cost)
         if self.shortfall is not None:
             cost = cost + _SHORT * self.shortfall(trajectory.actions).to(cost).cumsum(1)
         return cost

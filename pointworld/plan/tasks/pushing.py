@@ -174,6 +174,30 @@ class StraightPush:
         return given_plan(push_plan(self._space, seen, self._push, pushing=self._pushing))
 
 
+class OpenLoop:
+    """One push, chosen by prediction as `Guided` does and carried out to its end without a second look."""
+
+    def __init__(
+        self, space: ToolPathSpace, look: Callable[[], Seen], chooser: PushChooser
+    ) -> None:
+        self._space, self._look, self._chooser = space, look, chooser
+        self._first: Seen | None = None
+        self._push: Push | None = None
+        self._pushing = False
+
+    def plan(self, problem: Problem, *, seed: int, budget_s: float | None = None) -> PlanResult:
+        """See `Planner.plan`."""
+        seen = self._look()
+        if self._first is None or self._push is None:
+            self._first, self._push = seen, self._chooser.choose(seen, seed).push
+        joints, speeds = seen.state.joint_positions, seen.state.joint_velocities
+        state = replace(self._first.state, joint_positions=joints, joint_velocities=speeds)
+        tool = self._space.body.robot.tool_pose(joints).numpy()[:3, 3]
+        self._pushing |= at_contact(tool, self._push)
+        known = replace(self._first, state=state)
+        return given_plan(push_plan(self._space, known, self._push, pushing=self._pushing))
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RandomMotion:
     """The other baseline: smooth random paths within the bounds."""
