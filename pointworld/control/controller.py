@@ -40,7 +40,7 @@ def build_loop(options: Mapping[str, Any]) -> ControlLoop:
 
     Args:
         options: "server" [host, port], "server_token", "model", optional "safety" (fields of SafetyConfig, with
-            "space" as fields of Space), "planner_timeout" [s], "check_space", "record".
+            "space" as fields of Space), "planner_timeout" [s], "give_way" [rad], "check_space", "record".
     """
     clock = SystemClock()
     host, port = options["server"]
@@ -57,7 +57,10 @@ def build_loop(options: Mapping[str, Any]) -> ControlLoop:
     )
     record = options.get("record")
     recorder = None if record is None else Recorder(record, joints=robot.info.arm_joints)
-    config = LoopConfig(planner_timeout=float(options.get("planner_timeout", 5.0)))
+    config = LoopConfig(
+        planner_timeout=float(options.get("planner_timeout", 5.0)),
+        give_way=float(options.get("give_way") or np.inf),
+    )
     return ControlLoop(robot, safety, clock, config=config, recorder=recorder)
 
 
@@ -180,6 +183,7 @@ def _status_message(loop: ControlLoop) -> Message:
         "chunk": status.chunk,
         "ticks": status.ticks,
         "limited": status.limited,
+        "gave_way": status.gave_way,
         "worst_gap": status.worst_gap,
         "stop_time": loop.safety.stop_time,
         "state_time": None if state is None else state.time,

@@ -9,13 +9,16 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
+from pointworld.control.goal_cloth import FLAT, find_cloth
 from pointworld.encoders import ImageEncoder
 from pointworld.errors import InputError
 from pointworld.geometry import SUPPORT, fit_rigid
 from pointworld.plan.goal import Goal, StillGoal
 from pointworld.plan.goal_points import ResolvedSet, resolve_goal
-from pointworld.plan.tasks.register import register
+from pointworld.plan.tasks.following import Follower
+from pointworld.plan.tasks.register import Background
 from pointworld.plan.tasks.seen import Seen, find_targets
+from pointworld.plan.tasks.shades import Shades
 from pointworld.robot import RobotModel
 from pointworld.scene import Workspace, build_scene
 from pointworld.types import Capture, RGBDFrame, ScenePoints
@@ -32,21 +35,23 @@ _LEAST, _REACH = 12, 0.10
 class _Thing:
     """What should move. surface: (samples, 3) at the start. motion: (4, 4) that carries it to its goal.
 
-    weight: of its points against those of other things.
+    weight: of its points against those of other things. shades: of a cloth; None for what stands out of the table.
     """
 
     name: str
     surface: np.ndarray
     motion: np.ndarray
     weight: float
+    shades: Shades | None
 
 
 class GoalTracker:
     """Resolves a goal in the first look, and finds its things again in each later one.
 
     The first pictures take the place of the frames that the goal names: the scene must be as it was then. Only what
-    the cameras saw of a thing at the start is followed; it may move and turn about the vertical. Everything else that
-    stands free should stay where it is.
+    the cameras saw of a thing at the start is followed; it may move and turn about the vertical, and be pushed along by
+    the hand while that hides it. A cloth is told from its table by its colours, and taken for a flat sheet. Everything
+    else that stands free should stay where it is.
     """
 
     def __init__(
@@ -60,7 +65,8 @@ class GoalTracker:
         self._goal, self._robot = goal, robot
         self._workspace, self._encoder = workspace, encoder
         self._things: list[_Thing] = []
-        self._poses: list[np.ndarray] = []
+        self._backgrounds: list[Background] = []
+        self._follower = Follower([], rigid=[], turns=[])
         self.table = 0.0
 
     @property
@@ -85,25 +91,38 @@ class GoalTracker:
         scene = self._scene(frames, joints, encoder=self._encoder)
         if not self._things:
             self._begin(frames, joints, scene)
-        assert scene.clusters is not None
-        points, free = scene.points.double().numpy(), (scene.clusters != SUPPORT).numpy()
-        self._poses = [
-            register(thing.surface, pose, points[free])
-            for thing, pose in zip(self._things, self._poses, strict=True)
-        ]
+        able = self._follow(scene, joints)
         seen = find_targets(
             scene,
             joints,
             surfaces=self.surfaces,
-            poses=self._poses,
+            poses=self._follower.moves,
             motions=self.motions,
-            able=free,
+            able=able,
             weights=[thing.weight for thing in self._things],
         )
         if seen is None:
             names = ", ".join(thing.name for thing in self._things)
             raise InputError(f"{names}: out of sight of all cameras")
+        if any(thing.shades for thing in self._things):
+            # Nothing here moves as one rigid piece for sure.
+            return replace(seen, state=replace(seen.state, bodies=None))
         return seen
+
+    def _follow(self, scene: ScenePoints, joints: np.ndarray) -> np.ndarray:
+        """Find all things again. Returns: (points,) which of the scene's may belong to one of them."""
+        assert scene.clusters is not None
+        points, colors = scene.points.double().numpy(), scene.colors.double().numpy()
+        free = (scene.clusters != SUPPORT).numpy()
+        able = [free if t.shades is None else t.shades.find(points, colors) for t in self._things]
+        start = np.concatenate(self.surfaces)
+        shown = [
+            background.without(points[mine], start)
+            for background, mine in zip(self._backgrounds, able, strict=True)
+        ]
+        tool = self._robot.tool_pose(torch.from_numpy(np.asarray(joints, dtype=np.float64)))
+        self._follower.update(shown, tool[:3, 3].numpy())
+        return np.asarray(np.any(able, axis=0))
 
     def _scene(
         self,
@@ -146,26 +165,43 @@ class GoalTracker:
         for item in resolve_goal(self._goal, scene, capture).sets:
             still = item.goals is None and item.targets is None
             if not still:
-                surface = _surface_of(item, scene, fine)
-                motion = _motion_of(item, scene, surface)
-                self._things.append(
-                    _Thing(name=item.name, surface=surface, motion=motion, weight=item.weight)
+                surface, shades = _surface_of(item, scene, fine)
+                thing = _Thing(
+                    name=item.name,
+                    surface=surface,
+                    motion=_motion_of(item, scene, surface),
+                    weight=item.weight,
+                    shades=shades,
                 )
-        self._poses = [np.eye(4) for _ in self._things]
+                self._things.append(thing)
+        self._backgrounds = [Background() for _ in self._things]
+        self._follower = Follower(
+            self.surfaces,
+            rigid=[thing.shades is None for thing in self._things],
+            turns=[True for _ in self._things],
+        )
         if not self._things:
             names = [s.name for s in self._goal.sets if isinstance(s.goal, StillGoal)]
             raise InputError(f"nothing has anywhere to go: {', '.join(names)} should stay still")
 
 
-def _surface_of(item: ResolvedSet, scene: ScenePoints, fine: ScenePoints) -> np.ndarray:
-    """(samples, 3) of what a set means: its points without the table, finely."""
+def _surface_of(
+    item: ResolvedSet, scene: ScenePoints, fine: ScenePoints
+) -> tuple[np.ndarray, Shades | None]:
+    """(samples, 3) of what a set means: its points without the table, finely; and its colours, if it is a cloth."""
     assert scene.clusters is not None and fine.clusters is not None
     chosen = torch.zeros(len(scene), dtype=torch.bool)
     chosen[item.index] = True
     free = scene.clusters != SUPPORT
-    if int((chosen & free).sum()) == 0:
+    above = int((chosen & free).sum())
+    if above < FLAT * int(chosen.sum()):
+        cloth = find_cloth(chosen.numpy(), scene, fine)
+        if cloth is not None:
+            return cloth
+    if above == 0:
         raise InputError(
-            f"goal set '{item.name}' chooses only points of the table; choose a thing on it"
+            f"goal set '{item.name}' chooses only points of the table; choose a thing on it, or a cloth of other "
+            "colours than the table's (by a box as well as by a click, if one of them does not tell it)"
         )
     chosen &= free
     if int(chosen.sum()) < _LEAST:
@@ -179,7 +215,7 @@ def _surface_of(item: ResolvedSet, scene: ScenePoints, fine: ScenePoints) -> np.
         raise InputError(
             f"goal set '{item.name}': the cameras see {len(surface)} points of it, too few to find it again"
         )
-    return np.asarray(surface)
+    return np.asarray(surface), None
 
 
 def _motion_of(item: ResolvedSet, scene: ScenePoints, surface: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ Every file is complete or absent; `recording.json` comes last and says that the 
 from __future__ import annotations
 
 import json
+import os
 import queue
 import threading
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from pointworld.types import Capture, RGBDFrame
 FORMAT, VERSION = "pointworld-recording", 1
 #: Folder of the controller's part, where it is a process of its own.
 CONTROL = "control"
+EVENTS = "events.jsonl"
 _TICKS_PER_FILE = 500
 _END = object()
 
@@ -49,7 +51,7 @@ class Recorder:
             InputError: the folder holds a recording already.
         """
         self.folder = Path(folder)
-        if (self.folder / "recording.json").exists() or (self.folder / "events.jsonl").exists():
+        if (self.folder / "recording.json").exists() or (self.folder / EVENTS).exists():
             raise InputError(f"{self.folder} holds a recording already; choose a new folder")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.joints, self.robot = joints, robot
@@ -60,6 +62,7 @@ class Recorder:
         self._rows: list[dict[str, Any]] = []
         self._counts = {"ticks": 0, "chunks": 0, "frames": 0, "plans": 0, "events": 0}
         self._files = 0
+        self._place: os.stat_result
         self._thread = threading.Thread(target=self._write, name="recorder", daemon=True)
         self._thread.start()
 
@@ -148,7 +151,8 @@ class Recorder:
 
     def _write(self) -> None:
         try:
-            with (self.folder / "events.jsonl").open("a", encoding="utf-8") as events:
+            with (self.folder / EVENTS).open("a", encoding="utf-8") as events:
+                self._place = os.fstat(events.fileno())
                 while (item := self._queue.get()) is not _END:
                     kind, value = item
                     if kind == "event":
@@ -162,6 +166,7 @@ class Recorder:
                     else:
                         self._save(kind, value)
             self._flush()
+            self._check_place()
             write_json(
                 self.folder / "recording.json",
                 {
@@ -177,9 +182,19 @@ class Recorder:
         except (OSError, ValueError) as error:
             self.error = str(error) or type(error).__name__
 
+    def _check_place(self) -> None:
+        """A folder that was removed or replaced takes no more files: they would start another record, elsewhere.
+
+        Raises:
+            OSError: it was.
+        """
+        if not os.path.samestat(self._place, (self.folder / EVENTS).stat()):
+            raise FileNotFoundError(f"{self.folder} was replaced by another folder")
+
     def _flush(self) -> None:
         if not self._rows:
             return
+        self._check_place()
         columns = {key: np.array([row[key] for row in self._rows]) for key in self._rows[0]}
         with atomic_path(self.folder / f"ticks-{self._files:06d}.npz") as path:
             np.savez(path, allow_pickle=False, **columns)
@@ -188,6 +203,7 @@ class Recorder:
         self._rows = []
 
     def _save(self, kind: str, arrays: dict[str, Any]) -> None:
+        self._check_place()
         count = self._counts[kind + "s"]
         with atomic_path(self.folder / f"{kind}-{count:06d}.npz") as path:
             np.savez(path, allow_pickle=False, **arrays)
@@ -254,7 +270,7 @@ def read_recording(folder: str | Path) -> Recording:
     """
     root = Path(folder)
     whole = _read_part(root)
-    if (root / CONTROL / "events.jsonl").is_file():
+    if (root / CONTROL / EVENTS).is_file():
         part = _read_part(root / CONTROL)
         whole = replace(
             whole,
@@ -268,7 +284,7 @@ def read_recording(folder: str | Path) -> Recording:
 
 
 def _read_part(root: Path) -> Recording:
-    log = root / "events.jsonl"
+    log = root / EVENTS
     if not log.is_file():
         raise InputError(f"{root} holds no recording (no events.jsonl)")
     summary = root / "recording.json"

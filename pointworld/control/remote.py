@@ -115,6 +115,7 @@ def start_controller(
     model: str = "fr3",
     safety: SafetyConfig | None = None,
     planner_timeout: float = 5.0,
+    give_way: float | None = None,
     check_space: bool = True,
     record: str | Path | None = None,
 ) -> ControllerProcess:
@@ -122,6 +123,7 @@ def start_controller(
 
     Args:
         model: bundled robot or URDF with the arm's limits and shape. record: folder of a recording.
+        give_way: see `LoopConfig` [rad], None = never.
 
     Raises:
         ControlError: ROBOT_LINK with what it says.
@@ -134,6 +136,7 @@ def start_controller(
         "model": model,
         "safety": {} if safety is None else dataclasses.asdict(safety),
         "planner_timeout": planner_timeout,
+        "give_way": give_way,
         "check_space": check_space,
         "record": None if record is None else str(record),
     }

@@ -29,7 +29,7 @@ class Look:
     """One moment. frames: posed in the base frame. joints: (joints,) measured, in the robot's order, gripper included.
 
     ahead, pace: (joints,) where the arm is commanded to be, and at which speed: a plan goes on from there. time: on
-    the rig's clock [s].
+    the rig's clock [s]. gave_way: chunks forgotten since the start because the arm was held back.
     """
 
     frames: tuple[RGBDFrame, ...]
@@ -37,6 +37,7 @@ class Look:
     ahead: np.ndarray
     pace: np.ndarray
     time: float
+    gave_way: int = 0
 
 
 class Rig(Protocol):

@@ -23,7 +23,7 @@ from pointworld.control.cameras import (
 from pointworld.control.clock import ManualClock, SystemClock
 from pointworld.control.filming import FilmedRecorder, film_simulation
 from pointworld.control.limits import read_joint_limits
-from pointworld.control.loop import ControlLoop
+from pointworld.control.loop import ControlLoop, LoopConfig
 from pointworld.control.processes import end_process
 from pointworld.control.recording import CONTROL, Recorder
 from pointworld.control.remote import RemoteController, start_controller
@@ -32,6 +32,7 @@ from pointworld.control.rig_process import ProcessRig
 from pointworld.control.rig_sim import SimRig
 from pointworld.control.safety import SafetyConfig, SafetyFilter
 from pointworld.control.serve import start_server
+from pointworld.control.task_setup import allowed_space
 from pointworld.control.twin import Twin
 from pointworld.data.render import SceneRenderer
 from pointworld.data.simulator import index_model
@@ -41,6 +42,8 @@ from pointworld.robot import RobotModel
 from pointworld.types import Capture
 
 RobotName = Literal["sim", "fake", "franka-sim", "franka", "ur", "xarm"]
+#: An arm gives way at this share of the lag that is a fault.
+_GIVE_WAY = 0.5
 #: Arms that need an address.
 VENDORS = ("franka", "ur", "xarm")
 #: Descriptions that go with the arms; others are named with --model.
@@ -143,10 +146,13 @@ def open_rig(
 
 def task_safety(task: Task) -> SafetyConfig:
     """The filter of a simulated arm, which may be quick."""
-    table = task.scene.table_height
-    space = Space(lower=(0.2, -0.55, table), upper=(0.85, 0.55, 0.85), table=table, tool_speed=0.75)
     return SafetyConfig(
-        velocity=0.6, acceleration=0.8, jerk=0.3, tracking=0.2, ramp=0.2, space=space
+        velocity=0.6,
+        acceleration=0.8,
+        jerk=0.3,
+        tracking=0.2,
+        ramp=0.2,
+        space=allowed_space(task),
     )
 
 
@@ -185,7 +191,13 @@ def _open_simulation(
             robot=robot.name,
         )
         film_simulation(recorder, arm, task.cameras, renderer)
-    loop = ControlLoop(arm, _filter(robot, safety, arm.info.arm_joints), clock, recorder=recorder)
+    loop = ControlLoop(
+        arm,
+        _filter(robot, safety, arm.info.arm_joints),
+        clock,
+        config=LoopConfig(give_way=_GIVE_WAY * safety.tracking),
+        recorder=recorder,
+    )
 
     def measure() -> np.ndarray:
         return np.array(arm.data.qpos[arm.index.arm])
@@ -270,6 +282,7 @@ def _start_processes(
         model=config.model_name,
         safety=safety,
         planner_timeout=config.planner_timeout,
+        give_way=_GIVE_WAY * safety.tracking,
         record=None if record is None else record / CONTROL,
     )
     ends.insert(0, controller.close)

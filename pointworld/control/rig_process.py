@@ -95,7 +95,14 @@ class ProcessRig:
         ahead, pace = where_to_plan_from(
             joints, self._columns, status.arrays.get("commanded"), status.arrays.get("pace")
         )
-        return Look(frames=frames, joints=joints, ahead=ahead, pace=pace, time=now)
+        return Look(
+            frames=frames,
+            joints=joints,
+            ahead=ahead,
+            pace=pace,
+            time=now,
+            gave_way=int(status.number("gave_way")),
+        )
 
     def arm(self, *, dry_run: bool) -> None:
         """See `Rig`."""

@@ -50,7 +50,14 @@ class SimRig:
             self.stop(error.reason, str(error))
             raise
         ahead, pace = where_to_plan_from(joints, arm, status.commanded, status.pace)
-        return Look(frames=frames, joints=joints, ahead=ahead, pace=pace, time=now)
+        return Look(
+            frames=frames,
+            joints=joints,
+            ahead=ahead,
+            pace=pace,
+            time=now,
+            gave_way=status.gave_way,
+        )
 
     def arm(self, *, dry_run: bool) -> None:
         """See `Rig`."""

@@ -32,7 +32,7 @@ def task_truth(task: Task, scene: MujocoArm) -> Callable[[], dict[str, float]]:
 
 
 class GoalTruth:
-    """How far the chosen things really are from their goals, in a simulated scene of rigid things."""
+    """How far the chosen things really are from their goals, in a simulated scene."""
 
     def __init__(
         self, task: Task, scene: MujocoArm, tracker: GoalTracker, tolerance: float
@@ -40,44 +40,63 @@ class GoalTruth:
         self._task, self._scene, self._tracker = task, scene, tracker
         self._tolerance = tolerance
         self._start: np.ndarray | None = None
+        self._soft_start = np.zeros((0, 3))
         self._bodies: list[int] = []
+        #: Of soft things: the vertex nearest to every point of the surface.
+        self._anchors: dict[int, np.ndarray] = {}
 
     def begin(self) -> None:
         """Remember which body every thing is; once, when the goal has been resolved."""
         if self._start is not None:
             return
-        model, data = self._scene.model, self._scene.data
+        model, data, bodies = self._scene.model, self._scene.data, self._movable()
         with self._scene.lock:
-            self._start = self._poses()
-            places = [surface_of(model, data, b, _SAMPLES, self._task.seed) for b in self._rigid()]
+            self._start, self._soft_start = self._poses()
+            places = [surface_of(model, data, b, _SAMPLES, self._task.seed) for b in bodies]
         tree = cKDTree(np.concatenate(places))
-        owners = np.repeat(self._rigid(), _SAMPLES)
-        for surface in self._tracker.surfaces:
+        owners = np.repeat(bodies, _SAMPLES)
+        for number, surface in enumerate(self._tracker.surfaces):
             found = owners[tree.query(surface)[1]]
-            self._bodies.append(int(np.bincount(found).argmax()))
+            body = int(np.bincount(found).argmax())
+            self._bodies.append(body)
+            if body >= model.nbody:
+                self._anchors[number] = cKDTree(self._soft_start).query(surface)[1]
 
-    def _rigid(self) -> list[int]:
-        """Bodies that can be moved, without soft ones."""
-        bodies = {*self._task.still, *(target.body for target in self._task.targets)}
-        return sorted(b for b in bodies if b < self._scene.model.nbody)
+    def _movable(self) -> list[int]:
+        """Bodies and soft things that can be moved."""
+        return sorted({*self._task.still, *(target.body for target in self._task.targets)})
 
-    def _poses(self) -> np.ndarray:
+    def _poses(self) -> tuple[np.ndarray, np.ndarray]:
+        """(bodies, 4, 4) of all bodies, and (vertices, 3) of soft things [m]."""
         import_mujoco().mj_forward(self._scene.model, self._scene.data)
-        return body_poses(self._scene.data)
+        return body_poses(self._scene.data), np.array(self._scene.data.flexvert_xpos)
+
+    def surfaces(self) -> list[np.ndarray]:
+        """(samples, 3) where the surfaces of the tracker's things really are now [m]."""
+        assert self._start is not None
+        with self._scene.lock:
+            now, soft = self._poses()
+        places = []
+        for number, (body, surface) in enumerate(
+            zip(self._bodies, self._tracker.surfaces, strict=True)
+        ):
+            if number in self._anchors:
+                vertex = self._anchors[number]
+                places.append(surface + soft[vertex] - self._soft_start[vertex])
+                continue
+            places.append(transform_points(now[body] @ np.linalg.inv(self._start[body]), surface))
+        return places
 
     def __call__(self) -> dict[str, float]:
         """error: mean distance of the things' surfaces to their goals [m]; moved: of everything else; tolerance."""
         if self._start is None:
             return {"error": -1.0, "moved": 0.0, "tolerance": self._tolerance}
+        pairs = zip(self.surfaces(), self._tracker.surfaces, self._tracker.motions, strict=True)
+        gaps = [np.linalg.norm(now - transform_points(M, s), axis=-1) for now, s, M in pairs]
         with self._scene.lock:
-            now = self._poses()
-        moved = now @ np.linalg.inv(self._start)
-        pairs = zip(self._bodies, self._tracker.surfaces, self._tracker.motions, strict=True)
-        gaps = [
-            np.linalg.norm(transform_points(moved[b], s) - transform_points(M, s), axis=-1)
-            for b, s, M in pairs
-        ]
-        others = [b for b in self._rigid() if b not in self._bodies]
+            now, _ = self._poses()
+        rigid = len(self._start)
+        others = [b for b in self._movable() if b not in self._bodies and b < rigid]
         away = np.linalg.norm(now[others, :3, 3] - self._start[others, :3, 3], axis=-1)
         return {
             "error": float(np.concatenate(gaps).mean()),

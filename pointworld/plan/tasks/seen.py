@@ -19,8 +19,9 @@ from pointworld.geometry import SUPPORT, transform_points
 from pointworld.plan.costs import TaskPoints
 from pointworld.plan.dynamics import Held, PlanState
 from pointworld.plan.simulator_dynamics import read_physics
+from pointworld.plan.tasks.following import NEAR, THIN, Follower
 from pointworld.plan.tasks.held_view import HeldView
-from pointworld.plan.tasks.register import Background, JointTracker, find_again, register_pushed
+from pointworld.plan.tasks.register import Background, JointTracker
 from pointworld.plan.tasks.shades import Shades
 from pointworld.plan.tasks.task import Judge, Task, body_poses, surface_of
 from pointworld.robot import RobotModel
@@ -29,15 +30,7 @@ from pointworld.types import RGBDFrame, ScenePoints
 
 Tensor = torch.Tensor
 
-#: Scene points within this of the target's surface belong to it [m].
-_NEAR = 0.012
 _TEMPLATE, _STILL_POINTS = 900, 40
-#: A hand this little above a target may push it [m]; a target with so many points on it is seen for sure.
-_OVER, _SURE = 0.02, 5
-#: A hand this far above a target hides nothing: what is not seen then has gone somewhere else [m].
-_HIGH = 0.04
-#: What is thinner than this is a cloth: part of its table for whoever looks for things that stand on it [m].
-THIN = 0.012
 #: What the way of a rigid thing counts against its turn while one plans.
 _MOVE = 0.5
 
@@ -183,7 +176,6 @@ class CameraView:
         self._surfaces = [
             surface_of(task.model, data, t.body, _TEMPLATE, task.seed) for t in task.targets
         ]
-        self._moves = [np.eye(4) for _ in task.targets]
         self._joints = [
             JointTracker(surface, target.motion)
             for surface, target in zip(self._surfaces, task.targets, strict=True)
@@ -192,12 +184,17 @@ class CameraView:
         nearest = cKDTree(task.points).query(np.concatenate(self._surfaces))[1]
         self._grip = task.grip[nearest]
         tool = task.tool
-        self._hand: np.ndarray | None = None
         self._background = Background()
-        self._swept = [np.zeros(2) for _ in task.targets]
         self._held = None if tool is None else HeldView(tool.length, tool.half_width)
         self._thin = (
             task.kind == "deformable" and np.ptp(np.concatenate(self._surfaces)[:, 2]) < THIN
+        )
+        rigid = [t.body < task.model.nbody for t in task.targets]
+        self._follower = Follower(
+            self._surfaces,
+            rigid=rigid,
+            turns=[hard or self._thin for hard in rigid],
+            depth=0.0 if tool is None else tool.length,
         )
         self._shades: Shades | None = None
         self.views: Sequence[RenderedView] = ()
@@ -235,14 +232,15 @@ class CameraView:
                 self._shades = Shades(np.concatenate(self._surfaces), points, colors)
             free = self._shades.find(points, colors)
         self._update(data, points[free & ~mine], tool[:3, 3].numpy())
+        moves = self._follower.moves
         whole = np.concatenate(
-            [transform_points(T, s) for T, s in zip(self._moves, self._surfaces, strict=True)]
+            [transform_points(T, s) for T, s in zip(moves, self._surfaces, strict=True)]
         )
         seen = find_targets(
             scene,
             joints,
             surfaces=self._surfaces,
-            poses=self._moves,
+            poses=moves,
             motions=[t.motion for t in task.targets],
             able=points[:, 2] > self._floor(whole),
             grip=self._grip,
@@ -281,37 +279,14 @@ class CameraView:
         task = self._task
         if self._track:
             free = self._background.without(free, np.concatenate(self._surfaces))
-        way = np.zeros(2) if self._hand is None else tool[:2] - self._hand
-        self._hand = tool[:2]
-        here = [transform_points(T, s) for T, s in zip(self._moves, self._surfaces, strict=True)]
-        bottom = tool[2] - (0.0 if task.tool is None else task.tool.length)
+        known: dict[int, np.ndarray] = {}
         for i, target in enumerate(task.targets):
-            rigid = target.body < task.model.nbody
-            if not self._track and rigid:
-                self._moves[i] = body_poses(data)[target.body] @ np.linalg.inv(
-                    self._start[target.body]
-                )
-                continue
-            if self._joints:
-                self._moves[i] = self._joints[i].find(free)
-                continue
-            others = [h for k, h in enumerate(here) if k != i]
-            mine = free
-            if others and len(free):
-                mine = free[cKDTree(np.concatenate(others)).query(free)[0] > _NEAR]
-            top = float(here[i][:, 2].max())
-            if bottom < top + _OVER:
-                self._swept[i] += way
-            self._moves[i], count = register_pushed(
-                self._surfaces[i], self._moves[i], mine, self._swept[i], turns=rigid or self._thin
-            )
-            if count < _SURE and rigid and bottom > top + _HIGH:
-                again = find_again(self._surfaces[i], self._moves[i], mine)
-                if again[1] >= _SURE:
-                    self._moves[i], count = again
-            if count >= _SURE:
-                # What was seen again needs no guess of where it went while it was hidden.
-                self._swept[i] = np.zeros(2)
+            if not self._track and target.body < task.model.nbody:
+                now = body_poses(data)[target.body]
+                known[i] = now @ np.linalg.inv(self._start[target.body])
+            elif self._joints:
+                known[i] = self._joints[i].find(free)
+        self._follower.update([free] * len(task.targets), tool, known)
 
 
 def find_targets(
@@ -348,13 +323,13 @@ def find_targets(
     grip = np.ones(len(whole), dtype=bool) if grip is None else grip
     distance, nearest = cKDTree(whole).query(points)
     loose = np.ones(len(points), dtype=bool) if held is None else ~held
-    index = np.flatnonzero((distance < _NEAR) & able & loose)
+    index = np.flatnonzero((distance < NEAR) & able & loose)
     if len(index) < 3:
         return None
     carry = np.stack(moves)[owner[nearest[index]]]
     goals = (carry[:, :3, :3] @ points[index][..., None])[..., 0] + carry[:, :3, 3]
     gripped = grip[nearest[index]]
-    rest = free & loose & (distance >= 2 * _NEAR)
+    rest = free & loose & (distance >= 2 * NEAR)
     state = PlanState(
         scene=scene,
         joint_positions=torch.from_numpy(joints),
