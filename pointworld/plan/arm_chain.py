@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from pointworld.errors import InputError
-from pointworld.plan.rotations import rotation_exp
+from pointworld.plan.rotations import skew
 from pointworld.robot import RobotModel
 
 Tensor = torch.Tensor
@@ -77,27 +78,41 @@ class ArmChain:
 
         J maps joint speeds to the tool's velocity in base axes: rows 0-2 linear [m/s], rows 3-5 angular [rad/s].
         """
-        origins, axes = self.origins.to(q), self.axes.to(q)
-        R = torch.eye(3, dtype=q.dtype, device=q.device).expand(*q.shape[:-1], 3, 3)
-        t = q.new_zeros(*q.shape[:-1], 3)
-        places, directions = [], []
-        for index, turns in enumerate(self.revolute):
-            t = t + R @ origins[index, :3, 3]
-            R = R @ origins[index, :3, :3]
-            direction = R @ axes[index]
-            places.append(t)
-            directions.append(direction)
-            if turns:
-                R = R @ rotation_exp(q[..., index, None] * axes[index])
-            else:
-                t = t + direction * q[..., index, None]
-        tail = self.tail.to(q)
-        t, R = t + R @ tail[:3, 3], R @ tail[:3, :3]
-        zero = torch.zeros_like(t)
-        columns = [
-            torch.cat([torch.linalg.cross(z, t - p), z] if turns else [z, zero], -1)
-            for p, z, turns in zip(places, directions, self.revolute, strict=True)
-        ]
-        bottom = q.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*q.shape[:-1], 1, 4)
-        T = torch.cat([torch.cat([R, t[..., None]], -1), bottom], -2)
-        return T, torch.stack(columns, -1)
+        local, ends = self._motions(q), self._ends.to(q)
+        T = torch.eye(4, dtype=q.dtype, device=q.device).expand(*q.shape[:-1], 4, 4)
+        before = []
+        for motion in local.unbind(-3):
+            before.append(T)
+            T = T @ motion
+        T = T @ self.tail.to(q)
+        places, directions = (torch.stack(before, -3) @ ends)[..., :3, :].unbind(-1)
+        turns = torch.tensor(self.revolute, device=q.device)[:, None]
+        lever = torch.linalg.cross(directions, T[..., None, :3, 3] - places)
+        linear = torch.where(turns, lever, directions)
+        angular = torch.where(turns, directions, 0.0)
+        return T, torch.cat([linear, angular], -1).transpose(-1, -2)
+
+    def _motions(self, q: Tensor) -> Tensor:
+        """(..., arm joints, 4, 4) from the frame after the previous joint to that after this one."""
+        turns = torch.tensor(self.revolute, dtype=q.dtype, device=q.device)
+        angle, slide = (q * turns)[..., None, None], (q * (1 - turns))[..., None]
+        # Rodrigues' formula, with what does not depend on the angle known beforehand.
+        still, sine, cosine = self._turns.to(q).unbind(1)
+        R = still + angle.sin() * sine + (1 - angle.cos()) * cosine
+        places, directions = self._ends.to(q)[:, :3].unbind(-1)
+        t = places + slide * directions
+        bottom = q.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*q.shape, 1, 4)
+        return torch.cat([torch.cat([R, t[..., None]], -1), bottom], -2)
+
+    @cached_property
+    def _turns(self) -> Tensor:
+        """(arm joints, 3, 3, 3) parts of a joint's rotation: as it stands, times sine, times one minus cosine."""
+        R, K = self.origins[:, :3, :3], skew(self.axes)
+        return torch.stack([R, R @ K, R @ K @ K], 1)
+
+    @cached_property
+    def _ends(self) -> Tensor:
+        """(arm joints, 4, 2) a joint's place and axis in the frame after the previous joint, homogeneous."""
+        axis = (self.origins[:, :3, :3] @ self.axes[..., None])[..., 0]
+        axis = torch.cat([axis, torch.zeros_like(axis[:, :1])], -1)
+        return torch.stack([self.origins[..., 3], axis], -1)
