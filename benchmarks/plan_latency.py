@@ -56,6 +56,7 @@ class Options:
     context: int
     checkpoint: str
     seed: int
+    device: str
 
 
 def draw_states(robot: RobotModel, options: Options) -> list[PlanState]:
@@ -107,9 +108,12 @@ def task_cost(state: PlanState) -> TaskPoints:
 def best_time(action: Callable[[], object], repeats: int = 3) -> tuple[float, float]:
     """Least wall time and processor time [s] of several calls."""
     walls, works = [], []
+    action()
     for _ in range(repeats):
         wall, work = time.perf_counter(), time.process_time()
         action()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         walls.append(time.perf_counter() - wall)
         works.append(time.process_time() - work)
     return min(walls), min(works)
@@ -156,7 +160,7 @@ def agreement(model: WorldModel, body: Body, states: list[PlanState], options: O
         actions = space.decode(state.joint_positions, plans)
         cost = task_cost(state)
         quick = cost(dynamics.rollout(state, actions))
-        moved = model.predict(state.scene, actions.robot_flow).displacements
+        moved = model.predict(state.scene, actions.robot_flow).displacements.cpu()
         whole = cost(
             Trajectory(positions=state.scene.points + moved, variance=None, actions=actions)
         )
@@ -183,6 +187,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=ModelDynamics.context)
     parser.add_argument("--checkpoint", default="tiny")
     parser.add_argument("--seed", type=int, default=500)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     options = Options(**vars(parser.parse_args()))
     torch.set_num_threads(options.threads)
     load = os.getloadavg()[0]
@@ -190,7 +195,8 @@ def main() -> None:
         f"torch {torch.__version__}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
         f"{options.threads} threads, load before the start {load:.1f}"
     )
-    model, robot = pointworld.load(options.checkpoint), RobotModel.load("fr3")
+    model = pointworld.load(options.checkpoint, device=options.device)
+    robot = RobotModel.load("fr3")
     states = draw_states(robot, options)
     body = Body.of(robot, step_dt=0.1, num_steps=11, surface=192)
     latency(model, body, states[0], options)

@@ -38,7 +38,7 @@ day, best of 3, weights as drawn; peak memory of the process with all four varia
 Large on a third day (best of 2): bfloat16 / reference 0.890 / 2.125, 1.534 / 3.848 and 2.798 / 6.639 s, that is 0.42,
 0.40 and 0.42; outputs change by 0.75 %; 9.5 GB with all variants.
 
-Several samples at once, two threads, a quiet machine, best of 4 (base: 3; large and 16 samples: 2; base with 16: 1) [s]:
+Several samples at once, two threads, a quiet machine, best of 4 (base 3, large and 16 samples 2, base with 16 one) [s]:
 
     size    batch   tokens   ours     bfloat16   reference   ours, bfloat16 / reference   memory
     small       4   12,400    0.699      0.453       1.281   0.55, 0.35                   1.1 GB

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from pointworld.cli.common import console, parse, plain, progress, stdout_json
+from pointworld.cli.common import console, parse, pick_device, plain, progress, stdout_json
 from pointworld.cli.mpc_rig import run_on_arm
 from pointworld.control.body import Space
 from pointworld.control.filming import export_capture
@@ -123,6 +123,8 @@ class MpcArgs:
     """Of --ray local."""
     threads: int = 1
     """Of PyTorch."""
+    device: str = "auto"
+    """Where the world model predicts: auto, cpu or cuda (with --ray always the CPU)."""
     json: bool = False
     """Print the summary as one JSON object on stdout."""
 
@@ -197,7 +199,13 @@ def main(argv: list[str]) -> int:
             console.print(line(seed, episode["result"]), soft_wrap=True)
 
         if rigged is not None:
-            episodes = run_on_arm(rigged, seeds, record=args.record, on_episode=show)
+            episodes = run_on_arm(
+                rigged,
+                seeds,
+                record=args.record,
+                on_episode=show,
+                device=pick_device(args.device),
+            )
         else:
             episodes = _simulate(args, seeds, show)
     summary = {"config": plain(rigged or args.config()), **summarise(episodes)}
@@ -217,7 +225,7 @@ def _simulate(args: MpcArgs, seeds: range, show: Any) -> list[dict[str, Any]]:
     """Episodes of a task, here or on a cluster; recordings also get a capture for training."""
     options: dict[str, Any] = {"out": args.out, "record": args.record, "on_episode": show}
     if args.ray is None:
-        episodes = run_many(args.config(), seeds, **options)
+        episodes = run_many(args.config(), seeds, device=pick_device(args.device), **options)
     else:
         episodes = run_on_ray(
             args.config(), seeds, address=args.ray, workers=args.workers, **options

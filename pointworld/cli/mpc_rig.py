@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pointworld.cli.common import console
 from pointworld.control.rig_runs import RigRun, run_rig
 from pointworld.control.task_runs import load_model
@@ -18,11 +20,12 @@ def run_on_arm(
     *,
     record: Path | None,
     on_episode: Callable[[int, dict[str, Any]], None],
+    device: torch.device,
 ) -> list[dict[str, Any]]:
     """Runs one after another, in the form of `run_many`. A fault ends them: somebody has to look first."""
     if what.rig.robot != "sim" and not what.arm:
         console.print("not armed: nothing is sent to the arm. Add --arm when the way is free")
-    model = load_model(what.run)
+    model = load_model(what.run, device)
     episodes: list[dict[str, Any]] = []
     for seed in seeds:
         folder = None if record is None else record / f"episode_{seed:05d}"

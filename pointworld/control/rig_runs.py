@@ -127,7 +127,7 @@ def _run(
     model: Any,
 ) -> dict[str, Any]:
     dynamics = _dynamics(what.run, model)
-    encoder = None if model is None else model.image_encoder("cpu")
+    encoder = None if model is None else model.image_encoder(model.device)
     perceive, truth = _perception(what, robot, opened, task, encoder)
     dry_run = not what.arm and (what.rig.robot != "sim" or what.rig.kind == "replay")
     world = RigWorld(

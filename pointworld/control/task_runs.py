@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from PIL import Image
 
 from pointworld.control.allowed import Allowed
@@ -174,7 +175,7 @@ def _recorder(folder: Path, robot: RobotModel) -> FilmedRecorder:
 def _view(config: RunConfig, task: Task, model: Any) -> View:
     if config.perception == "true" and config.dynamics != "model":
         return TrueView(task)
-    encoder = None if model is None else model.image_encoder("cpu")
+    encoder = None if model is None else model.image_encoder(model.device)
     return CameraView(
         task,
         _robot(),
@@ -242,11 +243,11 @@ def build_planner(
     )
 
 
-def load_model(config: RunConfig) -> Any:
-    """The world model that a configuration needs, None when it needs none."""
+def load_model(config: RunConfig, device: torch.device | str = "cpu") -> Any:
+    """The world model that a configuration needs, on that device; None when it needs none."""
     if config.dynamics != "model" or config.planner in RULES:
         return None
-    return load(config.checkpoint, device="cpu")
+    return load(config.checkpoint, device=device)
 
 
 def save_picture(world: TaskWorld, path: Path, config: RunConfig) -> None:
@@ -265,8 +266,12 @@ def run_many(
     out: Path | None = None,
     record: Path | None = None,
     on_episode: Callable[[int, dict[str, Any]], None] | None = None,
+    device: torch.device | str = "cpu",
 ) -> list[dict[str, Any]]:
     """Episodes in the order of their seeds; those whose file is in `out` are not run again.
+
+    Args:
+        device: where the world model predicts.
 
     Raises:
         InputError: a file in `out` comes from other settings, or is damaged.
@@ -276,7 +281,7 @@ def run_many(
         path = None if out is None else out / f"episode_{seed:05d}.json"
         known = None if path is None or not path.exists() else read_episode(path, config)
         if known is None:
-            model = model or load_model(config)
+            model = model or load_model(config, device)
             folder = None if record is None else record / f"episode_{seed:05d}"
             result = run_one(config, seed, record=folder, model=model)
             known = {"seed": seed, "config": asdict(config), "result": asdict(result)}

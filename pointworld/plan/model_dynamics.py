@@ -35,7 +35,7 @@ _FAR = 0.25
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelDynamics:
-    """A world model in `stable` mode.
+    """A world model in `stable` mode. It computes where the model is; results lie where the actions do.
 
     context: scene points per candidate in the network; 0 = all (the model's own limit still holds).
     max_tokens: bound on the tokens (points + chosen robot points x steps) of the candidates in the network together,
@@ -89,9 +89,10 @@ class ModelDynamics:
                 ]
         finally:
             model.train(training)
+        back = actions.joint_positions.device
         return Trajectory(
-            positions=torch.cat([positions for positions, _ in parts]),
-            variance=torch.cat([variance for _, variance in parts]),
+            positions=torch.cat([positions for positions, _ in parts]).to(back),
+            variance=torch.cat([variance for _, variance in parts]).to(back),
             actions=actions,
         )
 

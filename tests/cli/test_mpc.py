@@ -84,6 +84,10 @@ def test_settings_that_cannot_be_are_refused() -> None:
         RunConfig(task="boook")
     with pytest.raises(InputError, match="horizon"):
         RunConfig(task="book", execute=11)
+    with pytest.raises(InputError, match="uncertainty"):
+        RunConfig(task="book", uncertainty=-1.0)
+    with pytest.raises(InputError, match="--device is 'gpu'"):
+        mpc_main(["--planner", "random", "--perception", "true", "--device", "gpu"])
 
 
 def test_wilson_interval_matches_known_values() -> None:

@@ -251,3 +251,18 @@ def test_bad_states_are_refused(
     ):
         with pytest.raises(InputError):
             make()
+
+
+@pytest.mark.gpu
+def test_a_gpu_predicts_what_the_cpu_does(
+    model: WorldModel, scenes: list[Scene], full_body: Body
+) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU")
+    state = scenes[0].state
+    space, plans = pushes(full_body, state, 16)
+    actions = space.decode(state.joint_positions, plans)
+    here = ModelDynamics(model=model).rollout(state, actions)
+    there = ModelDynamics(model=pointworld.load("tiny", device="cuda")).rollout(state, actions)
+    assert there.positions.device == here.positions.device
+    assert float((there.positions - here.positions).abs().max()) < 1e-4
