@@ -21,7 +21,7 @@ from scipy.ndimage import (
 )
 
 from pointworld.errors import InputError
-from splat.fit.initialise import scene_from_depth
+from splat.fit.initialise import FREE_SHARE, scene_from_depth
 from splat.fit.optimise import COVERED, FitConfig, Fitted, fit, render
 from splat.fit.views import FitView
 from splat.raster import Rasterizer, get_rasterizer
@@ -81,6 +81,15 @@ def changed_pixels(rasterizer: Rasterizer, scene: GaussianScene, view: FitView) 
     return torch.from_numpy(large[patches])
 
 
+@torch.no_grad()
+def missing_pixels(rasterizer: Rasterizer, scene: GaussianScene, view: FitView) -> Tensor:
+    """(height, width) bool: pixels of a view that the scene leaves bare, or shows something else in."""
+    size = (view.width, view.height)
+    _, alphas = render(rasterizer, scene, view.viewmat, view.K, size, "ED")
+    bare = view.shows_scene & (alphas < COVERED)
+    return bare | changed_pixels(rasterizer, scene, view)
+
+
 def _exposed(image: np.ndarray, target: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The image as bright as the target is, by medians of every channel where the mask says."""
     if not mask.any():
@@ -109,15 +118,14 @@ def update(scene: GaussianScene, views: Sequence[FitView], config: FitConfig) ->
     everything = torch.arange(len(scene))
     if share == 0:
         return Updated(scene=scene, kept=everything, changed=changed, fitted=None)
-    wrong, right = _affected(rasterizer, scene, views, changed)
     margin = max(1, round(MARGIN * views[0].width))
     masked = [_only(view, _grown(mask, margin)) for view, mask in zip(views, changed, strict=True)]
-    begin = [scene.select(right)]
-    fresh = [_only(view, mask) for view, mask in zip(views, changed, strict=True)]
-    if any(bool(view.valid.any()) for view in fresh):
-        count = max(FEWEST, round(len(scene) * share))
-        begin.append(_like(scene, scene_from_depth(fresh, count=count, seed=config.seed)))
-    kept = everything[~(wrong | right)]
+    kept, refitted, missing = _sorted_out(rasterizer, scene, masked, changed)
+    begin = [scene.select(refitted)]
+    if any(bool(view.valid.any()) for view in missing):
+        needed = float(torch.stack([view.shows_scene for view in missing]).float().mean())
+        count = max(FEWEST, round(len(scene) * needed))
+        begin.append(_like(scene, scene_from_depth(missing, count=count, seed=config.seed)))
     start, fixed = concatenate(begin), scene.select(kept)
     if not len(start):
         return Updated(scene=fixed, kept=kept, changed=changed, fitted=None)
@@ -142,6 +150,26 @@ def update(scene: GaussianScene, views: Sequence[FitView], config: FitConfig) ->
     )
 
 
+def _sorted_out(
+    rasterizer: Rasterizer,
+    scene: GaussianScene,
+    views: Sequence[FitView],
+    changed: Sequence[Tensor],
+) -> tuple[Tensor, Tensor, list[FitView]]:
+    """Which Gaussians stay as they are and which are fitted again (indices), and the views with only those pixels that
+    need new ones.
+
+    What other views saw behind a thing is there already when the thing is gone.
+    """
+    gone, _ = _affected(rasterizer, scene, views, changed)
+    left = (~gone).nonzero()[:, 0]
+    rest = scene.select(left)
+    missing = [missing_pixels(rasterizer, rest, view) for view in views]
+    wrong, refitted = _affected(rasterizer, rest, views, missing)
+    fresh = [_only(view, mask) for view, mask in zip(views, missing, strict=True)]
+    return left[~(wrong | refitted)], left[refitted], fresh
+
+
 @torch.no_grad()
 def _affected(
     rasterizer: Rasterizer,
@@ -153,7 +181,7 @@ def _affected(
 
     What lies behind something new is neither: it is hidden, not gone.
     """
-    seen, inside, through = (torch.zeros(len(scene)) for _ in range(3))
+    seen, inside, through, free, met = (torch.zeros(len(scene)) for _ in range(5))
     for view, mask in zip(views, changed, strict=True):
         size = (view.width, view.height)
         images, _ = render(rasterizer, scene, view.viewmat, view.K, size, "ED")
@@ -170,8 +198,12 @@ def _affected(
         seen += facing
         inside += facing & mask[v, u]
         through += facing & mask[v, u] & known & (z < depth - play)
+        # Whether the scene showed it or not, nothing can be where a camera now sees farther.
+        clear = within & known & view.shows_scene[v, u]
+        free += clear & mask[v, u] & (z < depth - play)
+        met += clear & ((z - depth).abs() <= play)
     chosen = (inside > 0) & (inside >= MAJORITY * seen)
-    wrong = chosen & (through >= MAJORITY * inside)
+    wrong = (chosen & (through >= MAJORITY * inside)) | (free > FREE_SHARE * (free + met))
     return wrong, chosen & ~wrong
 
 

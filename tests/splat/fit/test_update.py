@@ -57,7 +57,7 @@ def test_only_what_moved_is_refitted(
 ) -> None:
     training, held = new
     done = update(old, training, replace(CONFIG, iterations=40))
-    assert 0.3 * len(old) < len(done.kept) < 0.98 * len(old)
+    assert 0.8 * len(old) < len(done.kept) < 0.98 * len(old)
     for name in ("means", "quats_wxyz", "log_scales", "opacity_logits", "sh", "features", "ids"):
         before, after = getattr(old, name)[done.kept], getattr(done.scene, name)
         assert torch.equal(before, after[: len(done.kept)]), name
@@ -69,8 +69,8 @@ def test_only_what_moved_is_refitted(
     ]
     full = changed_psnr(fit(training, CONFIG).scene, held, masks)
     ours, stale = (changed_psnr(scene, held, masks) for scene in (done.scene, old))
-    assert ours > full - 2.5 and ours > stale + 10, (ours, full, stale)
-    assert len(done.scene) < 1.3 * len(old)
+    assert ours > full - 0.7 and ours > stale + 14, (ours, full, stale)
+    assert len(done.scene) < 1.15 * len(old)
 
 
 def test_changes_are_where_the_ball_was_and_is(
