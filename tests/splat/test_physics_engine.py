@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from pointworld.cli.app import main
-from splat.io import read_native
+from pointworld.robot import RobotModel
+from splat.io import read_native, write_native
 from splat.physics import Simulation, moved_scene, simulate
 from splat.physics_demo import FLOOR, jelly_cube, runout, sand_column
 from splat.physics_types import FREE_FALL, MATERIALS, Material, PhysicsOptions, PushPath
@@ -169,3 +170,56 @@ def test_the_command_writes_a_video_a_sheet_and_the_end(
     with np.load(out / "physics.npz", allow_pickle=False) as arrays:
         assert arrays["positions"].shape == (4, summary["particles"], 3)
     assert main(["splat", "simulate", "--out", str(out)]) == 2
+
+
+def test_the_gripper_of_a_planned_motion_pushes_what_stands_in_its_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An FR3 turns about its first joint with its fingers just above the floor; a cube stands in their way."""
+    made = jelly_cube(side=0.05, count=8)
+    viewmats, Ks = made.viewmat[None], made.K[None]
+    write_native(
+        replace(made.scene, ids=made.mask.long() - 1),
+        tmp_path / "scene.safetensors",
+        tensors={"camera_viewmats": viewmats, "camera_K": Ks},
+        metadata={
+            "cameras": json.dumps(["front"]),
+            "size": json.dumps([320, 240]),
+            "object_planes": json.dumps({"0": [0.0, 0.0, 1.0, 0.0, 0.003]}),
+        },
+    )
+    robot = RobotModel.load("fr3")
+    path = torch.tensor([0.0, 0.3, 0.0, -2.2, 0.0, 2.5, 0.785, 0.0]).repeat(6, 1)
+    path[:, 0] = torch.linspace(-0.2, 0.0, 6)
+    places = robot.flow(robot.sample_surface(500, seed=0), path, step_dt=0.1).positions.numpy()
+    low = places[0, places[0, :, 2].argmin()]
+    T_world_base = np.eye(4)
+    T_world_base[:3, 3] = [-low[0], 0.0, 0.012 - low[2]]
+    points = np.zeros((4, 3), np.float32)
+    np.savez(
+        tmp_path / "prediction.npz",
+        points=points,
+        colors=points,
+        displacements=np.zeros((6, 4, 3), np.float32),
+        step_dt=np.array(0.1),
+        robot_positions=places.astype(np.float32),
+    )
+    (tmp_path / "run.json").write_text(
+        json.dumps({"summary": {"T_world_base": T_world_base.tolist()}})
+    )
+    out = tmp_path / "out"
+    words = (
+        f"splat simulate {tmp_path / 'scene.safetensors'} --object 0 --robot {tmp_path} --young-modulus 5e4 --scale 0.5 "
+        "--physics.particles 200 --physics.seconds 0.6 --physics.max-step 0.0084 --physics.frame-dt 0.05 "
+        f"--physics.floor-friction 0.3 --json --out {out}"
+    )
+    assert main(words.split()) == 0
+    assert json.loads(capsys.readouterr().out)["mean_shift_m"] > 0.03
+    with np.load(out / "physics.npz", allow_pickle=False) as arrays:
+        first, last = arrays["positions"][[0, -1]]
+    shift = (last - first).mean(0)
+    assert shift[1] > 0.03 and abs(shift[0]) < 0.5 * shift[1]
+    fingers = places[-1] + T_world_base[:3, 3]
+    fingers = fingers[fingers[:, 2] < 0.04]
+    gap = np.linalg.norm(last[:, None] - fingers[None], axis=-1).min()
+    assert gap > 0.3 * 0.008, "nothing goes through the fingers"
