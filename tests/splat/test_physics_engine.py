@@ -209,8 +209,8 @@ def test_the_gripper_of_a_planned_motion_pushes_what_stands_in_its_way(
     )
     out = tmp_path / "out"
     words = (
-        f"splat simulate {tmp_path / 'scene.safetensors'} --object 0 --robot {tmp_path} --young-modulus 5e4 --scale 0.5 "
-        "--physics.particles 200 --physics.seconds 0.6 --physics.max-step 0.0084 --physics.frame-dt 0.05 "
+        f"splat simulate {tmp_path / 'scene.safetensors'} --object 0 --robot {tmp_path} --young-modulus 5e4 "
+        "--scale 0.5 --physics.particles 200 --physics.seconds 0.6 --physics.max-step 0.0084 --physics.frame-dt 0.05 "
         f"--physics.floor-friction 0.3 --json --out {out}"
     )
     assert main(words.split()) == 0
