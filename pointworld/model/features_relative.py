@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from pointworld.geometry import SUPPORT, fit_rigid, transform_points
@@ -40,6 +41,15 @@ GUESSES = 2
 SWEEP_WIDTH = 0.02
 #: Every sample of the robot's surface stands for a disc of this radius [m].
 SURFEL_RADIUS = 0.01
+#: The largest float32 below the square of SWEEP_WIDTH; a factor that makes the least excess over it, or over a
+#: minimum, larger than any index or distance; and less than what it makes.
+_INSIDE, _HUGE, _FAR_AWAY = (
+    float(np.nextafter(np.float32(SWEEP_WIDTH**2), np.float32(0))),
+    1e38,
+    1e15,
+)
+#: Pairs of points that are computed at once: few enough to stay in the cache.
+_CACHED = 2**18
 
 
 def relative_scene_channels(grippers: int) -> int:
@@ -93,9 +103,13 @@ def relative_scene_features(
     centre = gripper_centre(robot_positions, robot_exists)
     travel = travelled(centre)[:, None]
     steps = range(robot_positions.shape[1])
+    # Asked for on a CPU only: a GPU would have to be waited for.
+    whole = robot_exists.device.type == "cpu" and bool(robot_exists.all())
     seen, ahead = zip(
         *(
-            _seen_robot(points, robot_positions[:, t], robot_normals[:, t], robot_exists[:, t])
+            _seen_robot(
+                points, robot_positions[:, t], robot_normals[:, t], robot_exists[:, t], whole=whole
+            )
             for t in steps
         ),
         strict=True,
@@ -172,10 +186,42 @@ def _swept(ahead: Tensor) -> Tensor:
     return torch.where(ahead[..., :1] <= SWEEP_WIDTH, ahead.clamp_min(0.0), 0.0)
 
 
-def _seen_robot(
-    points: Tensor, robot: Tensor, robot_normals: Tensor, robot_exists: Tensor
+def _nearest_robot(
+    points: Tensor, robot: Tensor, normals: Tensor, missing: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """What a point sees of the robot's surface in one step.
+    """Which disc of the robot's surface is nearest to each point, and how far the surface reaches ahead of it.
+
+    Args:
+        points: (batch, points, 3). robot, normals: (batch, robot points, 3). missing: (batch, 1, robot points) which of
+            these do not exist; None = all do.
+
+    Returns:
+        (batch, points) index and, along x [m], the largest of what is within SWEEP_WIDTH sideways, else minus infinity.
+    """
+    square = torch.cdist(points, robot, compute_mode="donot_use_mm_for_euclid_dist").square_()
+    ahead = robot[..., 0].contiguous()[:, None] - points[..., :1]
+    aside = square - ahead.square()
+    if missing is None:
+        # Arithmetic in place of masks, which a CPU fills one value at a time.
+        hit = ahead.sub_((aside - _INSIDE).clamp_min_(0.0).mul_(_HUGE)).amax(-1)
+        hit = hit.masked_fill_(hit < -_FAR_AWAY, -torch.inf)
+    else:
+        hit = ahead.masked_fill_((aside >= SWEEP_WIDTH**2) | missing, -torch.inf).amax(-1)
+    height = (points @ normals.mT).sub_((robot * normals).sum(-1)[:, None]).square_()
+    aside = torch.sub(square, height, out=aside).clamp_min_(0.0).sqrt_()
+    gap = height.add_(aside.sub_(SURFEL_RADIUS).clamp_min_(0.0).square_())
+    if missing is not None:
+        return gap.masked_fill_(missing, torch.inf).argmin(-1), hit
+    places = torch.arange(gap.shape[-1], dtype=gap.dtype, device=gap.device)
+    gap = gap.sub_(gap.amin(-1, keepdim=True)).mul_(_HUGE).add_(places)
+    # Places that are not finite have no nearest disc; any will do.
+    return gap.amin(-1).long().clamp_(min=0), hit
+
+
+def _seen_robot(
+    points: Tensor, robot: Tensor, robot_normals: Tensor, robot_exists: Tensor, *, whole: bool
+) -> tuple[Tensor, Tensor]:
+    """What a point sees of the robot's surface in one step. Args: whole: all of the robot's points exist.
 
     Returns:
         (batch, points, 5): saturated vector to the nearest disc, contact and clearance; zero without a robot.
@@ -183,16 +229,13 @@ def _seen_robot(
             sideways; minus infinity where nothing is.
     """
     with torch.no_grad():
-        square = torch.cdist(points, robot, compute_mode="donot_use_mm_for_euclid_dist").square_()
-        ahead = robot[:, None, :, 0] - points[..., None, 0]
-        aside = square - ahead.square()
-        missing = ~robot_exists[:, None]
-        hit = ahead.masked_fill_((aside >= SWEEP_WIDTH**2) | missing, -torch.inf).amax(-1)
-        height = points @ robot_normals.mT - (robot * robot_normals).sum(-1)[:, None]
-        height = height.square_()
-        aside = torch.sub(square, height, out=aside).clamp_min_(0.0).sqrt_()
-        gap = height.add_(aside.sub_(SURFEL_RADIUS).clamp_min_(0.0).square_())
-        nearest = gap.masked_fill_(missing, torch.inf).argmin(-1)
+        if whole:
+            rows = max(_CACHED // max(points.shape[1] * robot.shape[1], 1), 1)
+            parts = zip(*(x.split(rows) for x in (points, robot, robot_normals)), strict=True)
+            found = [_nearest_robot(*part, None) for part in parts]
+            nearest, hit = (torch.cat(values) for values in zip(*found, strict=True))
+        else:
+            nearest, hit = _nearest_robot(points, robot, robot_normals, ~robot_exists[:, None])
     index = nearest[..., None].expand(-1, -1, 3)
     normal, vector = robot_normals.gather(1, index), robot.gather(1, index) - points
     clearance = -(vector * normal).sum(-1, keepdim=True)
