@@ -187,7 +187,7 @@ def _swept(ahead: Tensor) -> Tensor:
 
 
 def _nearest_robot(
-    points: Tensor, robot: Tensor, normals: Tensor, missing: Tensor | None
+    points: Tensor, robot: Tensor, normals: Tensor, *, missing: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Which disc of the robot's surface is nearest to each point, and how far the surface reaches ahead of it.
 
@@ -231,11 +231,13 @@ def _seen_robot(
     with torch.no_grad():
         if whole:
             rows = max(_CACHED // max(points.shape[1] * robot.shape[1], 1), 1)
-            parts = zip(*(x.split(rows) for x in (points, robot, robot_normals)), strict=True)
-            found = [_nearest_robot(*part, None) for part in parts]
+            p, r, n = points.split(rows), robot.split(rows), robot_normals.split(rows)
+            found = [_nearest_robot(*part, missing=None) for part in zip(p, r, n, strict=True)]
             nearest, hit = (torch.cat(values) for values in zip(*found, strict=True))
         else:
-            nearest, hit = _nearest_robot(points, robot, robot_normals, ~robot_exists[:, None])
+            nearest, hit = _nearest_robot(
+                points, robot, robot_normals, missing=~robot_exists[:, None]
+            )
     index = nearest[..., None].expand(-1, -1, 3)
     normal, vector = robot_normals.gather(1, index), robot.gather(1, index) - points
     clearance = -(vector * normal).sum(-1, keepdim=True)
