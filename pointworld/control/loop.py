@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 #: Faults after which the arm is told to stop at once and not only when it has come to rest.
 _AT_ONCE = frozenset({Reason.CLOCK, Reason.WATCHDOG, Reason.ROBOT_ERROR, Reason.ROBOT_LINK})
+#: An arm that already presses when a chunk comes may be held back this much more before it gives way again [rad].
+_HARDER = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,7 @@ class ControlLoop:
         self._state: RobotState | None = None
         self._silent = True
         self._ticks, self._limited, self._worst, self._last = 0, 0, 0.0, -np.inf
-        self._gave_way = 0
+        self._gave_way, self._pressed = 0, 0.0
 
     def status(self) -> LoopStatus:
         """A snapshot."""
@@ -165,6 +167,7 @@ class ControlLoop:
             self._executor = self._executor.submit(
                 chunk, now, motion.q, motion.v, ramp=self._ramp()
             )
+            self._pressed = self._held_back()
             if self.recorder is not None:
                 self.recorder.chunk(chunk, now)
 
@@ -307,15 +310,22 @@ class ControlLoop:
                 self._release()
 
     def _yield(self) -> None:
-        """Stop pressing against what does not give way."""
-        motion, state = self._filter.motion, self._state
-        if motion is None or state is None or self._executor.path is None:
+        """Stop pressing against what does not give way; a chunk that leads away from it is carried out."""
+        if self._executor.path is None:
             return
-        back = np.abs(motion.q - state.joint_positions[: len(motion.q)]).max()
-        if back > self.config.give_way and self._filter.mode is SafetyMode.ARMED:
+        back = self._held_back()
+        pressing = back > max(self.config.give_way, self._pressed + _HARDER)
+        if pressing and self._filter.mode is SafetyMode.ARMED:
             self._executor = dataclasses.replace(self._executor, path=None)
             self._gave_way += 1
             self._note("gave way", Reason.NONE, f"held back by {back:.3f} rad")
+
+    def _held_back(self) -> float:
+        """Most that a joint is from where it was sent [rad]."""
+        motion, state = self._filter.motion, self._state
+        if motion is None or state is None:
+            return 0.0
+        return float(np.abs(motion.q - state.joint_positions[: len(motion.q)]).max())
 
     def _release(self) -> None:
         """After an ordinary end the arm's stop needs nobody's acknowledgement."""

@@ -96,6 +96,7 @@ class RigWorld:
         self.look_seconds: list[float] = []
         self.frame_ages: list[float] = []
         self.overlapped, self.slowed, self.held, self.gave_way = 0, 0, 0, 0
+        self._refused = False
         self._early = False
         self._plan: MpcStep | None = None
 
@@ -127,9 +128,9 @@ class RigWorld:
         look = self.rig.look()
         seen = self._perceive(look)
         self._looked = self.clock.now()
-        blocked = look.gave_way > self.gave_way
+        gave_way = look.gave_way > self.gave_way
         self.gave_way = look.gave_way
-        if blocked:
+        if gave_way:
             # The arm has forgotten that chunk and stands: the next one starts from there.
             self._chunk = None
         joints, pace = self._start(look)
@@ -138,7 +139,8 @@ class RigWorld:
             joint_positions=torch.from_numpy(joints),
             joint_velocities=torch.from_numpy(pace),
         )
-        self._seen = replace(seen, state=state, blocked=blocked)
+        # Where the arm was held back, or was not let go at all, the same plan again would change nothing.
+        self._seen = replace(seen, state=state, blocked=gave_way or self._refused)
         self.frame_ages.append(self._looked - min((f.timestamp for f in look.frames), default=0.0))
         self.look_seconds.append(time.perf_counter() - begun)
         self._asked = asked
@@ -178,11 +180,12 @@ class RigWorld:
             self.rig.wait(self._handover)
             now = self.clock.now()
         self._number += 1
-        self._chunk = self._fitting(actions, now, part, actions.num_steps if quick else steps + 1)
+        self._chunk = self._fitting(actions, now, part, None if quick else steps)
         if self._chunk is not None and not self._early:
             # The check took its time, and an arm that stands can start whenever it is done.
             now = self.clock.now()
             self._chunk = replace(self._chunk, start_time=now)
+        self._refused = self._chunk is None
         if self._chunk is None or not self._hand_over(self._chunk):
             self.held += 1
             self._chunk = None
@@ -206,14 +209,29 @@ class RigWorld:
             raise
         return True
 
-    def _fitting(self, actions: Actions, start: float, part: float, count: int) -> Chunk | None:
-        """The motion as a chunk, as fast as the filter lets its first `part` seconds pass; None where it never does."""
-        width = actions.gripper_width[0, :count].detach().double().numpy()
+    def _fitting(
+        self, actions: Actions, start: float, part: float, steps: int | None
+    ) -> Chunk | None:
+        """The motion as a chunk, as fast as the filter lets its first `part` seconds pass; None where it never does.
+
+        Args:
+            steps: of it after which the arm should come to rest, None = it goes on with the next plan. A real arm
+                starts from rest as gently as its filter asks, and comes late: its target waits for it at the end.
+        """
+        count = actions.num_steps if steps is None else steps + 1
+        wait = 0 if steps is None or not self.rig.real_time else round(SETTLE / actions.step_dt)
+        path, width = (
+            np.concatenate([values[:count], np.repeat(values[count - 1 : count], wait, 0)])
+            for values in (
+                actions.joint_positions[0, :, :-1].detach().double().numpy(),
+                actions.gripper_width[0].detach().double().numpy(),
+            )
+        )
         for share in SLOWER:
             chunk = Chunk(
                 sequence=self._number,
                 start_time=start,
-                joint_positions=actions.joint_positions[0, :count, :-1].detach().double().numpy(),
+                joint_positions=path,
                 step_dt=actions.step_dt / share,
                 gripper_width=width if self.rig.grips else None,
             )

@@ -87,7 +87,7 @@ class TaskWorld:
         )
         self.arm.connect()
         self.slowed, self.held = 0, 0
-        self._chunks, self._gave_way = 0, 0
+        self._chunks, self._gave_way, self._refused = 0, 0, False
         self._seen: Seen | None = None
 
     def look(self) -> Seen:
@@ -115,7 +115,8 @@ class TaskWorld:
                 joint_velocities=torch.from_numpy(np.append(status.pace, 0.0)),
             )
             seen = replace(seen, state=state)
-        seen = replace(seen, blocked=status.gave_way > self._gave_way)
+        # Where the arm was held back, or was not let go at all, the same plan again would change nothing.
+        seen = replace(seen, blocked=self._refused or status.gave_way > self._gave_way)
         self._seen, self._gave_way = seen, status.gave_way
         return seen.state
 
@@ -136,9 +137,11 @@ class TaskWorld:
             if self._passes(chunk, seconds):
                 self.slowed += int(share < 1.0)
                 self.loop.submit(chunk)
+                self._refused = False
                 break
         else:
             self.held += 1
+            self._refused = True
             self.loop.hold()
         self.run(seconds)
         if self.verdict().moved >= STILL:

@@ -64,14 +64,19 @@ class Scene:
         self.loop.arm(dry_run=dry_run)
 
     def chunk(
-        self, *, start: float = 0.0, seconds: float = 1.0, sequence: int | None = None
+        self,
+        *,
+        start: float = 0.0,
+        seconds: float = 1.0,
+        sequence: int | None = None,
+        speed: float = 0.2,
     ) -> Chunk:
-        """A turn of the first joint by 0.2 rad/s from where the arm is commanded."""
+        """A turn of the first joint [rad/s] from where the arm is commanded."""
         self.sequence += 1
         q = self.loop.status().commanded
         assert q is not None
         path = np.repeat(q[None], 11, 0)
-        path[:, 0] += 0.2 * seconds * np.linspace(0, 1, 11)
+        path[:, 0] += speed * seconds * np.linspace(0, 1, 11)
         return Chunk(
             sequence=self.sequence if sequence is None else sequence,
             start_time=self.clock.now() + start,
@@ -152,8 +157,15 @@ def test_an_arm_that_is_held_back_gives_way_and_takes_the_next_chunk(
     assert status.commanded is not None and status.commanded[0] < HOME[0] + 0.09
     scene.go(1.0)
     assert scene.loop.status().gave_way == 1, "it presses no more"
+    assert status.commanded[0] > HOME[0] + 0.05, "it still stands where it was sent"
+    scene.loop.submit(scene.chunk(speed=-0.1))
+    scene.go(0.9)
+    away = scene.loop.status()
+    assert not away.holding and away.gave_way == 1, "a way out is not given up"
+    assert away.commanded is not None and away.commanded[0] < HOME[0] + 0.02
     scene.loop.submit(scene.chunk())
-    assert not scene.loop.status().holding
+    scene.go(0.8)
+    assert scene.loop.status().gave_way == 2
 
     pressing = Scene(fr3_limits, wrap=hold)
     pressing.loop.submit(pressing.chunk())

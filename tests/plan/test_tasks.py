@@ -165,7 +165,7 @@ def test_a_path_keeps_its_speed_and_turns_by_less_than_a_quarter(
 ) -> None:
     space = ToolPathSpace(body=body, rotation=(0.0, 0.0, 1.2))
     pose = robot.tool_pose(home).numpy()
-    plan = path_plan(space, pose, [pose[:3, 3] + (0.0, 0.5, 0.0)], 2.8, 0.2)
+    plan = path_plan(space, home, [pose[:3, 3] + (0.0, 0.5, 0.0)], 2.8, 0.2)
     assert np.allclose(plan[:, 1].numpy(), [0.05, 0.1, 0.15, 0.2])
     assert torch.allclose(plan[:, [0, 2]], torch.zeros(4, 2, dtype=torch.float64))
     assert float(plan[:, 5].abs().max()) <= np.pi / 2

@@ -128,7 +128,11 @@ class PushChooser:
         return sorted(found, key=lambda pair: pair[1].after)
 
     def _clear(self, seen: Seen, push: Push) -> Push | None:
-        """The push with the height of the way to it through free air, None where there is none."""
+        """The push with the height of the way to it through free air, None where there is none in the workspace."""
+        limits = self.space.limits
+        lower, upper = limits.workspace_lower[:2], limits.workspace_upper[:2]
+        if bool(((push.behind[:2] < lower) | (push.behind[:2] > upper)).any()):
+            return None
         hand = Hand(depth=self.depth, wide=self.wide)
         air = FreeAir(hand=hand, table=self.table, highest=self.table + self.depth + _HIGHEST)
         tool = self.space.body.robot.tool_pose(seen.state.joint_positions).numpy()[:3, 3]

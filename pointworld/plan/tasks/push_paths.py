@@ -27,6 +27,8 @@ PUSH_SPEED, _TRAVEL_SPEED, _DOWN_SPEED = 0.15, 0.3, 0.2
 FLOOR = TIP + 0.010
 #: The hand turns at this speed on its way [rad/s].
 _TURN_SPEED = 1.0
+#: Shares of its speed at which a path is tried, until the tool keeps nearer to it than this [m].
+_SHARES, _ASTRAY = (1.0, 0.7, 0.45, 0.25), 0.008
 #: A cloth is pressed onto the table and dragged: height of the tool [m], and speed [m/s].
 PRESS, _DRAG_SPEED = 0.012, 0.1
 #: Points that are on average nearer to their goals than this are pushed slowly, and from near by [m, m/s, m].
@@ -273,17 +275,44 @@ def turn_left(pose: np.ndarray, yaw: float) -> float:
 
 
 def path_plan(
-    space: ToolPathSpace, pose: np.ndarray, stops: list[np.ndarray], yaw: float, speed: float
+    space: ToolPathSpace,
+    joints: Tensor,
+    stops: list[np.ndarray],
+    yaw: float,
+    speed: float,
+    *,
+    speeds: Tensor | None = None,
 ) -> Tensor:
     """Knots (knots, dims) that follow the stops at an even speed while the hand turns towards `yaw`.
 
+    A hand that is sent faster than its joints can go leaves its path, and comes down on what it should pass over: the
+    plan is the fastest at which the arm keeps to it.
+
     Args:
-        pose: (4, 4) tool now. yaw: heading of the fingers' flat side [rad]. speed: [m/s].
+        joints: (joints,) now. yaw: heading of the fingers' flat side [rad]. speed: [m/s]. speeds: (joints,) of the
+            joints now.
     """
+    pose = space.body.robot.tool_pose(joints).numpy()
+    plans = torch.stack([_path(space, pose, stops, yaw, speed, share) for share in _SHARES])
+    actions = space.decode(joints, plans, speeds=speeds)
+    astray = actions.position_error.amax(1)
+    kept = torch.nonzero(astray < torch.clamp(astray.min(), min=_ASTRAY) + 1e-9)
+    return plans[int(kept[0])]
+
+
+def _path(
+    space: ToolPathSpace,
+    pose: np.ndarray,
+    stops: list[np.ndarray],
+    yaw: float,
+    speed: float,
+    share: float,
+) -> Tensor:
+    """`path_plan` from `pose` (4, 4) at a share of its speed."""
     horizon = space.body.step_dt * (space.body.num_steps - 1)
     places = np.stack([pose[:3, 3], *stops])
     travelled = np.append(0.0, np.cumsum(np.linalg.norm(np.diff(places, axis=0), axis=-1)))
-    times = horizon * (np.arange(space.knots) + 1) / space.knots
+    times = share * horizon * (np.arange(space.knots) + 1) / space.knots
     plan = space.rest()
     for axis in range(3):
         reached = np.interp(speed * times, travelled, places[:, axis])
@@ -305,11 +334,16 @@ def push_plan(space: ToolPathSpace, seen: Seen, push: Push, *, pushing: bool = F
         speed = _DOWN_SPEED
         if abs(turn_left(pose, push.yaw)) > _TURNED:
             stops = [np.append(push.behind[:2], max(push.over, tool[2]))]
-    return path_plan(space, pose, stops, push.yaw, speed)
+    state = seen.state
+    return path_plan(
+        space, state.joint_positions, stops, push.yaw, speed, speeds=state.joint_velocities
+    )
 
 
 def rise_plan(space: ToolPathSpace, seen: Seen, height: float) -> Tensor:
     """Knots of the way straight up to a height [m]."""
-    pose = space.body.robot.tool_pose(seen.state.joint_positions).numpy()
-    stop = np.append(pose[:2, 3], height)
-    return path_plan(space, pose, [stop], math.atan2(pose[1, 0], pose[0, 0]), _TRAVEL_SPEED)
+    state = seen.state
+    pose = space.body.robot.tool_pose(state.joint_positions).numpy()
+    stop, yaw = np.append(pose[:2, 3], height), math.atan2(pose[1, 0], pose[0, 0])
+    speeds = state.joint_velocities
+    return path_plan(space, state.joint_positions, [stop], yaw, _TRAVEL_SPEED, speeds=speeds)

@@ -28,6 +28,11 @@ _LEVEL = 0.1
 #: What is left to do (squared distance) must go down by this share for a push to go on, to begin where the hand has
 #: come for it, and to be chosen.
 _WORTH, _WORTH_FIRST, _WORTH_AGAIN = 0.10, 0.03, 0.06
+#: An arm on its way that has moved less than this for so many looks cannot get there [rad].
+_UNMOVED, _WAITS = 0.02, 2
+#: A push keeps its promise while it lowers what is left to do by this share within so many looks; when it does not, or
+#: at once when it has raised it by this share, another one is chosen.
+_KEPT, _BROKEN_LOOKS, _WORSE = 0.1, 3, 0.25
 
 
 @dataclass
@@ -36,6 +41,8 @@ class _Memory:
 
     points: (all, 3) of the targets when it was chosen. begun: a part of it was carried out. idle: looks in a row at
     which nothing was found that helps. clear: height to which the hand rises before another push is chosen [m].
+    joints: where the arm was at the last look on its way to a push [rad], waits: looks since it last moved.
+    left: least that was left to do (squared distance) since the push began, broken: looks since then.
     """
 
     choice: Choice | None = None
@@ -44,6 +51,24 @@ class _Memory:
     begun: bool = False
     clear: float | None = None
     idle: int = 0
+    joints: Tensor | None = None
+    waits: int = 0
+    left: float = np.inf
+    broken: int = 0
+
+    def arrives(self, joints: Tensor) -> bool:
+        """Whether the arm, at `joints` now, still gets on on its way to a push."""
+        still = self.joints is not None and bool((joints - self.joints).abs().max() < _UNMOVED)
+        self.joints, self.waits = joints, self.waits + 1 if still else 0
+        return self.waits < _WAITS
+
+    def keeps(self, left: float) -> bool:
+        """Whether the push does what was predicted of it, from what is left to do now."""
+        if left < (1 - _KEPT) * self.left:
+            self.left, self.broken = left, 0
+            return True
+        self.broken += 1
+        return self.broken < _BROKEN_LOOKS and left < (1 + _WORSE) * self.left
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,7 +99,8 @@ class Guided:
         """See `Planner.plan`."""
         seen, memory = self.look(), self.memory
         tool = self.space.body.robot.tool_pose(seen.state.joint_positions).numpy()[:3, 3]
-        if memory.clear is not None and tool[2] < memory.clear - _LOW:
+        low = memory.clear is not None and tool[2] < memory.clear - _LOW
+        if memory.clear is not None and low and not seen.blocked:
             return given_plan(rise_plan(self.space, seen, memory.clear))
         if seen.blocked or memory.clear is not None or self._stale(seen):
             self._choose(seen, seed)
@@ -82,7 +108,9 @@ class Guided:
         push = memory.choice.push
         memory.pushing |= at_contact(tool, push)
         if not memory.pushing:
-            return given_plan(push_plan(self.space, seen, push))
+            if not memory.arrives(seen.state.joint_positions):
+                self._choose(seen, seed)
+            return given_plan(push_plan(self.space, seen, memory.choice.push))
         if (self.depth or push.press) and not memory.idle:
             # A tool hides what it sweeps, a hand the cloth under it: all of it is done, then seen again from above.
             if float((push.end - tool)[:2] @ push.ahead) > _SWEPT:
@@ -90,8 +118,8 @@ class Guided:
             memory.clear = push.over
             return given_plan(rise_plan(self.space, seen, push.over))
         if not memory.idle:
-            result, gain = self._search(problem, seen, seed, budget_s)
-            if gain > (_WORTH if memory.begun else _WORTH_FIRST):
+            result, left, gain = self._search(problem, seen, seed, budget_s)
+            if memory.keeps(left) and gain > (_WORTH if memory.begun else _WORTH_FIRST):
                 memory.begun = True
                 return result
         result = given_plan(self.space.rest())
@@ -121,12 +149,13 @@ class Guided:
     def _choose(self, seen: Seen, seed: int) -> None:
         self.memory.choice, self.memory.points = self.chooser.choose(seen, seed), seen.points
         self.memory.pushing = self.memory.begun = False
-        self.memory.clear = None
+        self.memory.clear, self.memory.joints, self.memory.waits = None, None, 0
+        self.memory.left, self.memory.broken = np.inf, 0
 
     def _search(
         self, problem: Problem, seen: Seen, seed: int, budget_s: float | None
-    ) -> tuple[PlanResult, float]:
-        """The best of the planner's plan and the chosen push, and by what share it lowers what is left to do."""
+    ) -> tuple[PlanResult, float, float]:
+        """The best of the planner's plan and the chosen push, what is left to do, and by what share it lowers that."""
         assert self.memory.choice is not None
         chosen = push_plan(self.space, seen, self.memory.choice.push, pushing=True)
         starts = [torch.zeros_like(problem.nominal), chosen.to(problem.nominal)]
@@ -139,8 +168,9 @@ class Guided:
         both = torch.stack([result.actions, problem.clip(chosen.to(problem.nominal))])
         left = self.chooser.foresee(seen, both)
         best = int(left[:, 1:].amin(1).argmin())
-        gain = 1.0 - float(left[best, 1:].min()) / max(float(left[best, 0]), 1e-12)
-        return result if best == 0 else given_plan(both[1]), gain
+        now = float(left[best, 0])
+        gain = 1.0 - float(left[best, 1:].min()) / max(now, 1e-12)
+        return result if best == 0 else given_plan(both[1]), now, gain
 
 
 class StraightPush:
