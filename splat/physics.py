@@ -22,6 +22,7 @@ from splat.physics_particles import (
     bind_skin,
     deform_scene,
     fill_skin,
+    filled_volume,
 )
 from splat.physics_types import Energy, Material, PhysicsOptions, PushPath
 from splat.query import Plane
@@ -40,23 +41,23 @@ class Simulation:
     """What became of the material; index 0 = now.
 
     times: (frames,) [s]. positions: (frames, particles, 3) in the scene's frame [m]. deformations: (frames, particles,
-    3, 3) F of each particle against time 0. energies: one per frame. mass: of one particle [kg]. spacing: of the
-    particles at time 0 [m]. steps: of the solver. binding: how the Gaussians hang on the particles.
+    3, 3) F of each particle against time 0. volume_ratios: (frames,) volume against time 0. energies: one per frame.
+    mass: of one particle [kg]. spacing: of the particles at time 0 [m]. steps: of the solver. binding: how the
+    Gaussians hang on the particles.
+
+    The volume is the mean determinant of F. Of grains it is the space that the heap fills: they come apart and together
+    again, and F, which adds up how fast they do, does not forget.
     """
 
     times: Tensor
     positions: Tensor
     deformations: Tensor
+    volume_ratios: Tensor
     energies: tuple[Energy, ...]
     mass: float
     spacing: float
     steps: int
     binding: SkinBinding
-
-    @property
-    def volume_ratios(self) -> Tensor:
-        """(frames,) volume relative to time 0: the mean determinant of F."""
-        return torch.linalg.det(self.deformations).mean(-1)
 
 
 def simulate(
@@ -107,11 +108,17 @@ def simulate(
         energies.append(points.energy())
         if advance is not None:
             advance(1)
-    positions = torch.from_numpy(frame.outward(np.stack([place for place, _ in states])))
+    places, gradients = (np.stack(rows) for rows in zip(*states, strict=True))
+    if material.kind == "granular":
+        volumes = np.array([filled_volume(place, spacing) for place in places])
+    else:
+        volumes = np.linalg.det(gradients).mean(-1)
+    positions = torch.from_numpy(frame.outward(places))
     return Simulation(
         times=torch.arange(frames, dtype=torch.float64) * options.frame_dt,
         positions=positions,
-        deformations=torch.from_numpy(frame.turn_outward(np.stack([F for _, F in states]))),
+        deformations=torch.from_numpy(frame.turn_outward(gradients)),
+        volume_ratios=torch.from_numpy(volumes / volumes[0]),
         energies=tuple(energies),
         mass=points.mass,
         spacing=spacing,

@@ -33,6 +33,8 @@ PIECE, FOOT_GAP = 0.02, 3
 TALLEST, OPAQUE = 0.6, 0.15
 #: Cells of a skin are at most so many; a larger object is refused (it is not on a table).
 CELLS = 8_000_000
+#: Where the volume of a heap is measured: blur in spacings, empty cells round it.
+BLUR, BORDER = 0.75, 8
 
 
 def fill_skin(
@@ -89,6 +91,29 @@ def nearest_distance(points: np.ndarray) -> np.ndarray:
     tensor = torch.from_numpy(points)
     found: np.ndarray = nearest_points(tensor, tensor, 2).distance[:, 1].numpy()
     return found
+
+
+def filled_volume(points: np.ndarray, spacing: float) -> float:
+    """Space [m^3] that a heap of particles (n, 3) on the support z = 0 fills, each a cube of side `spacing` [m].
+
+    It is full where their density, blurred and mirrored in the support, is above half. The cells are a third of a
+    spacing wide, wider where the particles have flown so far apart that there would be too many.
+    """
+    side = spacing / 3
+    while True:
+        low = np.floor(points.min(0) / side).astype(int) - BORDER
+        low[2] = 0
+        size = np.floor(points.max(0) / side).astype(int) + BORDER + 1 - low
+        if float(np.prod(size.astype(float))) <= CELLS:
+            break
+        side *= 2
+    cells = np.floor(points / side).astype(int) - low
+    density = np.zeros(tuple(size))
+    np.add.at(density, tuple(np.maximum(cells, 0).T), (spacing / side) ** 3)
+    blurred = ndimage.gaussian_filter(
+        density, BLUR * spacing / side, mode=("constant", "constant", "reflect"), truncate=3
+    )
+    return float((blurred > 0.5).sum() * side**3)
 
 
 def _solid(skin: np.ndarray, spacing: float, gap: float) -> np.ndarray:

@@ -21,6 +21,7 @@ from splat.query_graph import QueryConfig as QueryConfig
 from splat.query_graph import (
     add_foot,
     attach,
+    best_parted,
     build_graph,
     component,
     diffuse,
@@ -169,7 +170,10 @@ def select_object(
     # A step of the diffusion goes about one spacing: so many steps reach the length.
     spread = min(max(1 - (spacing / config.length) ** 2, 0.5), 0.9999)
     similarity = diffuse(graph, started, spread)
-    members = component(graph, started, similarity > config.threshold)
+    if config.threshold is None:
+        members = best_parted(graph, started, similarity)
+    else:
+        members = component(graph, started, similarity > config.threshold)
     mask = np.zeros(len(means), bool)
     mask[index[members]] = True
     attach(mask, means, near & ~nodes, plane, index[members])

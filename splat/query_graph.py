@@ -37,6 +37,8 @@ LIFT = 2.0
 FEATURE_WEIGHT = 0.15
 #: Share of a difference in brightness that counts as a difference in colour.
 BRIGHTNESS = 0.4
+#: Where similarity may end, the least of it first; a smaller object is taken when its outline falls below this share.
+THRESHOLDS, SHORTER = (0.04, 0.06, 0.09, 0.13, 0.2, 0.3), 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,8 @@ class QueryConfig:
     of the graph; they join what they lie in. neighbours: of every node. spacing: edges are at most this many times as
     long as a usual one. color, feature: differences at which an edge's weight has fallen to 1/e (colour 0-1, features
     relative to their spread). length: how far similarity diffuses where all is alike [m]. threshold: of the diffused
-    similarity, relative to where most of it went. plane: use the plane that things stand on. band: least distance from
+    similarity, relative to where most of it went; None = the one of several whose object is best parted from the rest
+    (`best_parted`). plane: use the plane that things stand on. band: least distance from
     it that counts [m].
     """
 
@@ -58,7 +61,7 @@ class QueryConfig:
     color: float = 0.25
     feature: float = 1.0
     length: float = 0.08
-    threshold: float = 0.04
+    threshold: float | None = None
     plane: bool = True
     band: float = 0.006
     seed: int = 0
@@ -172,6 +175,35 @@ def component(graph: csr_matrix, seeds: Array, allowed: Array) -> Array:
     found = np.zeros(len(seeds), bool)
     found[index[label == best]] = True
     return found
+
+
+def outline(graph: csr_matrix, members: Array) -> float:
+    """How long an object's outline is for its size: weight of the edges that leave it, over the root of all its edges.
+
+    On a surface that does not depend on the size; 0 = nothing is near, or nothing near is alike.
+    """
+    inside = graph[np.flatnonzero(members)]
+    whole = float(inside.sum())
+    leaving = float(inside[:, np.flatnonzero(~members)].sum())
+    return leaving / max(whole, 1e-12) ** 0.5
+
+
+def best_parted(graph: csr_matrix, seeds: Array, similarity: Array) -> Array:
+    """The connected part that holds the seeds, where similarity ends so that its outline is shortest for its size.
+
+    What stands alone is the same at all thresholds; what touches something alike, such as its own mirror image, is cut
+    off at the neck between them.
+    """
+    best = component(graph, seeds, similarity > THRESHOLDS[0])
+    shortest = outline(graph, best)
+    for threshold in THRESHOLDS[1:]:
+        if shortest <= 1e-3:
+            break
+        found = component(graph, seeds, similarity > threshold)
+        length = outline(graph, found)
+        if length < SHORTER * shortest:
+            best, shortest = found, length
+    return best
 
 
 def attach(mask: Array, means: Array, rest: Array, plane: Plane | None, members: Array) -> None:

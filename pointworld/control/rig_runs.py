@@ -42,6 +42,8 @@ from pointworld.types import Capture, RGBDFrame
 
 #: A plan that takes ten times this is a fault [s]; with a time budget, the budget counts.
 DEADLINE = 3.0
+#: A hand turns this fast for every metre per second that it may move [rad/m], 0.7 rad/s at most.
+_TURNING = 3.5
 #: Scene points are taken from this far below the lowest place of the tool [m].
 _BELOW = 0.06
 
@@ -224,7 +226,7 @@ def _space(
         ),
         workspace_upper=(float(upper[0]), float(upper[1]), float(upper[2])),
         speed=0.35 if simulated else what.tool_speed,
-        turn_speed=0.7 if simulated else 0.35,
+        turn_speed=0.7 if simulated else min(_TURNING * what.tool_speed, 0.7),
     )
     return ToolPathSpace(
         body=Body.of(robot, step_dt=0.1, num_steps=what.run.horizon + 1, surface=96),

@@ -21,6 +21,7 @@ from splat.physics_particles import (
     bind_skin,
     deform_scene,
     fill_skin,
+    filled_volume,
 )
 from splat.physics_types import MATERIALS, Energy, Material, PhysicsOptions, PushPath
 from splat.query import Plane
@@ -222,3 +223,21 @@ def test_bad_materials_options_and_paths_are_refused() -> None:
     with pytest.raises(InputError):
         PushPath(positions=torch.full((2, 1, 3), math.nan), step_dt=0.1)
     assert set(MATERIALS) == {"elastic", "plastic", "granular"}
+
+
+@pytest.mark.parametrize("layers", [1, 2, 6])
+def test_the_volume_of_a_heap_is_that_of_its_cubes(layers: int) -> None:
+    side = 0.004
+    x, y, z = np.mgrid[0:20, 0:20, 0:layers]
+    heap = (np.stack([x, y, z], -1).reshape(-1, 3) + 0.5) * side
+    true = len(heap) * side**3
+    assert filled_volume(heap, side) == pytest.approx(true, rel=0.08)
+    # Grains that have really come apart take more room; a heap of two parts has the sum of them.
+    if layers > 2:
+        wider = heap * [1.1, 1.1, 1.0]
+        assert filled_volume(wider, side) == pytest.approx(1.21 * true, rel=0.08)
+    apart = np.concatenate([heap, heap + np.array([0.3, 0.0, 0.0])])
+    assert filled_volume(apart, side) == pytest.approx(2 * filled_volume(heap, side), rel=0.02)
+    # One grain that flew far away costs no memory.
+    far = np.concatenate([heap, np.array([[30.0, -20.0, 5.0]])])
+    assert filled_volume(far, side) < 2 * true

@@ -186,6 +186,7 @@ def test_the_robot_moves_in_the_pictures_and_what_is_simulated_is_no_part_of_it(
         times=torch.from_numpy(times),
         positions=rest + torch.tensor([0.0, 0.0, 0.02]) * torch.arange(4)[:, None, None],
         deformations=torch.eye(3).double().expand(4, len(rest), 3, 3),
+        volume_ratios=torch.ones(4).double(),
         energies=(),
         mass=1.0,
         spacing=0.01,

@@ -117,7 +117,7 @@ def test_sand_flows_loses_energy_and_runs_farther_with_less_friction() -> None:
     for result in results:
         assert _gains(result) < 0.005
         assert float(result.positions[-1][:, 2].min()) > -0.3 * result.spacing
-    assert 0.9 < float(results[1].volume_ratios[-1]) < 1.25
+    assert 0.95 < float(results[1].volume_ratios[-1]) < 1.15
 
 
 def test_a_pile_thinner_than_a_cell_keeps_its_volume() -> None:
@@ -127,7 +127,7 @@ def test_a_pile_thinner_than_a_cell_keeps_its_volume() -> None:
     slippery = replace(made.material, friction=0.2)
     result = simulate(made.scene, made.mask, FLOOR, slippery, options)
     assert float(result.positions[-1][:, 2].mean()) > 0.45 * result.spacing
-    assert 0.9 < float(result.volume_ratios[-1]) < 1.25 and runout(result) > 1.5
+    assert 0.85 < float(result.volume_ratios[-1]) < 1.1 and runout(result) > 1.5
 
 
 def test_a_tilted_world_gives_the_same_motion() -> None:

@@ -123,6 +123,32 @@ def test_features_part_what_touches_and_looks_alike() -> None:
     assert bool(found[~side].all()) and not bool(found[side].any())
 
 
+def test_what_touches_its_mirror_image_is_cut_off_at_the_neck() -> None:
+    """Two cubes of one colour, grown together over a part of their sides: one object to a low threshold."""
+    step = 0.005
+    grid = torch.stack(torch.meshgrid(*[torch.arange(0, 0.06, step)] * 3, indexing="ij"), -1)
+    cube = grid.reshape(-1, 3)
+    neck = cube[(cube[:, 0] < 0.5 * step) & (cube[:, 1] < 0.02) & (cube[:, 2] < 0.02)]
+    means = torch.cat(
+        [cube, cube - torch.tensor([0.06 + step, 0, 0]), neck - torch.tensor([step, 0, 0])]
+    )
+    n = len(means)
+    scene = GaussianScene(
+        means=means,
+        quats_wxyz=torch.tensor([1.0, 0, 0, 0]).expand(n, 4).contiguous(),
+        log_scales=torch.full((n, 3), -6.0),
+        opacity_logits=torch.full((n,), 4.0),
+        sh=torch.zeros(n, 1, 3),
+    )
+    seeds = torch.zeros(n)
+    seeds[len(cube) // 2 : len(cube) // 2 + 3] = 1
+    true = torch.arange(n) < len(cube)
+    low = select_object(scene, seeds, QueryConfig(plane=False, threshold=0.04)).mask
+    assert bool(low[~true].float().mean() > 0.5)
+    found = select_object(scene, seeds, QueryConfig(plane=False)).mask
+    assert float(found[true].float().mean()) > 0.9 and float(found[~true].float().mean()) < 0.1
+
+
 def test_ids_are_given_one_after_the_other(world: GaussianScene) -> None:
     plain = replace(world, ids=None)
     x, y = pixel_of(world, 2, 0)
