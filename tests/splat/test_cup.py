@@ -28,7 +28,10 @@ def test_masks_are_of_one_cup() -> None:
 @pytest.mark.needs_shared
 def test_the_cup_goes_and_the_rest_stays(shared_dir: Path, tmp_path: Path) -> None:
     fit = ["splat", "fit", str(shared_dir / "captures" / "kitchen_table"), "--out", str(tmp_path)]
-    assert main([*fit, "--fit.exposure", "--fit.depth-weight", "0.6"]) == 0
+    options = (
+        "--fit.iterations 1400 --fit.depth-weight 0.8 --fit.exposure --fit.coarse 0.6 --threads 1"
+    )
+    assert main([*fit, *options.split()]) == 0
     printed = subprocess.run(
         [sys.executable, str(BENCHMARK), "--scene", str(tmp_path)],
         check=True,
