@@ -120,7 +120,7 @@ def arm_description(python: Path, folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def control_box(python: Path, log: Path, rate: float) -> Iterator[None]:
+def control_box(python: Path, log: Path, rate: float = 1.0) -> Iterator[None]:
     """A box with all limits enforced, at a share of real time; its words go to `log`.
 
     Raises:
@@ -304,14 +304,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--perception", default="rgbd", choices=("rgbd", "true"))
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--samples", type=int, default=24)
+    parser.add_argument("--samples", type=int, default=16)
     parser.add_argument(
         "--execute", type=int, default=8, help="steps of each plan that are carried out"
     )
-    parser.add_argument("--max-steps", type=int, default=300)
-    parser.add_argument("--speed", type=float, default=0.3, help="share of the arm's limits")
-    parser.add_argument("--tool-speed", type=float, default=0.2, help="of planned paths [m/s]")
-    parser.add_argument("--rate", type=float, default=1.0, help="of the box's time, at most 1")
+    parser.add_argument("--max-steps", type=int, default=200)
+    parser.add_argument(
+        "--rate", type=float, default=0.5, help="of the box's time to real time, at most 1"
+    )
+    parser.add_argument(
+        "--speed", type=float, default=0.6, help="share of the arm's limits, in the box's time"
+    )
+    parser.add_argument(
+        "--tool-speed", type=float, default=0.4, help="of planned paths, in the box's time [m/s]"
+    )
     args = parser.parse_args(argv)
     assert args.dynamics in get_args(DynamicsName)
     if not 0.1 <= args.rate <= 1:

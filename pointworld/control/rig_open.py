@@ -42,8 +42,8 @@ from pointworld.robot import RobotModel
 from pointworld.types import Capture
 
 RobotName = Literal["sim", "fake", "franka-sim", "franka", "ur", "xarm"]
-#: An arm gives way at this share of the lag that is a fault.
-_GIVE_WAY = 0.5
+#: An arm gives way at this share of the lag that is a fault; a simulated box lags also where nothing is in its way.
+_GIVE_WAY, _GIVE_WAY_BOX = 0.5, 0.8
 #: Arms that need an address.
 VENDORS = ("franka", "ur", "xarm")
 #: Descriptions that go with the arms; others are named with --model.
@@ -282,7 +282,7 @@ def _start_processes(
         model=config.model_name,
         safety=safety,
         planner_timeout=config.planner_timeout,
-        give_way=_GIVE_WAY * safety.tracking,
+        give_way=safety.tracking * (_GIVE_WAY_BOX if config.robot == "franka-sim" else _GIVE_WAY),
         record=None if record is None else record / CONTROL,
     )
     ends.insert(0, controller.close)

@@ -40,6 +40,8 @@ QUICK = 0.8
 FRESH = 0.3
 #: Times this near are the same [s].
 _SAME = 1e-3
+#: So many looks in a row at which the planner knows of nothing that helps end a run.
+_GIVE_UP = 6
 #: A goal must hold this long [s].
 HOLD = 1.0
 
@@ -272,6 +274,11 @@ class WatchedPlanner:
     rig: Rig
     deadline: float
 
+    @property
+    def idle(self) -> int:
+        """Looks in a row at which the planner found nothing that helps; 0 for one that does not say."""
+        return int(getattr(self.planner, "idle", 0))
+
     def plan(self, problem: Problem, *, seed: int, budget_s: float | None = None) -> PlanResult:
         """See `Planner.plan`."""
         with planning(self.rig, self.rig.clock, deadline=self.deadline):
@@ -313,7 +320,7 @@ def run_on_rig(
                 lambda state: task_cost(
                     world.look(), table, depth=depth, allowed=allowed, uncertainty=uncertainty
                 ),
-                lambda state: world.look().error,
+                lambda state: -np.inf if _gave_up(planner) else world.look().error,
                 settings=replace(settings, max_steps=settings.max_steps - steps),
                 seed=seed + steps,
                 on_round=note,
@@ -332,6 +339,11 @@ def run_on_rig(
         world.rig.stop(Reason.PLANNER_ERROR, str(error))
         outcome, reason = "lost", str(error)
     return _result(world, rounds, outcome, reason, steps, settings, time.perf_counter() - began)
+
+
+def _gave_up(planner: Planner) -> bool:
+    """Whether the planner knows of nothing that helps, and looking again will not change that."""
+    return isinstance(planner, WatchedPlanner) and planner.idle >= _GIVE_UP
 
 
 def _result(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -112,6 +113,18 @@ def test_a_slow_box_is_asked_for_less(push: ModuleType) -> None:
     slow = push.at_rate(run, 0.5)
     assert (slow.rig.speed, slow.tool_speed, slow.run.max_steps) == (0.15, 0.05, 800)
     assert push.at_rate(run, 1.0).rig == run.rig
+
+
+def test_processes_with_a_clock_go_before_the_planner(push: ModuleType) -> None:
+    mine = os.getpriority(os.PRIO_PROCESS, 0)
+    with push.served_first(), subprocess.Popen(["sleep", "30"]) as child:
+        try:
+            first = max(mine - push.FIRST, -20)
+            if os.geteuid() == 0:
+                eventually(lambda: os.getpriority(os.PRIO_PROCESS, child.pid) == first)
+            assert os.getpriority(os.PRIO_PROCESS, 0) == mine
+        finally:
+            child.kill()
 
 
 @pytest.mark.rejects_input

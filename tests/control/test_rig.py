@@ -14,10 +14,11 @@ import torch
 
 from pointworld.capture import read_capture
 from pointworld.cli.mpc import main as mpc_main
+from pointworld.control.allowed import Allowed
 from pointworld.control.recording import read_recording
 from pointworld.control.rig_open import RigConfig, open_rig
 from pointworld.control.rig_runs import RigRun, judged, run_rig, take_look
-from pointworld.control.rig_world import RigResult, RigWorld
+from pointworld.control.rig_world import RigResult, RigWorld, WatchedPlanner, run_on_rig
 from pointworld.control.task_runs import RunConfig, scene_renderer
 from pointworld.control.types import CameraFrame, Chunk, ControlError, Reason, SafetyMode
 from pointworld.errors import InputError
@@ -168,10 +169,12 @@ def test_quick_planning_overlaps_the_motion_and_slow_planning_waits(
     body = Body.of(stage.robot, step_dt=0.1, num_steps=11, surface=96)
     space = ToolPathSpace(body=body, limits=PathLimits(workspace_lower=(0.2, -0.4, 0.03)))
     chunks: list[tuple[float, float]] = []
+    paths: list[np.ndarray] = []
     submit = rig.submit
 
     def note(chunk: Any) -> None:
         chunks.append((rig.clock.now(), chunk.start_time))
+        paths.append(chunk.joint_positions)
         submit(chunk)
 
     rig.submit = note
@@ -193,7 +196,45 @@ def test_quick_planning_overlaps_the_motion_and_slow_planning_waits(
         assert world.overlapped >= 4 and np.allclose(np.diff(starts)[1:], 0.4, atol=0.02)
     else:
         assert world.overlapped == 0 and np.diff(starts).min() > 0.4 + seconds
+        # The target waits for an arm that starts gently.
+        assert all(len(path) == 9 and np.ptp(path[4:], axis=0).max() == 0.0 for path in paths)
     rig.close()
+
+
+class Idle:
+    """A planner that knows of nothing that helps."""
+
+    def __init__(self, space: ToolPathSpace) -> None:
+        self.space, self.idle = space, 0
+
+    def plan(self, problem: Problem, *, seed: int, budget_s: float | None = None) -> PlanResult:
+        self.idle += 1
+        return given_plan(self.space.rest())
+
+
+def test_a_run_ends_when_the_planner_gives_up(stage: Stage) -> None:
+    opened, _ = open_rig(
+        RigConfig(),
+        stage.robot,
+        task=stage.task,
+        renderer=lambda task: scene_renderer("auto", *task.image),
+        record=None,
+    )
+    seen = _blank(stage)
+    world = RigWorld(opened.rig, lambda look: seen, dynamics=ConstantMotion())
+    body = Body.of(stage.robot, step_dt=0.1, num_steps=11, surface=96)
+    space = ToolPathSpace(body=body, limits=PathLimits(workspace_lower=(0.2, -0.4, 0.03)))
+    result = run_on_rig(
+        world,
+        space,
+        WatchedPlanner(planner=Idle(space), rig=opened.rig, deadline=3.0),
+        allowed=Allowed(safety=opened.safety),
+        table=0.0,
+        settings=MpcSettings(execute=4, max_steps=200),
+        seed=0,
+    )
+    assert (result.outcome, result.plans, result.steps) == ("missed", 6, 24)
+    opened.rig.close()
 
 
 def _blank(stage: Stage) -> Any:
