@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from pointworld.capture.depth import register_depth
 from pointworld.cli.common import console, parse, progress, stdout_json, write_run_json
 from pointworld.cli.splat_fit import check_scene_folder
 from pointworld.cli.splat_query import view_of_camera
+from pointworld.cli.splat_summary import held_out_quality, stable_summary
 from pointworld.cli.splat_update import stored_rig
 from pointworld.errors import InputError
 from pointworld.geometry import invert, scale_intrinsics
@@ -100,23 +99,24 @@ def main(argv: list[str]) -> int:
     mesh = _mesh(args, scene, seen, views, capture)
     files = list(write_mesh(mesh, args.out, up=args.up))
     marks["mesh"] = time.perf_counter()
-    summary = _summary(scene, mesh, seen, capture)
+    about = _about(mesh, seen, capture)
     if args.collider:
         collider = _collider(args, scene, mesh, seen)
         files += [
             f"collider/{n}" for n in write_collider(collider, args.out / "collider", up=args.up)
         ]
-        summary["collider"] = _collider_summary(collider)
+        about["collider"] = _collider_summary(collider)
         marks["collider"] = time.perf_counter()
     times = list(marks.values())
     timings = {name: b - a for name, a, b in zip(list(marks)[1:], times, times[1:], strict=False)}
-    # ru_maxrss counts kilobytes on Linux and bytes on macOS.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    summary |= {
-        "seconds": round(times[-1] - times[0], 3),
-        "peak_memory_mb": round(peak / (1024**2 if sys.platform == "darwin" else 1024), 1),
-        "files": files,
-    }
+    summary = stable_summary(
+        quality=held_out_quality(args.scene),
+        gaussians=len(scene),
+        seconds=times[-1] - times[0],
+        out=args.out,
+        **about,
+        files=files,
+    )
     write_run_json(
         args.out,
         command="splat mesh",
@@ -126,7 +126,7 @@ def main(argv: list[str]) -> int:
         extra={"summary": summary},
     )
     if args.json:
-        stdout_json({**summary, "out": str(args.out)})
+        stdout_json(summary)
     console.print(
         f"{summary['triangles']} triangles of {len(scene)} Gaussians written to {args.out}"
     )
@@ -221,15 +221,10 @@ def _collider(
         return build_collider(mesh, seen, scene, options, advance=advance)
 
 
-def _summary(
-    scene: GaussianScene, mesh: SplatMesh, seen: list[Seen], capture: Capture | None
-) -> dict[str, Any]:
-    """What the JSON object says of scene and mesh. Colour is not compared here, so psnr and ssim are null."""
+def _about(mesh: SplatMesh, seen: list[Seen], capture: Capture | None) -> dict[str, Any]:
+    """What the JSON object says of the mesh."""
     return {
-        "gaussians": len(scene),
-        "psnr": None,
-        "ssim": None,
-        "depth_l1_m": None if capture is None else _depth_l1(seen, capture),
+        "depth_gap_m": None if capture is None else _depth_gap(seen, capture),
         "views": len(seen),
         "vertices": len(mesh.vertices),
         "triangles": len(mesh.triangles),
@@ -237,7 +232,7 @@ def _summary(
     }
 
 
-def _depth_l1(seen: list[Seen], capture: Capture) -> float | None:
+def _depth_gap(seen: list[Seen], capture: Capture) -> float | None:
     """Mean absolute difference of rendered and measured depth, where both are known [m]."""
     total, count = 0.0, 0
     for one, frame in zip(seen, capture.frames, strict=True):

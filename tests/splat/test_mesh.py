@@ -126,15 +126,16 @@ def test_the_command_meshes_a_fit_where_its_capture_measured_depth(
     frames = tuple(photographs(world, VIEWS, noise=0.002, seed=0))
     write_capture(Capture(frames=frames, source="made"), tmp_path / "capture")
     fit = ["splat", "fit", str(tmp_path / "capture"), "--out", str(tmp_path / "fit")]
-    options = "--holdout-every 0 --fit.gaussians 10000 --fit.iterations 60 --fit.depth-weight 3"
+    options = "--holdout 5 --json --fit.gaussians 10000 --fit.iterations 60 --fit.depth-weight 3"
     assert main([*fit, *options.split(), "--calibrate", "no"]) == 0
-    capsys.readouterr()
+    fitted = json.loads(capsys.readouterr().out)
     for method in ("tsdf", "poisson"):
         out = tmp_path / method
         command = ["splat", "mesh", str(tmp_path / "fit"), "--out", str(out), "--json"]
         assert main([*command, "--method", method]) == 0
         printed = json.loads(capsys.readouterr().out)
-        assert printed["views"] == len(VIEWS) and printed["depth_l1_m"] < 0.01
+        assert printed["views"] == len(VIEWS) and printed["depth_gap_m"] < 0.01
+        assert all(printed[name] == fitted[name] for name in ("psnr", "ssim", "depth_l1_m"))
         mesh = trimesh.load(out / "mesh.ply", process=False)
         accuracy = compare(np.asarray(mesh.vertices), np.asarray(mesh.faces), world, VIEWS)
         assert accuracy.chamfer <= 0.006 and accuracy.f_score >= 0.85, (method, accuracy)
