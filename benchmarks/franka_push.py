@@ -351,7 +351,7 @@ def _run_all(run: RigRun, seeds: Sequence[int], out: Path, rate: float) -> int:
         if path.is_file():
             episode = json.loads(path.read_text(encoding="utf-8"))
             same = {"config": asdict(run.run), "rate": rate, "tool_speed": run.tool_speed}
-            if any(episode[key] != value for key, value in same.items()):
+            if any(episode.get(key) != value for key, value in same.items()):
                 raise InputError(f"{path} was made with other settings; choose another folder")
         else:
             episode = run_episode(run, seed, out, model, rate)

@@ -19,7 +19,7 @@ from pointworld.control.wire import Message
 from pointworld.robot import RobotModel
 
 #: Between two questions to the controller, and how long its first measurement may take [s].
-_POLL, _FIRST_STATE = 0.01, 2.0
+_POLL, _FIRST_STATE = 0.02, 2.0
 #: An arm is where it was sent, and stands, within these [rad, rad/s].
 _THERE, _STANDS = 0.02, 0.02
 
