@@ -19,6 +19,8 @@ from pointworld.plan.planners import Planner
 
 #: The loop stops to see whether the goal holds at this share of the tolerance.
 _REACHED = 0.75
+#: Where another push would be needed, this share of the tolerance is near enough.
+_NEAR_ENOUGH = 0.85
 #: A planner that finds nothing that helps at so many looks in a row has done what it can.
 _GIVE_UP = 6
 
@@ -137,7 +139,7 @@ class _Tries:
     ) -> None:
         self._world, self._space, self._dynamics, self._planner = world, space, dynamics, planner
         self._settings, self._seed, self._note, self._near = settings, seed, note, near
-        self._uncertainty = uncertainty
+        self._uncertainty, self._modest = uncertainty, True
 
     def run(self) -> tuple[str, int]:
         """Outcome and steps.
@@ -154,8 +156,9 @@ class _Tries:
             if self._world.dry_run:
                 return "dry run", steps
             # Where it looks reached at once and is not, looking again would change nothing.
-            if steps >= most or taken == 0:
+            if steps >= most or (taken == 0 and not self._modest):
                 return "missed", steps
+            self._modest = False
 
     def _once(self, steps: int) -> int:
         world, settings = self._world, self._settings
@@ -183,4 +186,6 @@ class _Tries:
         """Of the last look; none where a planner that knows of nothing better is near enough, or gives up."""
         error, idle = self._world.look().error, int(getattr(self._planner, "idle", 0))
         done = idle >= _GIVE_UP or (idle > 0 and error <= self._near)
+        if self._modest and getattr(self._planner, "between", False):
+            done |= error <= _NEAR_ENOUGH * self._near
         return -np.inf if done else error

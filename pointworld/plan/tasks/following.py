@@ -64,10 +64,10 @@ class Follower:
                 self.moves[i] = known[i]
                 continue
             others = [h for k, h in enumerate(here) if k != i]
-            mine = points
-            if others and len(points):
-                mine = points[cKDTree(np.concatenate(others)).query(points)[0] > NEAR]
+            mine = _not_of(points, here[i], others)
             self._find(i, mine, way, bottom=bottom, top=float(here[i][:, 2].max()))
+            # The next one must not claim what this one has just been found to be, nor leave its old place free.
+            here[i] = transform_points(self.moves[i], self._surfaces[i])
 
     def _find(
         self, i: int, points: np.ndarray, way: np.ndarray, *, bottom: float, top: float
@@ -86,3 +86,15 @@ class Follower:
         if count >= _SURE:
             # What was seen again needs no guess of where it went while it was hidden.
             self._swept[i] = np.zeros(2)
+
+
+def _not_of(points: np.ndarray, mine: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
+    """Points (points, 3) without those that lie on another thing, and nearer to it than to this one.
+
+    Args:
+        mine, others: (samples, 3) where each was last, or is [m].
+    """
+    if not others or not len(points):
+        return points
+    away = cKDTree(np.concatenate(others)).query(points)[0]
+    return np.asarray(points[(away > NEAR) | (away > cKDTree(mine).query(points)[0])])

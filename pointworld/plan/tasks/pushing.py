@@ -95,6 +95,11 @@ class Guided:
         """Looks in a row at which nothing was found that helps."""
         return self.memory.idle
 
+    @property
+    def between(self) -> bool:
+        """Whether one push is over and the hand is not yet at the next."""
+        return self.memory.choice is not None and not self.memory.pushing
+
     def plan(self, problem: Problem, *, seed: int, budget_s: float | None = None) -> PlanResult:
         """See `Planner.plan`."""
         seen, memory = self.look(), self.memory
