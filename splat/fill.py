@@ -28,6 +28,8 @@ Array = np.ndarray
 DISK = 0.2
 #: Gaussians fainter than this do not show a surface.
 SOLID = 0.15
+#: Gaussians nearer to each other than this share of the distance to the fourth neighbour are copies of one.
+COPY = 0.2
 #: A place of the support is empty when it is this many usual distances away from every Gaussian of it.
 GAP = 1.5
 #: Gaussians of which the cameras saw less than this share of what is usual are guesses of the fit.
@@ -125,7 +127,7 @@ def fill_support(
     if len(known) < 50:
         return nothing
     tree = cKDTree(flat[known])
-    spacing = max(float(np.median(tree.query(flat[known], k=2)[0][:, 1])), 0.002)
+    spacing = max(_usual_distance(tree, flat[known]), 0.002)
     spacing = max(spacing, float(np.sqrt(np.prod(high - low) / MOST_CELLS)))
     cells = np.stack(
         np.meshgrid(np.arange(low[0], high[0], spacing), np.arange(low[1], high[1], spacing)), -1
@@ -143,6 +145,13 @@ def fill_support(
     share = share / share.sum(1, keepdim=True)
     added = _mixed(scene, rows, share, plane, cells[empty], spacing)
     return Filled(scene=concatenate([scene.select(kept), added]), kept=kept, added=len(added))
+
+
+def _usual_distance(tree: cKDTree, points: Array) -> float:
+    """Median distance of points to their nearest other one; copies that lie on each other do not count."""
+    distance = tree.query(points, k=5)[0][:, 1:]
+    nearest = distance[:, 0]
+    return float(np.median(nearest[nearest >= COPY * np.median(distance[:, 3])]))
 
 
 def seen_weights(

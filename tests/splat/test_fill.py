@@ -49,6 +49,19 @@ def test_the_hole_is_filled_in_the_plane_with_the_colours_round_it() -> None:
     assert gaps.max() < 1.5 * SPACING
 
 
+def test_gaussians_that_lie_on_each_other_do_not_make_the_support_look_full_of_gaps() -> None:
+    """A fit copies Gaussians onto others; only the hole is filled all the same."""
+    scene, plane = table()
+    rows = torch.arange(len(scene))
+    doubled = concatenate([scene, scene.select(rows[::2]), scene.select(rows[::3])])
+    filled = fill_support(
+        doubled, plane, scene.means.double().numpy(), seen=torch.ones(len(doubled))
+    )
+    flat = filled.scene.means[len(doubled) :].double().numpy() @ plane_axes(plane.normal).T
+    assert 20 < filled.added < 120
+    assert np.linalg.norm(flat - [-0.15, 0.0], axis=1).max() < 0.055
+
+
 def test_what_no_camera_saw_is_replaced() -> None:
     scene, plane = table()
     hidden = torch.from_numpy(
