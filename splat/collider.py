@@ -20,6 +20,7 @@ from pointworld.errors import InputError, MissingExtraError
 from pointworld.geometry import fit_plane_ransac, invert, transform_points
 from splat.mesh import SplatMesh, import_open3d
 from splat.mesh_views import Seen
+from splat.query_graph import Plane
 from splat.types import GaussianScene
 
 #: Voxels of a carved object along its longest side, at most.
@@ -28,6 +29,8 @@ MAX_CELLS = 64
 COACD_TRIANGLES, SMOOTHING_STEPS = 800, 5
 #: The support is a slab of this thickness [m].
 SLAB = 0.04
+#: Pieces of a plane that are smaller than this share of its largest one are no support.
+LEAST_PIECE = 0.02
 #: Points within this of the support plane belong to it [m].
 PLANE_BAND = 0.01
 
@@ -36,7 +39,8 @@ PLANE_BAND = 0.01
 class ColliderOptions:
     """clearance: triangles lower than this above the support belong to it [m]. smallest: objects of less seen area are
     left out [m^2]. voxel_size: of the carving [m]. concavity: CoACD's threshold, smaller = more parts (0.01-1).
-    max_parts: of one object. density: of every object [kg/m^3]. seed: of plane fit and CoACD."""
+    max_parts: of one object. density: of every object [kg/m^3]. seed: of plane fit and CoACD. support, near: the
+    support's plane, and (3,) a place over the piece of it that is meant [m]; None = the largest plane of the mesh."""
 
     clearance: float = 0.008
     smallest: float = 0.0008
@@ -45,6 +49,8 @@ class ColliderOptions:
     max_parts: int = 16
     density: float = 500.0
     seed: int = 0
+    support: Plane | None = None
+    near: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if not (self.clearance > 0 and self.smallest >= 0 and self.voxel_size > 0):
@@ -139,19 +145,23 @@ def build_collider(
 
 
 def find_support(mesh: SplatMesh, seen: Sequence[Seen], options: ColliderOptions) -> Support:
-    """The largest plane of the mesh as a slab below it, its normal towards the cameras.
+    """The largest plane of the mesh, or the one that is given, as a slab below it, its normal towards the cameras.
 
     Raises:
-        InputError: the mesh has no plane of a tenth of its vertices.
+        InputError: the mesh has no plane of a tenth of its vertices, or nothing in the one that is given.
     """
     points = mesh.vertices
     if len(points) < 3:
         raise InputError(f"the mesh has {len(points)} vertices, no plane to stand on")
-    normal, offset, inliers = fit_plane_ransac(points, seed=options.seed, threshold=PLANE_BAND)
-    if inliers.mean() < 0.1:
-        raise InputError(
-            f"the largest plane holds {100 * inliers.mean():.0f} % of the mesh, expected a table or floor (10 %)"
-        )
+    if options.support is not None:
+        normal, offset, inliers = _given_plane(mesh, options.support, options.near)
+    else:
+        normal, offset, inliers = fit_plane_ransac(points, seed=options.seed, threshold=PLANE_BAND)
+        if inliers.mean() < 0.1:
+            raise InputError(
+                f"the largest plane holds {100 * inliers.mean():.0f} % of the mesh, expected a table or floor (10 %); "
+                "say what the support is by an object that stands on it"
+            )
     eyes = np.mean([one.view.T_world_cam[:3, 3] for one in seen], axis=0)
     if normal @ eyes < offset:
         normal, offset = -normal, -offset
@@ -164,6 +174,32 @@ def find_support(mesh: SplatMesh, seen: Sequence[Seen], options: ColliderOptions
     T[:3, :3] = np.stack([x, y, normal], axis=1)
     T[:3, 3] = middle[0] * x + middle[1] * y + (offset - SLAB / 2) * normal
     return Support(T_world_slab=T, size=np.array([*(high - low), SLAB]))
+
+
+def _given_plane(
+    mesh: SplatMesh, plane: Plane, near: np.ndarray | None
+) -> tuple[np.ndarray, float, np.ndarray]:
+    """Normal, offset and vertices (n,) bool of one connected piece of a plane: the nearest to `near`, or the largest.
+
+    Raises:
+        InputError: no triangle of the mesh lies in the plane.
+    """
+    flat = np.abs(plane.height(mesh.vertices)) <= max(plane.band, PLANE_BAND)
+    pieces = _connected(mesh.triangles, np.flatnonzero(flat[mesh.triangles].all(axis=1)))
+    least = max((len(piece) for piece in pieces), default=0) * LEAST_PIECE
+    pieces = [piece for piece in pieces if len(piece) >= least]
+    if not pieces:
+        raise InputError("no triangle of the mesh lies in the plane that is to be the support")
+    best = max(pieces, key=len)
+    if near is not None:
+        gaps = [
+            np.linalg.norm(mesh.vertices[mesh.triangles[piece, 0]] - near, axis=1).min()
+            for piece in pieces
+        ]
+        best = pieces[int(np.argmin(gaps))]
+    inliers = np.zeros(len(mesh.vertices), bool)
+    inliers[mesh.triangles[best].ravel()] = True
+    return plane.normal, plane.offset, inliers
 
 
 def _plane_axes(normal: np.ndarray, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -189,7 +225,10 @@ def split_objects(
     """Objects on the support as (id, triangle indices), largest first; id -1 where Gaussians have none."""
     corners = mesh.vertices[mesh.triangles]
     height = corners @ support.normal - support.offset
-    above = np.flatnonzero(height.mean(axis=1) > options.clearance)
+    clearance = options.clearance
+    if options.support is not None:
+        clearance = max(clearance, options.support.band)
+    above = np.flatnonzero(height.mean(axis=1) > clearance)
     center = corners.mean(axis=1)
     local = transform_points(invert(support.T_world_slab), center[above])
     above = above[(np.abs(local[:, :2]) <= support.size[:2] / 2 + 0.02).all(axis=1)]
@@ -203,7 +242,8 @@ def split_objects(
         on_plane = np.abs(means @ support.normal - support.offset) < PLANE_BAND
         if on_plane.any():
             values, counts = np.unique(all_ids[on_plane], return_counts=True)
-            ids[ids == values[counts.argmax()]] = -2
+            if values[counts.argmax()] >= 0:
+                ids[ids == values[counts.argmax()]] = -2
     area = trimesh.triangles.area(corners)
     groups = [(int(v), above[ids == v]) for v in np.unique(ids) if v >= 0]
     groups += [(-1, part) for part in _connected(mesh.triangles, above[ids == -1])]

@@ -14,6 +14,7 @@ import tyro
 from pointworld.capture import list_capture, read_capture
 from pointworld.capture.depth import register_depth
 from pointworld.cli.common import console, parse, progress, stdout_json, write_run_json
+from pointworld.cli.splat_edit import object_plane
 from pointworld.cli.splat_fit import check_scene_folder
 from pointworld.cli.splat_query import view_of_camera
 from pointworld.cli.splat_summary import held_out_quality, stable_summary
@@ -24,6 +25,7 @@ from pointworld.types import Capture
 from splat import io
 from splat.collider import Collider, ColliderOptions, build_collider
 from splat.collider_files import write_collider
+from splat.edit import members
 from splat.io import NativeFile
 from splat.mesh import MeshOptions, SplatMesh, fuse, poisson, write_mesh
 from splat.mesh_views import (
@@ -37,6 +39,8 @@ from splat.mesh_views import (
 )
 from splat.types import GaussianScene
 
+#: Queries of queries that are followed back to their fit, at most.
+MOST_QUERIES = 20
 #: About so many cameras of a capture look.
 CAMERAS = 30
 
@@ -46,6 +50,7 @@ class SplatMeshArgs:
     """A triangle mesh of a Gaussian scene (GLB, OBJ, PLY), and with --collider its convex parts (GLB, URDF, MJCF).
 
     Example: pointworld splat mesh out/desk --collider --out out/mesh
+    Example: pointworld splat mesh out/cup --collider --object 0 --out out/mesh
     Example: pointworld splat mesh scene.ply --capture captures/desk --out out/mesh
     """
 
@@ -70,6 +75,9 @@ class SplatMeshArgs:
     """Direction of the scene that is up in a GLB viewer."""
     collider: bool = False
     """Also write a support plane and every object on it as convex parts."""
+    object: int | None = None
+    """Number of an object of pointworld splat query: what it stands on is the support of --collider; by default the
+    largest plane of the mesh."""
     concavity: float = 0.08
     """How much the convex parts may bridge, 0.01 to 1; smaller = more parts."""
     seed: int = 0
@@ -101,7 +109,7 @@ def main(argv: list[str]) -> int:
     marks["mesh"] = time.perf_counter()
     about = _about(mesh, seen, capture)
     if args.collider:
-        collider = _collider(args, scene, mesh, seen)
+        collider = _collider(args, stored, mesh, seen)
         files += [
             f"collider/{n}" for n in write_collider(collider, args.out / "collider", up=args.up)
         ]
@@ -142,18 +150,28 @@ def _read_scene(path: Path) -> NativeFile:
 
 
 def _capture_path(args: SplatMeshArgs) -> Path | None:
-    """--capture, or the capture that `splat fit` wrote down beside the scene, where it is still there."""
+    """--capture, or the capture that `splat fit` wrote down beside the scene, where it is still there.
+
+    A query changes nothing that is seen: the scene that it asked is looked at instead.
+    """
     if args.capture is not None:
         return args.capture
-    folder = args.scene if args.scene.is_dir() else args.scene.parent
-    try:
-        record = json.loads((folder / "run.json").read_text())
-    except (OSError, ValueError):
-        return None
-    source = record.get("config", {}).get("capture")
-    if record.get("command") != "splat fit" or source is None or not Path(source).is_dir():
-        return None
-    return Path(source)
+    scene = args.scene
+    for _ in range(MOST_QUERIES):
+        folder = scene if scene.is_dir() else scene.parent
+        try:
+            record = json.loads((folder / "run.json").read_text())
+        except (OSError, ValueError):
+            return None
+        config = record.get("config", {})
+        if record.get("command") == "splat query" and config.get("scene"):
+            scene = Path(config["scene"])
+            continue
+        source = config.get("capture")
+        if record.get("command") != "splat fit" or source is None or not Path(source).is_dir():
+            return None
+        return Path(source)
+    return None
 
 
 def _read_capture(args: SplatMeshArgs, stored: NativeFile) -> Capture | None:
@@ -214,11 +232,19 @@ def _mesh(
 
 
 def _collider(
-    args: SplatMeshArgs, scene: GaussianScene, mesh: SplatMesh, seen: list[Seen]
+    args: SplatMeshArgs, stored: NativeFile, mesh: SplatMesh, seen: list[Seen]
 ) -> Collider:
     options = ColliderOptions(concavity=args.concavity, seed=args.seed)
+    if args.object is not None:
+        plane = object_plane(stored, args.object)
+        if plane is None:
+            raise InputError(
+                f"it is not known what object {args.object} stands on; find it with pointworld splat query"
+            )
+        middle = stored.scene.means[members(stored.scene, args.object)].double().mean(0)
+        options = replace(options, support=plane, near=middle.numpy())
     with progress(None, "convex parts") as advance:
-        return build_collider(mesh, seen, scene, options, advance=advance)
+        return build_collider(mesh, seen, stored.scene, options, advance=advance)
 
 
 def _about(mesh: SplatMesh, seen: list[Seen], capture: Capture | None) -> dict[str, Any]:

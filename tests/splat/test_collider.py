@@ -8,10 +8,19 @@ import numpy as np
 import pytest
 import trimesh
 
-from splat.collider import Collider, block_mesh, build_collider, carve
+from pointworld.errors import InputError
+from splat.collider import (
+    Collider,
+    ColliderOptions,
+    block_mesh,
+    build_collider,
+    carve,
+    find_support,
+)
 from splat.collider_files import write_collider
-from splat.mesh import fuse
+from splat.mesh import SplatMesh, fuse
 from splat.mesh_views import look
+from splat.query_graph import Plane
 from tests.splat.mesh_world import as_gaussians, make_world, ring_views
 
 pytest.importorskip("open3d")
@@ -107,3 +116,40 @@ def test_urdf_loads_in_the_robot_model(collider: Collider, tmp_path: Path) -> No
         assert len(model.collision_meshes[item.name]) == len(item.parts)
     glb = trimesh.load(tmp_path / "out" / "collider.glb")
     assert len(glb.geometry) == 1 + sum(len(item.parts) for item in collider.objects)
+
+
+def test_the_support_is_what_an_object_was_found_to_stand_on() -> None:
+    """A table over a much larger floor, and a shelf as high as the table: only the table is meant."""
+
+    def sheet(low: tuple[float, float], high: tuple[float, float], z: float) -> trimesh.Trimesh:
+        x, y = (np.arange(a, b + 1e-9, 0.02) for a, b in zip(low, high, strict=True))
+        grid = np.stack(np.meshgrid(x, y, indexing="ij"), -1)
+        points = np.concatenate([grid, np.full((*grid.shape[:2], 1), z)], -1).reshape(-1, 3)
+        i = np.arange(len(points)).reshape(grid.shape[:2])
+        a, b, c, d = i[:-1, :-1], i[1:, :-1], i[1:, 1:], i[:-1, 1:]
+        faces = np.stack([a, b, c, a, c, d], -1).reshape(-1, 3)
+        return trimesh.Trimesh(points, faces, process=False)
+
+    sheets = [
+        sheet((-2, -2), (2, 2), -0.7),
+        sheet((-0.4, -0.3), (0.4, 0.3), 0.0),
+        sheet((1, -1), (1.4, 1), 0.0),
+    ]
+    joined = trimesh.util.concatenate(sheets)
+    mesh = SplatMesh(
+        vertices=np.asarray(joined.vertices),
+        triangles=np.asarray(joined.faces),
+        colors=np.zeros((len(joined.vertices), 3), np.uint8),
+    )
+    views = ring_views(2)
+    seen = look(as_gaussians(make_world(0), views), views)
+    assert find_support(mesh, seen, ColliderOptions()).offset == pytest.approx(-0.7)
+    plane = Plane(normal=np.array([0.0, 0.0, 1.0]), offset=0.0, band=0.006)
+    near = np.array([0.1, 0.1, 0.05])
+    table = find_support(mesh, seen, ColliderOptions(support=plane, near=near))
+    assert table.offset == pytest.approx(0.0) and table.normal[2] == pytest.approx(1.0)
+    assert np.abs(np.sort(table.size[:2]) - [0.6, 0.8]).max() < 0.02
+    assert np.abs(table.T_world_slab[:2, 3]).max() < 0.01
+    with pytest.raises(InputError, match="no triangle"):
+        high = Plane(normal=plane.normal, offset=1.0, band=0.006)
+        find_support(mesh, seen, ColliderOptions(support=high, near=near))
