@@ -149,7 +149,7 @@ def _read_scene(path: Path) -> NativeFile:
     return NativeFile(scene=io.read(path))
 
 
-def _capture_path(args: SplatMeshArgs) -> Path | None:
+def capture_path(args: SplatMeshArgs) -> Path | None:
     """--capture, or the capture that `splat fit` wrote down beside the scene, where it is still there.
 
     A query changes nothing that is seen: the scene that it asked is looked at instead.
@@ -176,7 +176,7 @@ def _capture_path(args: SplatMeshArgs) -> Path | None:
 
 def _read_capture(args: SplatMeshArgs, stored: NativeFile) -> Capture | None:
     """Some of the frames that the scene was fitted to; of all frames where its file does not name them."""
-    path = _capture_path(args)
+    path = capture_path(args)
     if path is None:
         return None
     entries = list_capture(path).entries

@@ -12,6 +12,7 @@ import trimesh
 
 from pointworld.capture import write_capture
 from pointworld.cli.app import main
+from pointworld.cli.splat_mesh import SplatMeshArgs, capture_path
 from pointworld.errors import InputError
 from pointworld.types import Capture
 from splat.mesh import MeshOptions, SplatMesh, fuse, gaussian_normals, poisson, write_mesh
@@ -139,6 +140,28 @@ def test_the_command_meshes_a_fit_where_its_capture_measured_depth(
         mesh = trimesh.load(out / "mesh.ply", process=False)
         accuracy = compare(np.asarray(mesh.vertices), np.asarray(mesh.faces), world, VIEWS)
         assert accuracy.chamfer <= 0.006 and accuracy.f_score >= 0.85, (method, accuracy)
+
+
+def test_a_queried_scene_is_looked_at_from_the_cameras_of_its_fit(tmp_path: Path) -> None:
+    for name in ("capture", "fit", "query", "again", "edit"):
+        (tmp_path / name).mkdir()
+
+    def note(folder: str, command: str, **config: str) -> None:
+        record = {"command": f"splat {command}", "config": config}
+        (tmp_path / folder / "run.json").write_text(json.dumps(record))
+
+    def found(folder: str) -> Path | None:
+        return capture_path(SplatMeshArgs(scene=tmp_path / folder, out=tmp_path / "mesh"))
+
+    note("fit", "fit", capture=str(tmp_path / "capture"))
+    note("query", "query", scene=str(tmp_path / "fit"))
+    note("again", "query", scene=str(tmp_path / "query" / "scene.safetensors"))
+    note("edit", "edit", scene=str(tmp_path / "query"))
+    assert found("fit") == found("query") == found("again") == tmp_path / "capture"
+    # What was moved by hand is not where the capture measured it.
+    assert found("edit") is None
+    note("query", "query", scene=str(tmp_path / "query"))
+    assert found("query") is None
 
 
 @pytest.mark.rejects_input
