@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 
 #: Faults after which the arm is told to stop at once and not only when it has come to rest.
 _AT_ONCE = frozenset({Reason.CLOCK, Reason.WATCHDOG, Reason.ROBOT_ERROR, Reason.ROBOT_LINK})
-#: An arm that already presses when a chunk comes may be held back this much more before it gives way again [rad].
+#: An arm that presses when a chunk comes may be held back this much more before it gives way again, and no more by
+#: the chunks that follow, until it is free [rad].
 _HARDER = 0.01
 
 
@@ -87,7 +88,7 @@ class ControlLoop:
         self._state: RobotState | None = None
         self._silent = True
         self._ticks, self._limited, self._worst, self._last = 0, 0, 0.0, -np.inf
-        self._gave_way, self._pressed = 0, 0.0
+        self._gave_way, self._bearable = 0, self.config.give_way
 
     def status(self) -> LoopStatus:
         """A snapshot."""
@@ -167,7 +168,9 @@ class ControlLoop:
             self._executor = self._executor.submit(
                 chunk, now, motion.q, motion.v, ramp=self._ramp()
             )
-            self._pressed = self._held_back()
+            back = self._held_back()
+            if back > self.config.give_way == self._bearable:
+                self._bearable = back + _HARDER
             if self.recorder is not None:
                 self.recorder.chunk(chunk, now)
 
@@ -311,11 +314,13 @@ class ControlLoop:
 
     def _yield(self) -> None:
         """Stop pressing against what does not give way; a chunk that leads away from it is carried out."""
+        back = self._held_back()
+        if back <= self.config.give_way:
+            # It is free again.
+            self._bearable = self.config.give_way
         if self._executor.path is None:
             return
-        back = self._held_back()
-        pressing = back > max(self.config.give_way, self._pressed + _HARDER)
-        if pressing and self._filter.mode is SafetyMode.ARMED:
+        if back > self._bearable and self._filter.mode is SafetyMode.ARMED:
             self._executor = dataclasses.replace(self._executor, path=None)
             self._gave_way += 1
             self._note("gave way", Reason.NONE, f"held back by {back:.3f} rad")

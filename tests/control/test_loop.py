@@ -167,6 +167,13 @@ def test_an_arm_that_is_held_back_gives_way_and_takes_the_next_chunk(
     scene.go(0.8)
     assert scene.loop.status().gave_way == 2
 
+    for _ in range(12):
+        scene.loop.submit(scene.chunk(speed=0.05))
+        scene.go(0.4)
+    stuck = scene.loop.status()
+    assert stuck.mode is SafetyMode.ARMED and stuck.commanded is not None
+    assert stuck.commanded[0] < HOME[0] + 0.12, "chunk after chunk does not press it further"
+
     pressing = Scene(fr3_limits, wrap=hold)
     pressing.loop.submit(pressing.chunk())
     pressing.go(0.8)
