@@ -18,11 +18,13 @@ from scipy.spatial import ConvexHull, QhullError, cKDTree
 
 from pointworld.errors import MissingExtraError
 from pointworld.geometry import invert, transform_points
-from splat.collider_support import PLANE_BAND as PLANE_BAND
-from splat.collider_support import ColliderOptions as ColliderOptions
-from splat.collider_support import Support as Support
-from splat.collider_support import connected_triangles
-from splat.collider_support import find_support as find_support
+from splat.collider_support import (
+    PLANE_BAND,
+    ColliderOptions,
+    Support,
+    connected_triangles,
+    find_support,
+)
 from splat.mesh import SplatMesh, import_open3d
 from splat.mesh_views import Seen
 from splat.types import GaussianScene

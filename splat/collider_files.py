@@ -11,7 +11,8 @@ from scipy.spatial.transform import Rotation
 
 from pointworld.files import atomic_folder
 from pointworld.geometry import matrix_to_quat_wxyz
-from splat.collider import Collider, ColliderObject, Support
+from splat.collider import Collider, ColliderObject
+from splat.collider_support import Support
 from splat.mesh import Up, export_glb
 
 SUPPORT_COLOR = (0.6, 0.55, 0.5, 1.0)

@@ -23,8 +23,9 @@ from pointworld.errors import InputError
 from pointworld.geometry import invert, scale_intrinsics
 from pointworld.types import Capture
 from splat import io
-from splat.collider import Collider, ColliderOptions, build_collider
+from splat.collider import Collider, build_collider
 from splat.collider_files import write_collider
+from splat.collider_support import ColliderOptions
 from splat.edit import members
 from splat.io import NativeFile
 from splat.mesh import MeshOptions, SplatMesh, fuse, poisson, write_mesh

@@ -32,7 +32,7 @@ from pointworld.control.rig_process import ProcessRig
 from pointworld.control.rig_sim import SimRig
 from pointworld.control.safety import SafetyConfig, SafetyFilter
 from pointworld.control.serve import start_server
-from pointworld.control.task_setup import allowed_space
+from pointworld.control.task_setup import task_safety
 from pointworld.control.twin import Twin
 from pointworld.data.render import SceneRenderer
 from pointworld.data.simulator import index_model
@@ -142,18 +142,6 @@ def open_rig(
     if config.robot == "sim":
         return _open_replay(config, robot, record)
     return _open_processes(config, robot, task, renderer, record)
-
-
-def task_safety(task: Task) -> SafetyConfig:
-    """The filter of a simulated arm, which may be quick."""
-    return SafetyConfig(
-        velocity=0.6,
-        acceleration=0.8,
-        jerk=0.3,
-        tracking=0.2,
-        ramp=0.2,
-        space=allowed_space(task),
-    )
 
 
 def _filter(robot: RobotModel, safety: SafetyConfig, joints: tuple[str, ...]) -> SafetyFilter:

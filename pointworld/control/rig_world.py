@@ -28,6 +28,7 @@ from pointworld.plan.dynamics import Dynamics, PlanState
 from pointworld.plan.mpc import MpcSettings, MpcStep, run_mpc
 from pointworld.plan.planners import Planner
 from pointworld.plan.problem import PlanResult, Problem
+from pointworld.plan.tasks.pushing import gives_up
 from pointworld.plan.tasks.seen import Seen
 
 #: After a part of a plan the arm stands this long after its time [s], where planning is slow.
@@ -40,8 +41,6 @@ QUICK = 0.8
 FRESH = 0.3
 #: Times this near are the same [s].
 _SAME = 1e-3
-#: So many looks in a row at which the planner knows of nothing that helps end a run.
-_GIVE_UP = 6
 #: A goal must hold this long [s].
 HOLD = 1.0
 
@@ -320,7 +319,7 @@ def run_on_rig(
                 lambda state: task_cost(
                     world.look(), table, depth=depth, allowed=allowed, uncertainty=uncertainty
                 ),
-                lambda state: -np.inf if _gave_up(planner) else world.look().error,
+                lambda state: -np.inf if gives_up(planner) else world.look().error,
                 settings=replace(settings, max_steps=settings.max_steps - steps),
                 seed=seed + steps,
                 on_round=note,
@@ -339,11 +338,6 @@ def run_on_rig(
         world.rig.stop(Reason.PLANNER_ERROR, str(error))
         outcome, reason = "lost", str(error)
     return _result(world, rounds, outcome, reason, steps, settings, time.perf_counter() - began)
-
-
-def _gave_up(planner: Planner) -> bool:
-    """Whether the planner knows of nothing that helps, and looking again will not change that."""
-    return isinstance(planner, WatchedPlanner) and planner.idle >= _GIVE_UP
 
 
 def _result(

@@ -85,7 +85,10 @@ class RunConfig:
         if not 1 <= self.execute <= self.horizon:
             raise InputError(f"execute is {self.execute}, expected 1 to the horizon {self.horizon}")
         if self.max_steps < 1 or self.budget_s < 0 or self.uncertainty < 0:
-            raise InputError("max_steps must be at least 1, budget_s and uncertainty at least 0")
+            raise InputError(
+                f"max_steps is {self.max_steps}, expected at least 1; budget_s is {self.budget_s} and uncertainty "
+                f"{self.uncertainty}, expected at least 0"
+            )
 
 
 @lru_cache(maxsize=1)

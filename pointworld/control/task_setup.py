@@ -6,7 +6,7 @@ import numpy as np
 
 from pointworld.control.allowed import Allowed, joint_bounds
 from pointworld.control.body import Space
-from pointworld.control.safety import SafetyFilter
+from pointworld.control.safety import SafetyConfig, SafetyFilter
 from pointworld.data.motions import CLEARANCE
 from pointworld.plan.actions import Body, PathLimits, ToolPathSpace
 from pointworld.plan.costs import (
@@ -50,6 +50,18 @@ def allowed_space(task: Task) -> Space:
         table=table,
         table_clearance=0.0 if _presses(task) else 0.002,
         tool_speed=0.75,
+    )
+
+
+def task_safety(task: Task) -> SafetyConfig:
+    """The filter of a simulated arm, which may be quick."""
+    return SafetyConfig(
+        velocity=0.6,
+        acceleration=0.8,
+        jerk=0.3,
+        tracking=0.2,
+        ramp=0.2,
+        space=allowed_space(task),
     )
 
 

@@ -15,8 +15,8 @@ from pointworld.control.clock import ManualClock
 from pointworld.control.limits import read_joint_limits
 from pointworld.control.loop import ControlLoop, LoopConfig
 from pointworld.control.recording import Recorder
-from pointworld.control.safety import SafetyConfig, SafetyFilter
-from pointworld.control.task_setup import allowed_space
+from pointworld.control.safety import SafetyFilter
+from pointworld.control.task_setup import task_safety
 from pointworld.control.types import Chunk, ControlError, Reason, SafetyMode
 from pointworld.data.simulator import import_mujoco
 from pointworld.plan.actions import Actions
@@ -61,14 +61,7 @@ class TaskWorld:
         self.task, self.view, self.dry_run = task, view, dry_run
         self.clock = ManualClock()
         self.judge = Judge(task)
-        config = SafetyConfig(
-            velocity=0.6,
-            acceleration=0.8,
-            jerk=0.3,
-            tracking=0.2,
-            ramp=0.2,
-            space=allowed_space(task),
-        )
+        config = task_safety(task)
         self.arm = MujocoArm(
             task.model, task.tree, self.clock, data=task.restart(), period=config.period
         )

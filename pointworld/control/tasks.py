@@ -16,13 +16,12 @@ from pointworld.plan.actions import ToolPathSpace
 from pointworld.plan.dynamics import Dynamics
 from pointworld.plan.mpc import MpcSettings, MpcStep, run_mpc
 from pointworld.plan.planners import Planner
+from pointworld.plan.tasks.pushing import gives_up
 
 #: The loop stops to see whether the goal holds at this share of the tolerance.
 _REACHED = 0.75
 #: Where another push would be needed, this share of the tolerance is near enough.
 _NEAR_ENOUGH = 0.85
-#: A planner that finds nothing that helps at so many looks in a row has done what it can.
-_GIVE_UP = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +184,7 @@ class _Tries:
     def _error(self) -> float:
         """Of the last look; none where a planner that knows of nothing better is near enough, or gives up."""
         error, idle = self._world.look().error, int(getattr(self._planner, "idle", 0))
-        done = idle >= _GIVE_UP or (idle > 0 and error <= self._near)
+        done = gives_up(self._planner) or (idle > 0 and error <= self._near)
         if self._modest and getattr(self._planner, "between", False):
             done |= error <= _NEAR_ENOUGH * self._near
         return -np.inf if done else error

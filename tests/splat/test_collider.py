@@ -9,15 +9,9 @@ import pytest
 import trimesh
 
 from pointworld.errors import InputError
-from splat.collider import (
-    Collider,
-    ColliderOptions,
-    block_mesh,
-    build_collider,
-    carve,
-    find_support,
-)
+from splat.collider import Collider, block_mesh, build_collider, carve
 from splat.collider_files import write_collider
+from splat.collider_support import ColliderOptions, find_support
 from splat.mesh import SplatMesh, fuse
 from splat.mesh_views import look
 from splat.query_graph import Plane

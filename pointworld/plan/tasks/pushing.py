@@ -28,6 +28,8 @@ _LEVEL = 0.1
 #: What is left to do (squared distance) must go down by this share for a push to go on, to begin where the hand has
 #: come for it, and to be chosen.
 _WORTH, _WORTH_FIRST, _WORTH_AGAIN = 0.10, 0.03, 0.06
+#: A planner that finds nothing that helps at so many looks in a row has done what it can.
+_GIVE_UP = 6
 #: An arm on its way that has moved less than this for so many looks cannot get there [rad].
 _UNMOVED, _WAITS = 0.02, 2
 #: A push keeps its promise while it lowers what is left to do by this share within so many looks; when it does not, or
@@ -207,6 +209,11 @@ class StraightPush:
         tool = self._space.body.robot.tool_pose(seen.state.joint_positions).numpy()[:3, 3]
         self._pushing |= at_contact(tool, self._push)
         return given_plan(push_plan(self._space, seen, self._push, pushing=self._pushing))
+
+
+def gives_up(planner: Planner) -> bool:
+    """Whether a planner that says so has found nothing that helps for so long that looking again will not change it."""
+    return int(getattr(planner, "idle", 0)) >= _GIVE_UP
 
 
 class OpenLoop:
