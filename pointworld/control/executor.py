@@ -90,11 +90,13 @@ class _Path:
 class Executor:
     """What is being executed. newest: highest chunk sequence seen, so that none is ever played twice.
 
-    accepted_at: when the last chunk came [s], None before the first.
+    accepted_at: when the last chunk came [s], None before the first. refuge: (joints,) where to rest without a path
+    [rad], None = where it comes to rest.
     """
 
     config: ExecutorConfig = field(default_factory=ExecutorConfig)
     path: _Path | None = None
+    refuge: np.ndarray | None = None
     newest: int = -1
     accepted_at: float | None = None
 
@@ -147,13 +149,22 @@ class Executor:
         return dataclasses.replace(
             self,
             path=dataclasses.replace(path, offset=offset, slip=np.asarray(speed) - pace),
+            refuge=None,
             newest=chunk.sequence,
             accepted_at=now,
         )
 
     def clear(self) -> Executor:
         """Forget the chunk, not its number."""
-        return dataclasses.replace(self, path=None, accepted_at=None)
+        return dataclasses.replace(self, path=None, refuge=None, accepted_at=None)
+
+    def retreat(self, measured: np.ndarray) -> Executor:
+        """Forget the chunk and go to where the arm is: an arm that stays where it was sent goes on pressing."""
+        return dataclasses.replace(self, path=None, refuge=np.array(measured, dtype=np.float64))
+
+    def running(self, now: float) -> bool:
+        """A chunk is there and has not run out."""
+        return self.path is not None and not self.expired(now)
 
     def expired(self, now: float) -> bool:
         """A chunk was there and has run out."""
@@ -161,6 +172,8 @@ class Executor:
 
     def target(self, now: float, *, ramp: Ramp = NO_RAMP) -> Target | None:
         """Where to be at `now`; None = come to rest and hold."""
+        if self.path is None and self.refuge is not None:
+            return Target(joint_positions=self.refuge, joint_velocities=np.zeros_like(self.refuge))
         if self.path is None or self.expired(now):
             return None
         q, v = self.path.sample(now, self.config.blend, ramp)

@@ -66,7 +66,7 @@ class GoalTracker:
         self._workspace, self._encoder = workspace, encoder
         self._things: list[_Thing] = []
         self._backgrounds: list[Background] = []
-        self._follower = Follower([], rigid=[], turns=[])
+        self._follower = Follower([], rigid=[])
         self.table = 0.0
 
     @property
@@ -178,7 +178,6 @@ class GoalTracker:
         self._follower = Follower(
             self.surfaces,
             rigid=[thing.shades is None for thing in self._things],
-            turns=[True for _ in self._things],
         )
         if not self._things:
             names = [s.name for s in self._goal.sets if isinstance(s.goal, StillGoal)]

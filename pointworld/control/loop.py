@@ -25,9 +25,6 @@ log = logging.getLogger(__name__)
 
 #: Faults after which the arm is told to stop at once and not only when it has come to rest.
 _AT_ONCE = frozenset({Reason.CLOCK, Reason.WATCHDOG, Reason.ROBOT_ERROR, Reason.ROBOT_LINK})
-#: An arm that presses when a chunk comes may be held back this much more before it gives way again, and no more by
-#: the chunks that follow, until it is free [rad].
-_HARDER = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +32,8 @@ class LoopConfig:
     """planner_timeout: longest time without a new chunk once one was given, while armed [s].
 
     give_way: a joint that is held back this far from where it was sent presses against something: the chunk is
-    forgotten and the arm comes to rest, before the safety filter's `tracking` fault [rad]; infinity = never.
+    forgotten and the arm goes back to where it is, before the safety filter's `tracking` fault [rad]; infinity =
+    never.
     """
 
     planner_timeout: float = 5.0
@@ -88,7 +86,7 @@ class ControlLoop:
         self._state: RobotState | None = None
         self._silent = True
         self._ticks, self._limited, self._worst, self._last = 0, 0, 0.0, -np.inf
-        self._gave_way, self._bearable = 0, self.config.give_way
+        self._gave_way = 0
 
     def status(self) -> LoopStatus:
         """A snapshot."""
@@ -102,7 +100,7 @@ class ControlLoop:
                 message=self._filter.message,
                 state=self._state,
                 commanded=None if motion is None else motion.q,
-                holding=armed and self._executor.target(self.clock.now()) is None,
+                holding=armed and not self._executor.running(self.clock.now()),
                 chunk=self._executor.newest,
                 ticks=self._ticks,
                 limited=self._limited,
@@ -168,9 +166,6 @@ class ControlLoop:
             self._executor = self._executor.submit(
                 chunk, now, motion.q, motion.v, ramp=self._ramp()
             )
-            back = self._held_back()
-            if back > self.config.give_way == self._bearable:
-                self._bearable = back + _HARDER
             if self.recorder is not None:
                 self.recorder.chunk(chunk, now)
 
@@ -315,13 +310,11 @@ class ControlLoop:
     def _yield(self) -> None:
         """Stop pressing against what does not give way; a chunk that leads away from it is carried out."""
         back = self._held_back()
-        if back <= self.config.give_way:
-            # It is free again.
-            self._bearable = self.config.give_way
-        if self._executor.path is None:
+        if self._executor.path is None or self._filter.mode is not SafetyMode.ARMED:
             return
-        if back > self._bearable and self._filter.mode is SafetyMode.ARMED:
-            self._executor = dataclasses.replace(self._executor, path=None)
+        if back > self.config.give_way:
+            assert self._state is not None
+            self._executor = self._executor.retreat(self._state.joint_positions)
             self._gave_way += 1
             self._note("gave way", Reason.NONE, f"held back by {back:.3f} rad")
 

@@ -43,7 +43,7 @@ from pointworld.types import Capture
 
 RobotName = Literal["sim", "fake", "franka-sim", "franka", "ur", "xarm"]
 #: An arm gives way at this share of the lag that is a fault; a simulated box lags also where nothing is in its way.
-_GIVE_WAY, _GIVE_WAY_BOX = 0.5, 0.8
+_GIVE_WAY, _GIVE_WAY_BOX = 0.3, 0.8
 #: Arms that need an address.
 VENDORS = ("franka", "ur", "xarm")
 #: Descriptions that go with the arms; others are named with --model.

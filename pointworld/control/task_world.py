@@ -31,7 +31,7 @@ SLOWER = (1.0, 0.7, 0.45, 0.25)
 #: A plan starts where the arm is commanded to be, or as near to that as this from where it is measured [rad].
 _SLACK = 0.05
 #: An arm that is held back this far presses against something and gives way [rad].
-_GIVE_WAY = 0.1
+_GIVE_WAY = 0.06
 
 
 class View(Protocol):

@@ -87,7 +87,7 @@ def test_an_arm_behind_its_processes_gives_way(fr3: RobotModel) -> None:
         assert status.fields["mode"] == SafetyMode.ARMED.value and status.fields["holding"]
         rig.wait(rig.clock.now() + 0.3)
         off = np.abs(link.status().arrays["commanded"] - HOME).max()
-        assert 0.06 < off < config.tracking
+        assert off < 0.5 * 0.06, "it goes back to where the arm is, and does not go on pressing"
         rig.disarm()
         rig.close()
     finally:

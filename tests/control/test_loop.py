@@ -157,12 +157,13 @@ def test_an_arm_that_is_held_back_gives_way_and_takes_the_next_chunk(
     assert status.commanded is not None and status.commanded[0] < HOME[0] + 0.09
     scene.go(1.0)
     assert scene.loop.status().gave_way == 1, "it presses no more"
-    assert status.commanded[0] > HOME[0] + 0.05, "it still stands where it was sent"
+    back = scene.loop.status().commanded
+    assert back is not None and abs(back[0] - HOME[0]) < 0.005, "it is sent to where it is"
     scene.loop.submit(scene.chunk(speed=-0.1))
-    scene.go(0.9)
+    scene.go(0.4)
     away = scene.loop.status()
-    assert not away.holding and away.gave_way == 1, "a way out is not given up"
-    assert away.commanded is not None and away.commanded[0] < HOME[0] + 0.02
+    assert not away.holding and away.gave_way == 1, "another way is taken"
+    assert away.commanded is not None and away.commanded[0] < HOME[0] - 0.01
     scene.loop.submit(scene.chunk())
     scene.go(0.8)
     assert scene.loop.status().gave_way == 2
@@ -172,7 +173,7 @@ def test_an_arm_that_is_held_back_gives_way_and_takes_the_next_chunk(
         scene.go(0.4)
     stuck = scene.loop.status()
     assert stuck.mode is SafetyMode.ARMED and stuck.commanded is not None
-    assert stuck.commanded[0] < HOME[0] + 0.12, "chunk after chunk does not press it further"
+    assert stuck.commanded[0] < HOME[0] + 0.08, "chunk after chunk does not press it further"
 
     pressing = Scene(fr3_limits, wrap=hold)
     pressing.loop.submit(pressing.chunk())

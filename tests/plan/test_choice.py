@@ -77,10 +77,18 @@ def test_a_hand_does_not_come_down_on_other_things(box: Task, space: ToolPathSpa
     seen, table = look(box), box.scene.table_height
     chooser = PushChooser(space=space, dynamics=ConstantMotion(), table=table)
     push = plan_push(seen, table)
-    assert chooser._clear(beside(seen, push.behind + np.array([0.3, 0.3, 0.0])), push) is not None
-    assert chooser._clear(beside(seen, push.behind + np.array([0.015, 0.0, 0.0])), push) is None
+    assert (
+        chooser._clear(beside(seen, push.behind + np.array([0.3, 0.3, 0.0])), push, 1.0) is not None
+    )
+    assert (
+        chooser._clear(beside(seen, push.behind + np.array([0.015, 0.0, 0.0])), push, 1.0) is None
+    )
+    close = push.behind + np.array([0.015, 0.0, 0.0])
+    assert chooser._clear(beside(seen, close), push, 0.0) is not None, "it just fits"
     above = push.behind + 0.09 * np.array([-push.ahead[1], push.ahead[0], 0.6])
-    assert chooser._clear(beside(seen, above), push) is None, "the palm is wider than the fingers"
+    assert chooser._clear(beside(seen, above), push, 1.0) is None, (
+        "the palm is wider than the fingers"
+    )
 
 
 @dataclass(frozen=True)

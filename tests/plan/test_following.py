@@ -30,7 +30,7 @@ def shifted(x: float, y: float) -> np.ndarray:
 def test_two_alike_that_touch_keep_apart(seed: int) -> None:
     rng = np.random.default_rng(seed)
     surfaces = [cube(rng), cube(rng) + np.array([0.0, 0.10, 0.0])]
-    follower = Follower(surfaces, rigid=[True, True], turns=[True, True])
+    follower = Follower(surfaces, rigid=[True, True])
     # Pushed together in steps of 2 cm, until 2 mm are left between them.
     for way in (0.02, 0.04, 0.06, 0.068):
         truth = [shifted(0.0, way), np.eye(4)]

@@ -18,7 +18,7 @@ from pointworld.plan.problem import Problem
 from pointworld.plan.tasks import Task, make_task
 from pointworld.plan.tasks.choice import PushChooser
 from pointworld.plan.tasks.push_paths import Push, path_plan
-from pointworld.plan.tasks.pushing import Guided, _Memory
+from pointworld.plan.tasks.pushing import Guided, _Memory, gives_up
 from pointworld.plan.tasks.seen import Seen, TrueView
 from pointworld.robot import RobotModel
 
@@ -89,16 +89,32 @@ def test_what_is_refused_or_gets_nowhere_is_followed_by_another_choice(
     assert planner.memory.choice is not second, "the arm stood all the time"
 
 
+def test_a_hand_that_can_get_to_no_push_waits_above_until_it_gives_up(
+    space: ToolPathSpace, seen: Seen, box: Task, problem: Problem
+) -> None:
+    planner = guided(space, lambda: seen, box.scene.table_height)
+    nowhere = replace(space.limits, workspace_lower=(0.25, 0.44, 0.0))
+    chooser = replace(planner.chooser, space=replace(space, limits=nowhere))
+    planner = replace(planner, chooser=chooser)
+    tool = space.body.robot.tool_pose(seen.state.joint_positions)[:3, 3]
+    for look in range(6):
+        assert not gives_up(planner)
+        result = planner.plan(problem, seed=look)
+        way = space.decode(seen.state.joint_positions, result.actions[None]).tool_poses[0, :, :3, 3]
+        assert float(way[:, 2].min()) > float(tool[2]) - 0.01, "it does not come down"
+    assert gives_up(planner)
+
+
 def test_pushes_begin_inside_the_workspace(space: ToolPathSpace, seen: Seen, box: Task) -> None:
     table = box.scene.table_height
     chooser = guided(space, lambda: seen, table).chooser
     push = Push(
         contact=np.array([0.5, -0.2, table + 0.03]), ahead=np.array([1.0, 0.0]), way=0.1, over=0.2
     )
-    assert chooser._clear(seen, push) is not None
+    assert chooser._clear(seen, push, 1.0) is not None
     limits = replace(space.limits, workspace_lower=(0.49, -0.45, 0.0))
     narrow = replace(chooser, space=replace(space, limits=limits))
-    assert narrow._clear(seen, push) is None, "the hand comes down 2 cm behind its contact"
+    assert narrow._clear(seen, push, 1.0) is None, "the hand comes down 2 cm behind its contact"
 
 
 @pytest.mark.parametrize("side", [-1.0, 1.0])

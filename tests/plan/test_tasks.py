@@ -15,7 +15,7 @@ from pointworld.plan.tasks import TASKS, Judge, Task, make_task
 from pointworld.plan.tasks.draw import FAR, FAR_ANGLE
 from pointworld.plan.tasks.push_paths import Push, at_contact, path_plan, plan_push, waypoints
 from pointworld.plan.tasks.register import register
-from pointworld.plan.tasks.seen import TrueView
+from pointworld.plan.tasks.seen import TrueView, turns
 from pointworld.plan.tasks.task import STILL
 from pointworld.robot import RobotModel
 
@@ -43,6 +43,7 @@ def test_goals_are_far_and_scenes_are_cluttered(name: str, tree: RobotTree) -> N
     assert not verdict.good and verdict.moved == 0.0
     assert 1 <= len(task.still) <= 4, "two to five things"
     assert task.grip.any()
+    assert turns(task) is (name in ("tissue_box", "book", "pillow")), "what is pushed and turned"
 
 
 def test_one_straight_push_does_not_do(tree: RobotTree, box: Task) -> None:

@@ -41,12 +41,17 @@ _HIGHEST = 0.32
 class Choice:
     """A push and what it is predicted to leave: mean squared distance of the task points [m^2].
 
-    after: with what else it costs.
+    after: with what else it costs; infinite where no push was found that the hand can get to.
     """
 
     push: Push
     before: float
     after: float
+
+    @property
+    def free(self) -> bool:
+        """Whether the hand can get there."""
+        return bool(np.isfinite(self.after))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,7 +77,8 @@ class PushChooser:
         """The best push from here; its way ends where the target is predicted to be nearest to its goal."""
         rng = np.random.default_rng(seed)
         shots = self.draw(seen, rng)
-        first = self._judge(seen, shots)
+        # Where things stand close, the hand goes as near to them as it must.
+        first = self._judge(seen, shots) or self._judge(seen, shots, room=0.0)
         near = [shot for shot, choice in first if choice.after < choice.before][:_BEST]
         again = [
             near[int(rng.integers(len(near)))].near(rng) for _ in range(self.draws // 2) if near
@@ -101,9 +107,11 @@ class PushChooser:
                 shots.append(aim.around(rng, spread=np.pi if lost else 0.45))
         return shots
 
-    def _judge(self, seen: Seen, shots: list[Shot]) -> list[tuple[Shot, Choice]]:
-        """What the hand can do of some pushes, each ending at its best, best first."""
-        cleared = [(shot, self._clear(seen, shot.push())) for shot in shots]
+    def _judge(
+        self, seen: Seen, shots: list[Shot], *, room: float = 1.0
+    ) -> list[tuple[Shot, Choice]]:
+        """What the hand can do of some pushes, each ending at its best, best first. Args: room: see `FreeAir`."""
+        cleared = [(shot, self._clear(seen, shot.push(), room)) for shot in shots]
         able = [(shot, push) for shot, push in cleared if push is not None]
         if not able:
             return []
@@ -127,14 +135,15 @@ class PushChooser:
             found.append((shot, choice))
         return sorted(found, key=lambda pair: pair[1].after)
 
-    def _clear(self, seen: Seen, push: Push) -> Push | None:
+    def _clear(self, seen: Seen, push: Push, room: float) -> Push | None:
         """The push with the height of the way to it through free air, None where there is none in the workspace."""
         limits = self.space.limits
         lower, upper = limits.workspace_lower[:2], limits.workspace_upper[:2]
         if bool(((push.behind[:2] < lower) | (push.behind[:2] > upper)).any()):
             return None
         hand = Hand(depth=self.depth, wide=self.wide)
-        air = FreeAir(hand=hand, table=self.table, highest=self.table + self.depth + _HIGHEST)
+        highest = self.table + self.depth + _HIGHEST
+        air = FreeAir(hand=hand, table=self.table, highest=highest, room=room)
         tool = self.space.body.robot.tool_pose(seen.state.joint_positions).numpy()[:3, 3]
         return air.clear(seen, tool, push)
 

@@ -31,14 +31,13 @@ class Follower:
         surfaces: Sequence[np.ndarray],
         *,
         rigid: Sequence[bool],
-        turns: Sequence[bool],
         depth: float = 0.0,
     ) -> None:
         """Args:
         surfaces: (samples, 3) of every thing at its start [m]. rigid: it may roll away; soft things do not.
-        turns: it also turns about the vertical. depth: length of a tool in the hand, below the fingertips [m].
+        depth: length of a tool in the hand, below the fingertips [m].
         """
-        self._surfaces, self._rigid, self._turns, self._depth = surfaces, rigid, turns, depth
+        self._surfaces, self._rigid, self._depth = surfaces, rigid, depth
         self.moves = [np.eye(4) for _ in surfaces]
         self._hand: np.ndarray | None = None
         self._swept = [np.zeros(2) for _ in surfaces]
@@ -76,9 +75,7 @@ class Follower:
         if bottom < top + _OVER:
             self._swept[i] += way
         surface = self._surfaces[i]
-        self.moves[i], count = register_pushed(
-            surface, self.moves[i], points, self._swept[i], turns=self._turns[i]
-        )
+        self.moves[i], count = register_pushed(surface, self.moves[i], points, self._swept[i])
         if count < _SURE and self._rigid[i] and bottom > top + _HIGH:
             again = find_again(surface, self.moves[i], points)
             if again[1] >= _SURE:

@@ -342,8 +342,14 @@ def push_plan(space: ToolPathSpace, seen: Seen, push: Push, *, pushing: bool = F
 
 def rise_plan(space: ToolPathSpace, seen: Seen, height: float) -> Tensor:
     """Knots of the way straight up to a height [m]."""
+    tool = space.body.robot.tool_pose(seen.state.joint_positions).numpy()[:2, 3]
+    return travel_plan(space, seen, tool, height)
+
+
+def travel_plan(space: ToolPathSpace, seen: Seen, place: np.ndarray, height: float) -> Tensor:
+    """Knots of the straight way to a place (2,) at a height [m]; the hand does not turn."""
     state = seen.state
     pose = space.body.robot.tool_pose(state.joint_positions).numpy()
-    stop, yaw = np.append(pose[:2, 3], height), math.atan2(pose[1, 0], pose[0, 0])
+    stop, yaw = np.append(place, height), math.atan2(pose[1, 0], pose[0, 0])
     speeds = state.joint_velocities
     return path_plan(space, state.joint_positions, [stop], yaw, _TRAVEL_SPEED, speeds=speeds)

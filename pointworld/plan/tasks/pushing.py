@@ -14,7 +14,14 @@ from pointworld.plan.planners.loop import evaluate, seeded
 from pointworld.plan.problem import PlanResult, Problem
 from pointworld.plan.samplers import SplineNoise
 from pointworld.plan.tasks.choice import Choice, PushChooser
-from pointworld.plan.tasks.push_paths import Push, at_contact, plan_push, push_plan, rise_plan
+from pointworld.plan.tasks.push_paths import (
+    Push,
+    at_contact,
+    plan_push,
+    push_plan,
+    rise_plan,
+    travel_plan,
+)
 from pointworld.plan.tasks.seen import Seen
 
 Tensor = torch.Tensor
@@ -44,7 +51,8 @@ class _Memory:
     points: (all, 3) of the targets when it was chosen. begun: a part of it was carried out. idle: looks in a row at
     which nothing was found that helps. clear: height to which the hand rises before another push is chosen [m].
     joints: where the arm was at the last look on its way to a push [rad], waits: looks since it last moved.
-    left: least that was left to do (squared distance) since the push began, broken: looks since then.
+    left: least that was left to do (squared distance) since the push began, broken: looks since then. home: (2,) where
+    the hand was at first [m].
     """
 
     choice: Choice | None = None
@@ -57,6 +65,7 @@ class _Memory:
     waits: int = 0
     left: float = np.inf
     broken: int = 0
+    home: np.ndarray | None = None
 
     def arrives(self, joints: Tensor) -> bool:
         """Whether the arm, at `joints` now, still gets on on its way to a push."""
@@ -106,17 +115,24 @@ class Guided:
         """See `Planner.plan`."""
         seen, memory = self.look(), self.memory
         tool = self.space.body.robot.tool_pose(seen.state.joint_positions).numpy()[:3, 3]
+        if memory.home is None:
+            memory.home = tool[:2]
         low = memory.clear is not None and tool[2] < memory.clear - _LOW
         if memory.clear is not None and low and not seen.blocked:
             return given_plan(rise_plan(self.space, seen, memory.clear))
         if seen.blocked or memory.clear is not None or self._stale(seen):
             self._choose(seen, seed)
+            if not self._reaches:
+                return self._wait(seen)
+            memory.idle = 0
         assert memory.choice is not None
         push = memory.choice.push
         memory.pushing |= at_contact(tool, push)
         if not memory.pushing:
             if not memory.arrives(seen.state.joint_positions):
                 self._choose(seen, seed)
+                if not self._reaches:
+                    return self._wait(seen)
             return given_plan(push_plan(self.space, seen, memory.choice.push))
         if (self.depth or push.press) and not memory.idle:
             # A tool hides what it sweeps, a hand the cloth under it: all of it is done, then seen again from above.
@@ -146,12 +162,30 @@ class Guided:
     def _stale(self, seen: Seen) -> bool:
         """Whether the target is no more where the push under way was chosen for, as seen from above it."""
         memory = self.memory
-        if memory.choice is None:
+        if memory.choice is None or not self._reaches:
             return True
         height = float(self.space.body.robot.tool_pose(seen.state.joint_positions)[2, 3])
         if memory.pushing or height < memory.choice.push.over - _LOW:
             return False
         return bool(np.linalg.norm(seen.points - memory.points, axis=-1).mean() > _STALE)
+
+    @property
+    def _reaches(self) -> bool:
+        """Whether a push is known that the hand can get to."""
+        return self.memory.choice is not None and self.memory.choice.free
+
+    def _wait(self, seen: Seen) -> PlanResult:
+        """Up and back to where it began, until a push is found that the hand can get to."""
+        memory = self.memory
+        assert memory.choice is not None and memory.home is not None
+        memory.idle += 1
+        over = memory.choice.push.over
+        tool = self.space.body.robot.tool_pose(seen.state.joint_positions).numpy()[:3, 3]
+        if seen.blocked:
+            return given_plan(self.space.rest())
+        if tool[2] < over - _LOW:
+            return given_plan(rise_plan(self.space, seen, over))
+        return given_plan(travel_plan(self.space, seen, memory.home, max(over, tool[2])))
 
     def _choose(self, seen: Seen, seed: int) -> None:
         self.memory.choice, self.memory.points = self.chooser.choose(seen, seed), seen.points

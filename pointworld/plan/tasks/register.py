@@ -27,14 +27,13 @@ def register(
     T: np.ndarray,
     points: np.ndarray,
     *,
-    turns: bool = True,
     iterations: int = 20,
 ) -> np.ndarray:
     """Move a known surface onto the points seen of it: iterated closest points, about the vertical only.
 
     Args:
-        surface: (samples, 3) of the whole thing. T: (4, 4) where it was. points: (seen, 3) of anything. turns: False:
-            it only moves. The points may show a part of it, and other things nearby.
+        surface: (samples, 3) of the whole thing. T: (4, 4) where it was. points: (seen, 3) of anything: they may
+            show a part of it, and other things nearby.
 
     Returns:
         (4, 4) where it is now; `T` when fewer than five points are near it.
@@ -50,17 +49,16 @@ def register(
         near = distance < radius
         if near.sum() < 5:
             return T
-        step = _align(transform_points(T, surface)[match[near]], seen[near], turns)
-        if turns:
-            # What turns about the vertical stands on the table, and goes on standing on it.
-            step[2, 3] = 0.0
+        step = _align(transform_points(T, surface)[match[near]], seen[near])
+        # It stands on the table, and goes on standing on it.
+        step[2, 3] = 0.0
         T = step @ T
         radius = max(0.7 * radius, 0.02)
     return T
 
 
 def register_pushed(
-    surface: np.ndarray, T: np.ndarray, points: np.ndarray, way: np.ndarray, *, turns: bool = True
+    surface: np.ndarray, T: np.ndarray, points: np.ndarray, way: np.ndarray
 ) -> tuple[np.ndarray, int]:
     """As `register`, of what may have been left where it was, or pushed along by a hand that went `way` (2,) [m].
 
@@ -71,7 +69,7 @@ def register_pushed(
     if np.linalg.norm(way) > _ON:
         guesses.append(T.copy())
         guesses[1][:2, 3] += way
-    found = [register(surface, guess, points, turns=turns) for guess in guesses]
+    found = [register(surface, guess, points) for guess in guesses]
     counts = [
         int((cKDTree(transform_points(g, surface)).query(points)[0] < _ON).sum()) for g in found
     ]
@@ -97,14 +95,13 @@ def find_again(surface: np.ndarray, T: np.ndarray, points: np.ndarray) -> tuple[
     return best, most
 
 
-def _align(source: np.ndarray, target: np.ndarray, turns: bool) -> np.ndarray:
+def _align(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """(4, 4) least-squares turn about the vertical and move from `source` to `target` (points, 3)."""
     a, b = source.mean(0), target.mean(0)
     T = np.eye(4)
-    if turns:
-        p, q = source[:, :2] - a[:2], target[:, :2] - b[:2]
-        angle = np.arctan2((p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0]).sum(), (p * q).sum())
-        T[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    p, q = source[:, :2] - a[:2], target[:, :2] - b[:2]
+    angle = np.arctan2((p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0]).sum(), (p * q).sum())
+    T[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     T[:3, 3] = b - T[:3, :3] @ a
     return T
 

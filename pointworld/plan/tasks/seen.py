@@ -79,7 +79,7 @@ class Seen:
 
     @property
     def task(self) -> TaskPoints:
-        """What is left to do: the turns of rigid things count more than their ways."""
+        """What is left to do: the turns of what is pushed count more than its ways."""
         bodies = self.state.bodies
         move = 1.0 if bodies is None else _MOVE
         return TaskPoints(
@@ -92,8 +92,9 @@ class Seen:
 
 
 def turns(task: Task) -> bool:
-    """Whether the targets are rigid things that the hand itself pushes and turns."""
-    return task.kind == "rigid" and task.tool is None
+    """Whether the targets are things that the hand itself pushes and turns, unlike a door or a cloth."""
+    cloth = task.kind == "deformable" and np.ptp(task.points[:, 2]) < THIN
+    return task.kind != "articulated" and task.tool is None and not cloth
 
 
 def _fixed_top(task: Task, data: Any) -> float:
@@ -153,7 +154,7 @@ class CameraView:
     """The scene points of the task's cameras, rebuilt at every look with the robot masked out.
 
     The target is found again by fitting its surface, as known from the task's selection, to the new points near where
-    it was: it turns about the vertical and moves; soft things only move, jointed ones stay on their joint's way.
+    it was: it turns about the vertical and moves; jointed things stay on their joint's way.
     `track=False` takes its place from the simulator instead (true points with real images).
     """
 
@@ -193,7 +194,6 @@ class CameraView:
         self._follower = Follower(
             self._surfaces,
             rigid=rigid,
-            turns=[hard or self._thin for hard in rigid],
             depth=0.0 if tool is None else tool.length,
         )
         self._shades: Shades | None = None

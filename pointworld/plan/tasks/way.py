@@ -63,11 +63,15 @@ class Hand:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FreeAir:
-    """Ways from where the hand is. table: its height [m]. highest: of the fingertips [m]."""
+    """Ways from where the hand is.
+
+    table: its height [m]. highest: of the fingertips [m]. room: share of the distances that are kept.
+    """
 
     hand: Hand
     table: float
     highest: float
+    room: float = 1.0
 
     def clear(self, seen: Seen, tool: np.ndarray, push: Push) -> Push | None:
         """The push with the height of its way there; None where something stands in the way.
@@ -77,9 +81,10 @@ class FreeAir:
         """
         others = seen.state.scene.points[seen.still_index].double().cpu().numpy()
         others = others[others[:, 2] > self.table + 0.006]
-        if not self.hand.fits(push, others, _ROOM):
+        if not self.hand.fits(push, others, self.room * _ROOM):
             return None
-        if not push.press and not self.hand.fits(push, seen.points, _ROOM_TARGET):
+        close = self.room * _ROOM_TARGET
+        if not push.press and not self.hand.fits(push, seen.points, close):
             return None
         around = np.concatenate([others, seen.points])
         over = max(self.hand.over(tool, push.behind, around), push.contact[2] + 0.05)
