@@ -6,16 +6,17 @@ Scenes are drawn, simulated and rendered by the data generator (needs the extra 
 around a push through the target object; costs are those of the paper (mean squared distance of the task points to
 goals 11 cm away, summed over the horizon). "Full" is `WorldModel.predict` on the whole scene.
 
-Results (EPYC, 2 cores shared with other work, torch 2.13, `tiny` of 21 November 2026 before its last training; times
-are processor time, because the wall time says more about the other work; 2 331 scene points):
+Results (EPYC, 2 quiet cores, torch 2.13, `tiny` of 21 November 2026, 2 331 scene points, 64 candidates, wall time):
 
-                                    64 candidates, 2 threads   32 candidates, 1 thread
-  knots to joints, flow, limits                       0.09 s                    0.04 s
-  world model, cropped to 400                         1.47 s                    0.59 s
-  world model, full (predict)                         3.66 s                    1.57 s
-  costs                                             < 0.01 s                  < 0.01 s
-  one iteration, all of it                            1.35 s                    0.62 s
-  MPPI, 3 iterations                                  4.68 s                    2.07 s
+                                    2 threads   1 thread
+  knots to joints, flow, limits        0.04 s     0.05 s
+  world model, cropped to 400          1.01 s     1.50 s
+  world model, full (predict)          3.16 s     3.63 s
+  costs                              < 0.01 s   < 0.01 s
+  one iteration, all of it             1.16 s     1.50 s
+  MPPI, 3 iterations                   3.57 s     4.59 s
+
+With OMP_WAIT_POLICY=passive, which is right where cores are shared, two threads take 2.1 s and one is better.
 
 Spearman of 24 costs, cropped against full, 40 scenes, the `tiny` after that training:
 mean 0.992.

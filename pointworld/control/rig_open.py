@@ -42,8 +42,9 @@ from pointworld.robot import RobotModel
 from pointworld.types import Capture
 
 RobotName = Literal["sim", "fake", "franka-sim", "franka", "ur", "xarm"]
-#: An arm gives way at this share of the lag that is a fault; a simulated box lags also where nothing is in its way.
-_GIVE_WAY, _GIVE_WAY_BOX = 0.3, 0.8
+#: An arm gives way at this share of the lag that is a fault; one in a simulation follows better, a simulated box lags
+#: also where nothing is in its way.
+_GIVE_WAY, _GIVE_WAY_SIM, _GIVE_WAY_BOX = 0.5, 0.3, 0.8
 #: Arms that need an address.
 VENDORS = ("franka", "ur", "xarm")
 #: Descriptions that go with the arms; others are named with --model.
@@ -183,7 +184,7 @@ def _open_simulation(
         arm,
         _filter(robot, safety, arm.info.arm_joints),
         clock,
-        config=LoopConfig(give_way=_GIVE_WAY * safety.tracking),
+        config=LoopConfig(give_way=_GIVE_WAY_SIM * safety.tracking),
         recorder=recorder,
     )
 
