@@ -33,6 +33,8 @@ from pointworld.robot import RobotModel
 
 #: An arm stands when its joints are slower than this for so many looks [rad/s]; how long to wait for it [s].
 _STANDING, _STILL_LOOKS, _STAND_TIME = 1e-4, 5, 3.0
+#: Time that who connects has to name the token [s].
+_HELLO = 2.0
 
 
 def build_loop(options: Mapping[str, Any]) -> ControlLoop:
@@ -91,9 +93,11 @@ class PlannerLink:
         self._listener.close()
 
     def _talk(self, sock: socket.socket, over: threading.Event) -> None:
+        """Answer one connection until it ends. One that does not name the token in time keeps no planner waiting."""
         decoder, trusted = Decoder(), False
+        limit = time.monotonic() + _HELLO
         try:
-            while not over.is_set():
+            while not over.is_set() and (trusted or time.monotonic() < limit):
                 try:
                     data = sock.recv(65536)
                 except TimeoutError:
@@ -135,16 +139,21 @@ class PlannerLink:
             elif message.kind not in ("hello", "status"):
                 raise WireError(f"unknown message '{message.kind}'")
         except ControlError as error:
+            if error.reason is Reason.CHUNK_INVALID and message.kind == "chunk":
+                # A planner that makes no sense is not asked again; one that is only late may be.
+                stop_if_armed(loop, str(error), error.reason)
             return Message("refused", {"reason": error.reason.value, "why": str(error)})
         except ValueError as error:
             raise WireError(str(error)) from error
         return _status_message(loop)
 
 
-def stop_if_armed(loop: ControlLoop | None, message: str) -> None:
-    """A planner that goes while armed is a fault."""
+def stop_if_armed(
+    loop: ControlLoop | None, message: str, reason: Reason = Reason.PLANNER_LINK
+) -> None:
+    """A planner that goes or fails while armed is a fault."""
     if loop is not None and loop.status().mode in (SafetyMode.ARMED, SafetyMode.DRY_RUN):
-        loop.stop(Reason.PLANNER_LINK, message)
+        loop.stop(reason, message)
 
 
 def stop_and_stand(loop: ControlLoop | None, message: str) -> None:

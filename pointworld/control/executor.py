@@ -158,6 +158,10 @@ class Executor:
         """Forget the chunk, not its number."""
         return dataclasses.replace(self, path=None, refuge=None, accepted_at=None)
 
+    def hold(self) -> Executor:
+        """Forget the chunk, neither its number nor when it came."""
+        return dataclasses.replace(self, path=None, refuge=None)
+
     def retreat(self, measured: np.ndarray) -> Executor:
         """Forget the chunk and go to where the arm is: an arm that stays where it was sent goes on pressing."""
         return dataclasses.replace(self, path=None, refuge=np.array(measured, dtype=np.float64))

@@ -202,7 +202,8 @@ class ControlLoop:
     def hold(self) -> None:
         """Forget the chunk: come to rest along the way that was found free, and wait for the next one."""
         with self._lock:
-            self._executor = self._executor.clear()
+            # Not the time of the last plan: a planner that hangs now must still be missed.
+            self._executor = self._executor.hold()
 
     def _ramp(self) -> Ramp:
         safety = self.safety.config

@@ -5,7 +5,7 @@ The first runs on a clock that stands while one plans, the second in real time. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,7 +26,8 @@ _SLACK = 0.05
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Look:
-    """One moment. frames: posed in the base frame. joints: (joints,) measured, in the robot's order, gripper included.
+    """One moment. frames: posed in the base frame, each where its camera was when it was taken. joints: (joints,)
+    measured when the pictures were taken, in the robot's order, gripper included.
 
     ahead, pace: (joints,) where the arm is commanded to be, and at which speed: a plan goes on from there. time: on
     the rig's clock [s]. gave_way: chunks forgotten since the start because the arm was held back.
@@ -121,15 +122,23 @@ class Rig(Protocol):
 
 
 def look_through(
-    cameras: Sequence[MountedCamera], robot: RobotModel, joints: np.ndarray, clock: Clock
+    cameras: Sequence[MountedCamera],
+    robot: RobotModel,
+    joints: Callable[[float], np.ndarray],
+    clock: Clock,
 ) -> tuple[RGBDFrame, ...]:
-    """Posed frames of all cameras, with the arm at `joints` (joints,).
+    """Posed frames of all cameras. Args: joints: (joints,) of the arm at a time.
 
     Raises:
         ControlError: a frame is not fit to plan from.
     """
-    tool, now = tool_pose(robot, joints), clock.now()
-    return tuple(camera.posed(camera.take(now, clock), tool, joints) for camera in cameras)
+    now = clock.now()
+    taken = [(camera, camera.take(now, clock)) for camera in cameras]
+    found = []
+    for camera, frame in taken:
+        there = joints(frame.time)
+        found.append(camera.posed(frame, tool_pose(robot, there), there))
+    return tuple(found)
 
 
 def where_to_plan_from(

@@ -14,6 +14,7 @@ from pointworld.control.filming import PICTURES
 from pointworld.control.recording import Recorder
 from pointworld.control.remote import RemoteController
 from pointworld.control.rig import Look, look_through, rehearse, tool_pose, where_to_plan_from
+from pointworld.control.track import Track
 from pointworld.control.types import Chunk, ControlError, Reason, SafetyMode
 from pointworld.control.wire import Message
 from pointworld.robot import RobotModel
@@ -44,7 +45,7 @@ class ProcessRig:
         self.controller, self.robot, self.cameras = controller, robot, cameras
         self._columns = [robot.joint_names.index(name) for name in arm_joints]
         self._recorder, self._ends = recorder, ends
-        self._filmed = -np.inf
+        self._filmed, self._track = -np.inf, Track()
         self.measured()  # The first state is there from now on.
         self.grips = controller.status().fields.get("gripper_width") is not None
         for camera in cameras:
@@ -67,6 +68,15 @@ class ProcessRig:
             time.sleep(_POLL)
         return self._joints(status)
 
+    def _status(self) -> Message:
+        """The controller's, and where the arm is noted for the pictures of this moment."""
+        status = self.controller.status()
+        if "joint_positions" in status.arrays:
+            moment = status.fields.get("time")
+            now = float(moment) if isinstance(moment, float | int) else self.clock.now()
+            self._track.add(now, self._joints(status)[0])
+        return status
+
     def _joints(self, status: Message) -> tuple[np.ndarray, np.ndarray]:
         if "joint_positions" not in status.arrays:
             raise ControlError(Reason.STATE_STALE, "the arm has not been measured yet")
@@ -85,19 +95,20 @@ class ProcessRig:
     def look(self) -> Look:
         """See `Rig`."""
         try:
-            status = self.controller.status()
+            status = self._status()
             joints, _ = self._joints(status)
             now = self.clock.now()
-            frames = look_through(self.cameras, self.robot, joints, self.clock)
+            frames = look_through(self.cameras, self.robot, self._track.at, self.clock)
         except ControlError as error:
             self.stop(error.reason, str(error))
             raise
         ahead, pace = where_to_plan_from(
             joints, self._columns, status.arrays.get("commanded"), status.arrays.get("pace")
         )
+        times = [frame.timestamp for frame in frames]
         return Look(
             frames=frames,
-            joints=joints,
+            joints=self._track.at(float(np.mean(times))) if times else joints,
             ahead=ahead,
             pace=pace,
             time=now,
@@ -127,7 +138,7 @@ class ProcessRig:
     def wait(self, until: float) -> None:
         """See `Rig`. Pictures for the recording are taken meanwhile; the control loop is another process."""
         while True:
-            status = self.controller.status()
+            status = self._status()
             self._raise_fault(status)
             self._raise_full_disk()
             now = self.clock.now()

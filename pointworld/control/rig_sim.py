@@ -45,7 +45,7 @@ class SimRig:
         joints, status, now = self._measure(), self.loop.status(), self._clock.now()
         arm = range(len(self.loop.robot.info.arm_joints))
         try:
-            frames = look_through(self.cameras, self.robot, joints, self._clock)
+            frames = look_through(self.cameras, self.robot, lambda _: joints, self._clock)
         except ControlError as error:
             self.stop(error.reason, str(error))
             raise

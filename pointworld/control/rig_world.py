@@ -52,7 +52,8 @@ class RigResult:
     outcome: success, missed, lost (out of sight), fault or dry run. distance: mean of the chosen surfaces to their
     goals at the end as the cameras see them [m], start_distance: before; None where nothing was seen. steps: of 0.1 s
     carried out. plans: made; plan_seconds, look_seconds: mean time of one. frame_age: oldest frame that a plan was
-    made from, when planning started [s]. overlapped: plans made while the arm moved.
+    made from, when planning started [s]. overlapped: plans made while the arm moved, stale: looks that took too long
+    for that, so that the arm stopped and was looked at again.
     slowed, held: chunks that the filter would have refused and that were sent more slowly, or not at all. gave_way:
     chunks forgotten because the arm was held back. reason: of a fault.
     """
@@ -67,6 +68,7 @@ class RigResult:
     look_seconds: float
     frame_age: float
     overlapped: int
+    stale: int
     slowed: int
     held: int
     seconds: float
@@ -96,7 +98,8 @@ class RigWorld:
         self._spent: list[float] = []
         self.look_seconds: list[float] = []
         self.frame_ages: list[float] = []
-        self.overlapped, self.slowed, self.held, self.gave_way = 0, 0, 0, 0
+        self.overlapped, self.stale = 0, 0
+        self.slowed, self.held, self.gave_way = 0, 0, 0
         self._refused = False
         self._early = False
         self._plan: MpcStep | None = None
@@ -126,9 +129,13 @@ class RigWorld:
             ControlError: a frame or the arm's state is not fit to plan from.
         """
         begun, asked = time.perf_counter(), self.clock.now()
-        look = self.rig.look()
-        seen = self._perceive(look)
-        self._looked = self.clock.now()
+        look, seen = self._see()
+        if self._age(look) > FRESH and look.time < self._handover - _SAME:
+            # By now the arm is elsewhere, and what it pushes too: it stops, and everything is looked at again.
+            self.stale += 1
+            self._stand()
+            asked = self.clock.now()
+            look, seen = self._see()
         gave_way = look.gave_way > self.gave_way
         self.gave_way = look.gave_way
         if gave_way:
@@ -142,10 +149,25 @@ class RigWorld:
         )
         # Where the arm was held back, or was not let go at all, the same plan again would change nothing.
         self._seen = replace(seen, state=state, blocked=gave_way or self._refused)
-        self.frame_ages.append(self._looked - min((f.timestamp for f in look.frames), default=0.0))
+        self.frame_ages.append(self._age(look))
         self.look_seconds.append(time.perf_counter() - begun)
         self._asked = asked
         return state
+
+    def _see(self) -> tuple[Look, Seen]:
+        look = self.rig.look()
+        seen = self._perceive(look)
+        self._looked = self.clock.now()
+        return look, seen
+
+    def _age(self, look: Look) -> float:
+        """Of the oldest picture of a look, now that it has been perceived [s]."""
+        return self._looked - min((f.timestamp for f in look.frames), default=self._looked)
+
+    def _stand(self) -> None:
+        """Until the part of the chunk that was wanted is over and the arm stands."""
+        self.rig.wait(self._handover + (SETTLE if self.rig.real_time else 0.0))
+        self.rig.settle(LATE)
 
     def _start(self, look: Look) -> tuple[np.ndarray, np.ndarray]:
         """Joints and speeds (joints,) of the arm where the next chunk takes over."""
@@ -196,8 +218,7 @@ class RigWorld:
         if quick and self._chunk is not None:
             self.rig.wait(self._handover - ahead)
         else:
-            self.rig.wait(self._handover + (SETTLE if self.rig.real_time else 0.0))
-            self.rig.settle(LATE)
+            self._stand()
             self._chunk = None
 
     def _hand_over(self, chunk: Chunk) -> bool:
@@ -213,9 +234,10 @@ class RigWorld:
     def _fitting(
         self, actions: Actions, start: float, part: float, steps: int | None
     ) -> Chunk | None:
-        """The motion as a chunk, as fast as the filter lets its first `part` seconds pass; None where it never does.
+        """The motion as a chunk, as fast as the filter lets it pass; None where it never does.
 
         Args:
+            part: when the next plan takes over [s].
             steps: of it after which the arm should come to rest, None = it goes on with the next plan. A real arm
                 starts from rest as gently as its filter asks, and comes late: its target waits for it at the end.
         """
@@ -236,7 +258,8 @@ class RigWorld:
                 step_dt=actions.step_dt / share,
                 gripper_width=width if self.rig.grips else None,
             )
-            if self.rig.passes(chunk, part):
+            # All of it that will run: the next plan takes over after `part`, or the arm comes to rest at its end.
+            if self.rig.passes(chunk, part if steps is None else chunk.duration):
                 self.slowed += int(share < 1.0)
                 return chunk
         return None
@@ -362,6 +385,7 @@ def _result(
         look_seconds=_mean(world.look_seconds),
         frame_age=max(world.frame_ages, default=0.0),
         overlapped=world.overlapped,
+        stale=world.stale,
         slowed=world.slowed,
         held=world.held,
         gave_way=world.gave_way,

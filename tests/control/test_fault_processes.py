@@ -14,7 +14,7 @@ import pytest
 
 from pointworld.control.recording import Recorder, read_recording
 from pointworld.control.rig_process import ProcessRig
-from pointworld.control.types import ControlError, Reason, SafetyMode
+from pointworld.control.types import ControlError, Reason
 from pointworld.control.wire import PROTOCOL, Decoder, Message, encode
 from pointworld.robot import RobotModel
 from tests.control.test_faults import NAMES, Whole, _kill
@@ -118,24 +118,28 @@ def test_a_disk_that_fills_under_the_planner_stops_the_run(
     whole.check_stopped({"recording"})
 
 
-def test_broken_plans_of_a_program_that_is_not_ours_are_refused(whole: Whole) -> None:
-    """NaN written past the checks of `Chunk`, and a chunk that breaks off in the middle."""
+@pytest.mark.parametrize("wrong", [np.full((6, 7), np.nan), np.zeros((6, 5)), np.zeros((1, 7))])
+def test_a_plan_that_makes_no_sense_stops_the_run(whole: Whole, wrong: np.ndarray) -> None:
+    """NaN written past the checks of `Chunk`, too few joints, a single step."""
     link = whole.ask()
     link.arm()
     fields = {"sequence": 1, "start_time": time.monotonic(), "step_dt": 0.2}
     with pytest.raises(ControlError) as caught:
-        link._call(Message("chunk", fields, {"joint_positions": np.full((6, 7), np.nan)}))
+        link._call(Message("chunk", fields, {"joint_positions": wrong}))
     assert caught.value.reason is Reason.CHUNK_INVALID
-    status = link.status()
-    assert status.fields["mode"] == SafetyMode.ARMED.value and status.fields["holding"]
-    link.disarm()
-    link.close()
-    whole.link = None
+    whole.check_stopped({"chunk_invalid"})
+
+
+def test_a_plan_that_breaks_off_stops_the_run(whole: Whole) -> None:
+    """A program that is not ours arms, and goes in the middle of its chunk."""
+    fields = {"sequence": 1, "start_time": time.monotonic(), "step_dt": 0.2}
     with socket.create_connection(("127.0.0.1", whole.controller.port)) as sock:
         hello = {"token": whole.controller.token, "protocol": PROTOCOL}
-        sock.sendall(encode(Message("hello", hello)))
         sock.settimeout(5)
-        assert Decoder().feed(sock.recv(65536))
+        for message in (Message("hello", hello), Message("arm", {})):
+            sock.sendall(encode(message))
+            assert Decoder().feed(sock.recv(65536))[0].kind != "refused"
         chunk = encode(Message("chunk", fields, {"joint_positions": np.zeros((6, 7))}))
         sock.sendall(chunk[: len(chunk) // 2])
-    assert whole.ask().status().fields["mode"] == SafetyMode.DISARMED.value
+    eventually(whole.faulted)
+    whole.check_stopped({"planner_link"})

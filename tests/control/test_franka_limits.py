@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,11 +140,11 @@ def test_an_environment_without_the_box_is_refused(push: ModuleType, tmp_path: P
 class Limited:
     """The box with its limits, and our robot server on it."""
 
-    def __init__(self, push: ModuleType, folder: Path) -> None:
+    def __init__(self, push: ModuleType, folder: Path, **options: Any) -> None:
         self.log = folder / "box.log"
         self._stack = ExitStack()
         self._stack.enter_context(push.control_box(Path(PYTHON), self.log))
-        options = {"host": "127.0.0.1", "realtime": False, "gripper": False}
+        options = {"host": "127.0.0.1", "realtime": False, "gripper": False, **options}
         self.server: ServerProcess = start_server("franka", options, python=PYTHON)
         self._stack.callback(self.server.close)
         self.robot = RemoteRobot(self.server.address, self.server.token, SystemClock())
@@ -191,9 +192,30 @@ def test_a_filtered_path_raises_no_reflex(
 
 
 @with_box
-def test_a_jump_past_the_filter_is_a_reflex_that_only_recovery_ends(
-    push: ModuleType, limited: Limited
-) -> None:
+def test_a_jump_past_the_filter_is_softened(limited: Limited, push: ModuleType) -> None:
+    """What the arm presses against holds it as far from its command, and is not pressed harder than that."""
+    robot = limited.robot
+    q = robot.get_state().joint_positions
+    robot.send_action(command(q, 1))
+    time.sleep(0.05)
+    for number in range(2, 60):
+        sent = robot.send_action(command(q + np.array([0, 0, 0, 0, 0, 0.5, 0]), number))
+        time.sleep(0.02)
+    assert sent is not None and robot.get_state().mode is RobotMode.MOVING
+    assert push.read_log(limited.log)["reflexes"] == {}
+    assert 0.05 < robot.get_state().joint_positions[5] - q[5] < 0.6
+
+
+@with_box
+def test_a_jump_is_a_reflex_that_only_recovery_ends(push: ModuleType, tmp_path: Path) -> None:
+    scene = Limited(push, tmp_path, torque=[1e4] * 7)
+    try:
+        _jump(push, scene)
+    finally:
+        scene.close()
+
+
+def _jump(push: ModuleType, limited: Limited) -> None:
     robot = limited.robot
     q = robot.get_state().joint_positions
     robot.send_action(command(q, 1))

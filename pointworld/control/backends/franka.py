@@ -6,6 +6,7 @@ Run against franky-sim, a server of libfranka's protocol. Not yet tried on hardw
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import threading
 from collections.abc import Sequence
@@ -28,6 +29,9 @@ _MODES = {"Idle": RobotMode.READY, "Move": RobotMode.MOVING}
 _GRIPPER_STEP = 0.004
 STIFFNESS = (600.0, 600.0, 600.0, 600.0, 250.0, 150.0, 50.0)
 DAMPING = (50.0, 50.0, 50.0, 20.0, 20.0, 20.0, 10.0)
+#: What the controller may ask of each joint beside gravity [Nm]: the arm's own limits are 87 and, in the wrist, 12, and
+#: beyond these it stops with a reflex. One that presses this hard also springs less when what it presses gives way.
+TORQUE = (35.0, 35.0, 35.0, 35.0, 8.0, 8.0, 8.0)
 
 
 class FrankaRobot(VendorArm):
@@ -47,12 +51,16 @@ class FrankaRobot(VendorArm):
         gripper: bool = True,
         stiffness: Sequence[float] = STIFFNESS,
         damping: Sequence[float] = DAMPING,
+        torque: Sequence[float] = TORQUE,
         realtime: bool = True,
     ) -> None:
-        """Args: stiffness [Nm/rad], damping [Nms/rad]: (7,) of the controller. realtime: insist on such a kernel."""
+        """Args: stiffness [Nm/rad], damping [Nms/rad]: (7,) of the controller. torque: (7,) most that it may ask for
+        [Nm]. realtime: insist on such a kernel.
+        """
         super().__init__(clock)
         self._host, self._model, self._with_gripper = host, model, gripper
         self._stiffness, self._damping = np.array(stiffness), np.array(damping)
+        self._torque = np.array(torque)
         self._realtime = realtime
         self._franky: Any = None
         self._robot: Any = None
@@ -142,10 +150,20 @@ class FrankaRobot(VendorArm):
                 self._robot.poll_motion()  # raises what ended it, if anything did
                 if not self._robot.is_in_control:
                     raise RuntimeError("its controller has ended")
+            state = self._robot.state
+            q, v = soft_reference(
+                q,
+                v,
+                np.array(state.q),
+                np.array(state.dq),
+                self._stiffness,
+                self._damping,
+                self._torque,
+            )
             self._motion.set_reference(self._franky.JointReference(q=q, dq=v))
         except Exception as error:
             raise ControlError(Reason.ROBOT_ERROR, f"Franka: {error}") from error
-        return command
+        return dataclasses.replace(command, joint_positions=q, joint_velocities=v)
 
     def _begin(self) -> None:
         """Start the controller where the arm is."""
@@ -196,6 +214,26 @@ class FrankaRobot(VendorArm):
                     self._gripper.move(wanted, 0.1)
                     last = wanted
                 self._width = float(self._gripper.width)
+
+
+def soft_reference(
+    q: np.ndarray,
+    v: np.ndarray,
+    measured_q: np.ndarray,
+    measured_v: np.ndarray,
+    stiffness: np.ndarray,
+    damping: np.ndarray,
+    torque: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The reference nearest to the wanted one for which an impedance controller asks for no more than `torque`.
+
+    Args:
+        q, v, measured_q, measured_v: (joints,) wanted and measured [rad, rad/s].
+        stiffness, damping, torque: (joints,) [Nm/rad, Nms/rad, Nm].
+    """
+    slip = np.clip(damping * (v - measured_v), -torque, torque)
+    pull = np.clip(stiffness * (q - measured_q), -torque - slip, torque - slip)
+    return measured_q + pull / stiffness, measured_v + slip / damping
 
 
 def _version(package: str) -> str:

@@ -1,0 +1,67 @@
+"""Pictures are posed where the arm was when they were taken, and never planned from when they are old and it moves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pointworld.control.rig import Look
+from pointworld.control.rig_open import RigConfig, open_rig
+from pointworld.control.rig_world import FRESH, RigWorld
+from pointworld.control.task_runs import scene_renderer
+from pointworld.control.track import Track
+from pointworld.plan import ConstantMotion
+from pointworld.plan.actions import Body, PathLimits, ToolPathSpace
+from pointworld.plan.tasks.seen import Seen
+from tests.control.test_goal_view import Stage
+from tests.control.test_rig import _blank
+
+
+def test_the_place_of_a_moment_lies_between_its_neighbours() -> None:
+    track = Track()
+    with pytest.raises(ValueError, match="nothing"):
+        track.at(0.0)
+    for moment in np.arange(0.0, 5.0, 0.02):
+        track.add(float(moment), np.array([moment, -2 * moment]))
+    track.add(4.0, np.array([99.0, 99.0]))
+    assert np.allclose(track.at(4.331), [4.331, -8.662])
+    assert np.allclose(track.at(9.0), [4.98, -9.96]), "the last one, after it"
+    assert track.at(0.0)[0] == pytest.approx(4.98 - 2.0, abs=0.03), "older ones are forgotten"
+
+
+def test_old_pictures_of_a_moving_arm_are_taken_again() -> None:
+    pytest.importorskip("mujoco", reason="mujoco is not installed")
+    stage = Stage()
+    opened, _ = open_rig(
+        RigConfig(),
+        stage.robot,
+        task=stage.task,
+        renderer=lambda task: scene_renderer("auto", *task.image),
+        record=None,
+    )
+    rig: Any = opened.rig
+    # Its clock goes on while one looks, as a real one does.
+    rig.real_time = True
+    seen, takes = _blank(stage), iter([0.02, 0.02, 0.02, 0.5, 0.02, 0.02])
+    looks: list[float] = []
+
+    def perceive(look: Look) -> Seen:
+        looks.append(look.time)
+        rig.wait(rig.clock.now() + next(takes))
+        return seen
+
+    world = RigWorld(rig, perceive, dynamics=ConstantMotion())
+    body = Body.of(stage.robot, step_dt=0.1, num_steps=11, surface=96)
+    space = ToolPathSpace(body=body, limits=PathLimits(workspace_lower=(0.2, -0.4, 0.03)))
+    plan = space.rest()
+    plan[:, 1] = torch.linspace(0.02, 0.1, len(plan))
+    for _ in range(4):
+        state = world.observe()
+        world.execute(space.decode(state.joint_positions, plan[None]), 4)
+    rig.close()
+    assert len(looks) == 5 and world.stale == 1
+    assert looks[4] - looks[3] > 0.5, "the arm was waited for"
+    assert world.overlapped == 2 and max(world.frame_ages) <= FRESH
