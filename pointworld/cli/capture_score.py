@@ -11,7 +11,9 @@ from rich.table import Table
 import pointworld
 from pointworld.cli.common import console, parse, pick_device, progress, stdout_json
 from pointworld.train import build_cache, read_cache
+from pointworld.train.cache import cache_folder
 from pointworld.train.labelled_score import LabelledScore, score_labelled
+from pointworld.train.preparation import preparations_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +56,11 @@ def main(argv: list[str]) -> int:
 
 def _score(args: CaptureScoreArgs, name: str) -> LabelledScore:
     model = pointworld.load(name, device=pick_device(args.device)).eval()
-    encoder = model.spec.encoder
+    (preparation, *_) = preparations_of(name, model.spec)
     root = args.cache or args.data.parent / f"{args.data.name}_cache"
-    folder = root / f"{args.data.name}-{encoder or 'plain'}"
+    folder = cache_folder(root, args.data, preparation, 0.0)
     with progress(None, f"samples of {args.data}") as advance:
-        build_cache(args.data, folder, encoder=encoder, on_progress=advance)
+        build_cache(args.data, folder, preparation=preparation, on_progress=advance)
     samples = read_cache(folder)
     with progress(len(samples), name) as advance:
         return score_labelled(model, samples, on_clip=advance)

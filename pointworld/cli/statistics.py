@@ -6,8 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pointworld.cli.common import console, parse, stdout_json
-from pointworld.cli.train import TrainArgs, domain_names, model_spec, read_samples
+from pointworld.cli.train import (
+    TrainArgs,
+    domain_names,
+    domain_rows,
+    model_spec,
+    read_samples,
+)
 from pointworld.train import Ranks, measure, write_statistics
+from pointworld.train.preparation import Preparation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +57,10 @@ def main(argv: list[str]) -> int:
         cache=args.cache,
     )
     domains, _ = domain_names(like)
-    samples = read_samples(like, args.data, domains, None, Ranks(), noisy=like.noisy)
-    spec = model_spec(like, tuple(dict.fromkeys(domains)), samples[0])
+    names = tuple(dict.fromkeys(domains))
+    rows, plain = domain_rows(names, None, None), dict.fromkeys(names, Preparation())
+    samples = read_samples(like, args.data, domains, rows, plain, Ranks(), noisy=like.noisy)
+    spec = model_spec(like, names, samples[0])
     statistics = measure(spec, samples, seed=args.seed)
     write_statistics(args.out, statistics)
     for name, entry in statistics.items():

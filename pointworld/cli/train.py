@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from pointworld.data import require_disjoint
 from pointworld.data.families import GROUPS, REGISTRY, group_of
 from pointworld.errors import InputError
 from pointworld.model import ModelSpec, WorldModel, load, save_checkpoint
+from pointworld.model.released_encoder import provenance, stored_encoder_weights
 from pointworld.model.spread import SpreadMap
 from pointworld.ptv3 import PTv3Arch
 from pointworld.train import (
@@ -36,9 +37,9 @@ from pointworld.train import (
     read_statistics,
     train,
 )
-from pointworld.train.cache import SURFACE_POINTS, cache_folder
+from pointworld.train.cache import cache_folder, spread_out
+from pointworld.train.preparation import SURFACE_POINTS, Preparation, preparations_of
 from pointworld.train.spread import fit_model_spread, fit_still_below
-from pointworld.train.trainer import spread_out
 
 #: Validation samples on which the predicted spread and motions lost in it are corrected.
 CORRECTION_CLIPS = 100
@@ -67,9 +68,10 @@ class TrainArgs:
     max_clips: int = 0
     """Train on this many clips only, drawn by the seed; 0 = all."""
     init: str | None = None
-    """Checkpoint (name or folder) to start from; its architecture, encoder and normalisation are kept."""
+    """Checkpoint (name, folder or released .pt) to start from; its architecture, encoder and normalisation are kept."""
     domains: tuple[str, ...] = ()
-    """Domain of each folder, whose normalisation it shares; "sim" for all of them by default."""
+    """Domain of each folder, whose normalisation it shares; "sim" for all of them by default. With --init names of the
+    checkpoint's own domains, or as many others, in its order."""
     size: str = "tiny"
     """Backbone: tiny or small."""
     robot: str = "fr3"
@@ -136,21 +138,18 @@ def _train(
     ranks: Ranks,
 ) -> None:
     start = time.perf_counter()
-    encoder = args.encoder if init is None else init.spec.encoder
+    names = tuple(dict.fromkeys(domains[0]))
+    rows = domain_rows(names, args.init, None if init is None else init.spec)
+    demanded = _preparations(args, init, rows)
     samples, validation = (
-        read_samples(args, folders, names, encoder, ranks, noisy=noisy)
-        for folders, names, noisy in zip(
+        read_samples(args, folders, given, rows, demanded, ranks, noisy=noisy)
+        for folders, given, noisy in zip(
             (args.data, args.validation), domains, (args.noisy, 0.0), strict=True
         )
     )
     samples = chosen_samples(samples, args)
     cached = time.perf_counter()
-    names = tuple(dict.fromkeys(domains[0]))
     spec = init.spec if init is not None else model_spec(args, names, samples[0])
-    if init is not None and len(names) != len(spec.domains):
-        raise InputError(
-            f"'{args.init}' has the domains {', '.join(spec.domains)}; name as many with --domains, in that order"
-        )
     with _shown(ranks, len(samples)) as on_step:
         model = train(
             spec,
@@ -165,8 +164,37 @@ def _train(
         )
     if ranks.leads:
         timings = {"cache": cached - start, "train": time.perf_counter() - cached}
-        model = with_corrections(model, spread_out(validation, CORRECTION_CLIPS))
+        if model.spec.mode != "released":  # whose numbers mean what the release says of them
+            model = with_corrections(model, spread_out(validation, CORRECTION_CLIPS))
         _finish(args, model, len(samples), timings)
+
+
+def domain_rows(
+    names: Sequence[str], checkpoint: str | None, spec: ModelSpec | None
+) -> dict[str, int]:
+    """The normalisation row of every named domain: in their order, or those of the checkpoint to start from.
+
+    Raises:
+        InputError: the names are neither domains of the checkpoint nor as many as it has.
+    """
+    if spec is not None and set(names) <= set(spec.domains):
+        return {name: spec.domain_index(name) for name in names}
+    if spec is not None and len(names) != len(spec.domains):
+        raise InputError(
+            f"'{checkpoint}' has the domains {', '.join(spec.domains)}, --domains says {', '.join(names)}: give one of "
+            "those to every folder, or as many other names, in that order"
+        )
+    return {name: row for row, name in enumerate(names)}
+
+
+def _preparations(
+    args: TrainArgs, init: WorldModel | None, rows: Mapping[str, int]
+) -> dict[str, Preparation]:
+    """How the clips of every named domain become samples."""
+    if init is None or args.init is None:
+        return dict.fromkeys(rows, Preparation(encoder=args.encoder))
+    demanded = preparations_of(args.init, init.spec)
+    return {name: demanded[row] for name, row in rows.items()}
 
 
 def with_corrections(model: WorldModel, validation: Sequence[CachedSample]) -> WorldModel:
@@ -249,7 +277,12 @@ def _finish(args: TrainArgs, model: WorldModel, clips: int, timings: dict[str, f
         "parameters": sum(p.numel() for p in model.parameters()),
         "last": curve[-1],
     }
-    save_checkpoint(model.cpu(), args.out, training=summary)
+    save_checkpoint(
+        model.cpu(),
+        args.out,
+        training=summary if args.init is None else {**summary, "init": _origin(args.init)},
+        encoder_weights=None if args.init is None else stored_encoder_weights(args.init),
+    )
     write_run_json(
         args.out,
         command="train",
@@ -263,31 +296,40 @@ def _finish(args: TrainArgs, model: WorldModel, clips: int, timings: dict[str, f
         stdout_json(summary)
 
 
+def _origin(checkpoint: str) -> dict[str, Any]:
+    """What the new checkpoint remembers of the one it started from; its licence binds this one too."""
+    return {"checkpoint": Path(checkpoint).name, **provenance(checkpoint)}
+
+
 def read_samples(
     args: TrainArgs,
     folders: Sequence[Path],
     domains: Sequence[str],
-    encoder: str | None,
+    rows: Mapping[str, int],
+    preparations: Mapping[str, Preparation],
     ranks: Ranks,
     *,
     noisy: float,
 ) -> list[CachedSample]:
-    """The samples of all domains, cached first where they are not yet."""
+    """The samples of all folders, cached first where they are not yet.
+
+    Args:
+        domains: of each folder. rows, preparations: normalisation row of every domain, and what its samples are like.
+    """
     samples: list[CachedSample] = []
-    rows = {name: row for row, name in enumerate(dict.fromkeys(domains))}
     for data, name in zip(folders, domains, strict=True):
         root = args.cache or data.parent / f"{data.name}_cache"
-        folder = cache_folder(root, data, encoder, noisy)
+        folder = cache_folder(root, data, preparations[name], noisy)
         if ranks.leads:
             with progress(None, f"samples of {data}") as advance:
                 build_cache(
                     data,
                     folder,
-                    encoder=encoder,
+                    preparation=preparations[name],
                     workers=args.workers,
                     noisy=noisy,
                     on_progress=advance,
                 )
-        ranks.agree(0.0)  # the others wait until the cache is there
+        ranks.wait()  # the others, until the cache is there
         samples += read_cache(folder, domain=rows[name])
     return samples

@@ -15,6 +15,7 @@ from pointworld.train import CachedSample, TrainConfig, build_cache, read_cache
 from pointworld.train.cache import cache_folder
 from pointworld.train.graph_model import GraphSpec, save_graph_model
 from pointworld.train.graph_training import train_graph
+from pointworld.train.preparation import Preparation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,7 @@ def _samples(args: TrainGnnArgs, folders: Sequence[Path], noisy: float) -> list[
     found: list[CachedSample] = []
     for data in folders:
         root = args.cache or data.parent / f"{data.name}_cache"
-        folder = cache_folder(root, data, None, noisy)
+        folder = cache_folder(root, data, Preparation(), noisy)
         with progress(None, f"samples of {data}") as advance:
             build_cache(data, folder, workers=args.workers, noisy=noisy, on_progress=advance)
         found += read_cache(folder)

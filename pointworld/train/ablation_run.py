@@ -27,17 +27,18 @@ from pointworld.train.ablation import (
     without_colour,
 )
 from pointworld.train.cache import (
-    SURFACE_POINTS,
     CachedSample,
     build_cache,
     cache_folder,
     read_cache,
+    spread_out,
 )
 from pointworld.train.config import TrainConfig
 from pointworld.train.curve import read_curve
 from pointworld.train.evaluator import evaluate
 from pointworld.train.parallel import Ranks
 from pointworld.train.predictors import carry_predictors, model_predictor
+from pointworld.train.preparation import SURFACE_POINTS, Preparation
 from pointworld.train.statistics import STATISTICS_SAMPLES, measure
 from pointworld.train.trainer import train
 
@@ -153,7 +154,7 @@ def _trained(
         validation,
         folder,
         config,
-        statistics=measure(spec, samples[:STATISTICS_SAMPLES], seed=config.seed),
+        statistics=measure(spec, spread_out(samples, STATISTICS_SAMPLES), seed=config.seed),
         ranks=Ranks(device=setup.device),
     ).cpu()
     last = read_curve(folder / "curve.csv")[-1]
@@ -192,13 +193,14 @@ def samples_of(
     """What a variant trains on: the first `share` of the clips in every folder."""
     samples: list[CachedSample] = []
     for data in folders:
-        folder = cache_folder(setup.cache, data, variant.encoder, noisy)
+        preparation = Preparation(encoder=variant.encoder)
+        folder = cache_folder(setup.cache, data, preparation, noisy)
         if variant.cameras is not None:
             folder = folder.with_name(f"{folder.name}-cameras{variant.cameras}")
         count = build_cache(
             data,
             folder,
-            encoder=variant.encoder,
+            preparation=preparation,
             workers=setup.workers,
             cameras=variant.cameras,
             noisy=noisy,

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 
+from pointworld.errors import InputError
 from pointworld.train.cache import CachedSample
 from pointworld.types import RobotFlow, ScenePoints
 
 Tensor = torch.Tensor
+
+#: How far a sample's time between steps may be from the model's, as in prediction.
+STEP_DT_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +66,20 @@ def square_symmetry(index: int) -> Tensor:
     return torch.linalg.matrix_power(quarter, index % 4) @ mirror
 
 
+def check_step_dt(sample: CachedSample, step_dt: float) -> None:
+    """Refuse a sample whose time between steps is not the model's.
+
+    Raises:
+        InputError: they differ by more than 1 %.
+    """
+    if not math.isclose(sample.step_dt, step_dt, rel_tol=STEP_DT_TOLERANCE):
+        raise InputError(
+            f"clip {sample.key} has {sample.step_dt:.4g} s between its steps, the model {step_dt:.4g} s: speeds would "
+            f"be wrong. Make the clips with --label.step-dt {step_dt:.6g} (pointworld capture label), or "
+            f"--tabletop.step-dt {step_dt:.6g} (pointworld generate)"
+        )
+
+
 def choose_points(
     sample: CachedSample, config: AugmentConfig, generator: torch.Generator
 ) -> Tensor:
@@ -82,12 +101,24 @@ def augment(
     *,
     step_dt: float,
     voxel_size: float,
+    keep_frame: bool = False,
 ) -> TrainingSample:
-    """Draw one training sample from a cached one."""
+    """Draw one training sample from a cached one.
+
+    Args:
+        step_dt: the model's [s].
+        keep_frame: add noise to the points, but neither crop, turn nor shift the scene.
+
+    Raises:
+        InputError: the sample has another `step_dt`.
+    """
+    check_step_dt(sample, step_dt)
     index = choose_points(sample, config, generator)
     symmetry = int(torch.randint(8, (), generator=generator).item())
-    A = square_symmetry(symmetry)
     cells = torch.randint(-config.shift, config.shift + 1, (3,), generator=generator)
+    if keep_frame:
+        index, symmetry, cells = torch.arange(len(sample.points)), 0, torch.zeros_like(cells)
+    A = square_symmetry(symmetry)
     shift = cells * torch.tensor([1.0, 1.0, 0.0]) * voxel_size
     noise = torch.randn(len(index), 3, generator=generator) * config.position_noise
     positions = sample.positions(index)
@@ -113,7 +144,12 @@ def augment(
 
 
 def whole(sample: CachedSample, *, step_dt: float, max_points: int | None = None) -> TrainingSample:
-    """The sample as it is, or its `max_points` points nearest to the robot's path: for validation."""
+    """The sample as it is, or its `max_points` points nearest to the robot's path: for validation.
+
+    Raises:
+        InputError: the sample's `step_dt` is not this one, the model's.
+    """
+    check_step_dt(sample, step_dt)
     index = torch.arange(len(sample.points))
     if max_points is not None and max_points < len(index):
         index = sample.reach.topk(max_points, largest=False).indices.sort().values

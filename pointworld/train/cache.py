@@ -21,22 +21,19 @@ from safetensors.torch import save_file
 from pointworld.data import Clip, clip_to_sample, list_clips, read_clip
 from pointworld.data.clip_header import LABELLED
 from pointworld.data.library import clip_file, clip_format
-from pointworld.data.recordings import read_labelled
-from pointworld.data.sensor import SensorConfig
-from pointworld.encoders import ImageEncoder, load_encoder
+from pointworld.data.recordings import LabelledClip, read_labelled
+from pointworld.data.sample import clip_frames
+from pointworld.data.sensor import SensorConfig, observe
 from pointworld.errors import InputError
 from pointworld.files import atomic_path
 from pointworld.geometry import point_clusters
 from pointworld.robot import RobotModel
 from pointworld.train.labelled_cache import cache_labelled
+from pointworld.train.preparation import Preparation, known_gripper
 
 Tensor = torch.Tensor
 
-#: Robot surface points of a cached sample, all of them seen by the scene's raw features.
-SURFACE_POINTS = 192
-#: The surface is the same in every sample, in training, evaluation and use.
-SURFACE_SEED = 0
-FORMAT = "pointworld-cache-2"
+FORMAT = "pointworld-cache-3"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,6 +47,7 @@ class CachedSample:
     robot_positions: (steps, surface, 3) float32. robot_normals: the same in float16. gripper_open: (steps, grippers).
     clusters: (points,) int64, which points hang together (see `pointworld.geometry.point_clusters`).
     reach: (points,) least distance to the robot's surface over the motion [m].
+    step_dt: [s] between steps.
     surface: (points, 3) where the points really are at step 0 [m], under a sensor's errors; None: where they are seen.
     supervised: (steps, points) bool, True where the motion is known; None where it is everywhere.
     domain: row of the model's normalisation buffers.
@@ -67,6 +65,7 @@ class CachedSample:
     gripper_open: Tensor
     clusters: Tensor
     reach: Tensor
+    step_dt: float
     family: str
     key: str
     surface: Tensor | None = None
@@ -85,8 +84,8 @@ class CachedSample:
 def cache_clip(
     clip: Clip,
     robot: RobotModel,
+    preparation: Preparation,
     *,
-    encoder: ImageEncoder | None,
     sensor: SensorConfig | None = None,
     seed: int = 0,
 ) -> dict[str, Tensor]:
@@ -95,12 +94,12 @@ def cache_clip(
     Args:
         sensor, seed: a camera's errors, and what draws them.
     """
-    surface = robot.sample_surface(SURFACE_POINTS, links="gripper", seed=SURFACE_SEED)
     sample = clip_to_sample(
         clip,
         robot,
-        encoder=encoder,
-        surface=surface,
+        voxel_size=preparation.voxel_size,
+        surface=preparation.surface(robot),
+        max_points=preparation.max_points,
         sensor=sensor,
         seed=seed,
     )
@@ -121,38 +120,35 @@ def cache_clip(
         "moving": moving,
         "robot_positions": sample.robot.positions.float(),
         "robot_normals": sample.robot.normals.half(),
-        "gripper_open": sample.robot.gripper_open.float(),
+        "gripper_open": known_gripper(sample.robot.gripper_open.float()),
         "reach": reach.min(0).values,
     }
     if sample.surface is not None:
         tensors["surface"] = sample.surface.float()
-    if sample.scene.features is not None:
-        tensors["features"] = sample.scene.features.half()
+    if preparation.encoder is not None:
+        seen = clip if sensor is None else observe(clip, sensor, seed).clip
+        features = preparation.image_features(sample.scene.points, clip_frames(seen))
+        tensors["features"] = features.half()
     return {name: value.contiguous() for name, value in tensors.items()}
 
 
-# One copy per worker process: loading them costs more than a clip.
+# One copy per worker process: loading one costs more than a clip.
 _robot = cache(RobotModel.load)
 
 
-@cache
-def _encoder(name: str | None) -> ImageEncoder | None:
-    return None if name is None else load_encoder(name)
-
-
 def _cache_file(
-    source: Path, *, folder: Path, encoder: str | None, cameras: int | None, noisy: float
+    source: Path, *, folder: Path, preparation: Preparation, cameras: int | None, noisy: float
 ) -> Path:
     target = folder / f"{source.stem}.safetensors"
     if not target.exists():
-        tensors, names = _tensors_of(source, _encoder(encoder), cameras, noisy)
+        tensors, names = _tensors_of(source, preparation, cameras, noisy)
         with atomic_path(target) as temporary:
             save_file(tensors, temporary, metadata={"format": FORMAT, **names})
     return target
 
 
 def _tensors_of(
-    source: Path, encoder: ImageEncoder | None, cameras: int | None, noisy: float
+    source: Path, preparation: Preparation, cameras: int | None, noisy: float
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and names of a simulated clip or a labelled recording; a recording has its camera's errors already."""
     if clip_format(source) == LABELLED:
@@ -160,28 +156,31 @@ def _tensors_of(
             labelled = read_labelled(file)
         labelled = replace(labelled, frames=labelled.frames[:cameras])
         robot = _robot(labelled.robot)
-        surface = robot.sample_surface(SURFACE_POINTS, links="gripper", seed=SURFACE_SEED)
-        tensors = cache_labelled(labelled, robot, surface, encoder=encoder)
-        return tensors, {"family": labelled.family, "key": labelled.key}
+        tensors = cache_labelled(labelled, robot, preparation)
+        return tensors, _names(labelled)
     clip = read_clip(source)
     clip = replace(clip, views=clip.views[:cameras])
     seed = zlib.crc32(source.stem.encode())
     sensor = SensorConfig(max_cameras=len(clip.views)) if seed < noisy * 2**32 else None
-    tensors = cache_clip(clip, _robot(clip.robot), encoder=encoder, sensor=sensor, seed=seed)
-    return tensors, {"family": clip.family, "key": clip.key}
+    tensors = cache_clip(clip, _robot(clip.robot), preparation, sensor=sensor, seed=seed)
+    return tensors, _names(clip)
 
 
-def cache_folder(root: Path, data: Path, encoder: str | None, noisy: float) -> Path:
+def _names(clip: Clip | LabelledClip) -> dict[str, str]:
+    return {"family": clip.family, "key": clip.key, "step_dt": repr(float(clip.step_dt))}
+
+
+def cache_folder(root: Path, data: Path, preparation: Preparation, noisy: float) -> Path:
     """Where the samples of a data set are kept below `root`."""
     seen = f"-noisy{round(100 * noisy)}" if noisy else ""
-    return root / f"{data.name}-{encoder or 'plain'}{seen}"
+    return root / f"{data.name}-{preparation.label}{seen}"
 
 
 def build_cache(
     data: str | Path,
     folder: str | Path,
     *,
-    encoder: str | None = None,
+    preparation: Preparation | None = None,
     workers: int = 1,
     cameras: int | None = None,
     noisy: float = 0.0,
@@ -190,7 +189,7 @@ def build_cache(
     """Cache every clip below `data` into `folder`; clips already there are kept.
 
     Args:
-        encoder: name for `load_encoder` of the image features, or None.
+        preparation: what the model demands of its samples; that of our own models, without image features, if None.
         workers: processes.
         cameras: views of a clip that are used, the first ones; None = all.
         noisy: share of the clips that are seen with a depth camera's errors (`pointworld.data.SensorConfig`).
@@ -207,9 +206,10 @@ def build_cache(
     clips = list_clips(data)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    settings: dict[str, object] = {"encoder": encoder, "surface": SURFACE_POINTS, "noisy": noisy}
+    wanted = preparation or Preparation()
+    settings = {"format": FORMAT, **wanted.settings(), "noisy": noisy}
     _check_settings(target, settings if cameras is None else settings | {"cameras": cameras})
-    work = partial(_cache_file, folder=target, encoder=encoder, cameras=cameras, noisy=noisy)
+    work = partial(_cache_file, folder=target, preparation=wanted, cameras=cameras, noisy=noisy)
     advance = on_progress or (lambda _: None)
     if workers <= 1:
         for clip in clips:
@@ -232,8 +232,11 @@ def _check_settings(folder: Path, settings: dict[str, object]) -> None:
     if path.is_file():
         found = json.loads(path.read_text())
         if found != settings:
+            other = sorted(k for k in {*found, *settings} if found.get(k) != settings.get(k))
+            there = {name: found.get(name) for name in other}
+            here = {name: settings.get(name) for name in other}
             raise InputError(
-                f"{folder} was cached with {found}, this run wants {settings}. Choose another --cache folder."
+                f"{folder} was cached with {there}, this run wants {here}. Delete it, or choose another --cache folder."
             )
         return
     with atomic_path(path) as temporary:
@@ -257,7 +260,12 @@ def read_cached(path: Path, *, domain: int = 0) -> CachedSample:
     tensors.setdefault("features", None)
     clusters = point_clusters(tensors["points"], tensors["normals"])
     return CachedSample(
-        **tensors, clusters=clusters, family=names["family"], key=names["key"], domain=domain
+        **tensors,
+        clusters=clusters,
+        step_dt=float(names["step_dt"]),
+        family=names["family"],
+        key=names["key"],
+        domain=domain,
     )
 
 
@@ -273,3 +281,10 @@ def read_cache(
     if not files:
         raise InputError(f"{folder} holds no cached samples")
     return [read_cached(path, domain=domain) for path in files]
+
+
+def spread_out(samples: Sequence[CachedSample], count: int) -> Sequence[CachedSample]:
+    """At most `count` samples, evenly spread over all of them, so that every folder has its share."""
+    if len(samples) <= count:
+        return samples
+    return [samples[i * len(samples) // count] for i in range(count)]

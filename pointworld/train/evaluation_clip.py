@@ -14,8 +14,8 @@ from pointworld.errors import InputError
 from pointworld.geometry import transform_points, unproject
 from pointworld.robot import RobotModel
 from pointworld.train.baselines import HandMotion
-from pointworld.train.cache import SURFACE_POINTS, SURFACE_SEED
 from pointworld.train.metrics import came_to_rest
+from pointworld.train.preparation import SURFACE_POINTS, SURFACE_SEED
 
 Tensor = torch.Tensor
 

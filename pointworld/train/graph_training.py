@@ -13,7 +13,7 @@ import torch
 from pointworld.model import ModelInputs, collate
 from pointworld.model.hand_frame import hand_frame
 from pointworld.train.augment import TrainingSample, augment, whole
-from pointworld.train.cache import CachedSample
+from pointworld.train.cache import CachedSample, spread_out
 from pointworld.train.config import TrainConfig, learning_rate
 from pointworld.train.graph_model import GraphModel, GraphSpec
 from pointworld.train.losses import flow_loss, loss_weights, movement_selector, weight_total
@@ -66,7 +66,7 @@ def train_graph(
     )
     state = read_state(out, model, optimizer, config)
     if state is None:
-        measure_scale(model, samples[:MEASURED])
+        measure_scale(model, spread_out(samples, MEASURED))
         state = TrainState.start(model)
     before, resumed_at = state.elapsed, time.monotonic()
     while (share := _share(state, config)) < 1.0:

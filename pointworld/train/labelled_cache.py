@@ -6,10 +6,9 @@ import numpy as np
 import torch
 
 from pointworld.data.recordings import LabelledClip
-from pointworld.encoders import ImageEncoder
 from pointworld.errors import InputError
-from pointworld.robot import RobotModel, SurfacePoints
-from pointworld.scene import point_features
+from pointworld.robot import RobotModel
+from pointworld.train.preparation import Preparation, known_gripper
 
 Tensor = torch.Tensor
 
@@ -18,16 +17,9 @@ MOVING = 1e-3
 
 
 def cache_labelled(
-    clip: LabelledClip,
-    robot: RobotModel,
-    surface: SurfacePoints,
-    *,
-    encoder: ImageEncoder | None,
+    clip: LabelledClip, robot: RobotModel, preparation: Preparation
 ) -> dict[str, Tensor]:
     """The tensors of one cached sample, without its names; `supervised` says where there is a label.
-
-    Args:
-        surface: the robot's points, those of every cached sample.
 
     Raises:
         InputError: the clip's joints are not the robot's.
@@ -37,9 +29,9 @@ def cache_labelled(
             f"clip {clip.key} was labelled with joints {list(clip.joint_names)}, the robot '{robot.name}' has "
             f"{list(robot.joint_names)}. Label it again with this description of the robot."
         )
-    flow = robot.flow(surface, torch.from_numpy(clip.joint_positions), step_dt=clip.step_dt).to(
-        dtype=torch.float32
-    )
+    joints = torch.from_numpy(clip.joint_positions)
+    flow = robot.flow(preparation.surface(robot), joints, step_dt=clip.step_dt)
+    flow = flow.to(dtype=torch.float32)
     points = torch.from_numpy(clip.points)
     positions = clip.positions()
     moved = np.linalg.norm(positions - positions[:1], axis=-1).max(0) > MOVING
@@ -55,11 +47,10 @@ def cache_labelled(
         "moving": moving,
         "robot_positions": flow.positions,
         "robot_normals": flow.normals.half(),
-        "gripper_open": flow.gripper_open,
+        "gripper_open": known_gripper(flow.gripper_open),
         "reach": reach.min(0).values,
         "supervised": torch.from_numpy(clip.known),
     }
-    if encoder is not None:
-        features, _ = point_features(points, clip.frames, encoder, T_world_base=np.eye(4))
-        tensors["features"] = features.half()
+    if preparation.encoder is not None:
+        tensors["features"] = preparation.image_features(points, clip.frames).half()
     return {name: value.contiguous() for name, value in tensors.items()}

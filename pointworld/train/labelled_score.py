@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from pointworld.errors import InputError
-from pointworld.model import WorldModel, collate
-from pointworld.train.augment import whole
+from pointworld.model import WorldModel
 from pointworld.train.cache import CachedSample
 from pointworld.train.metrics import moved_mask
+from pointworld.train.model_sample import forecasts
 
 #: A point whose label stays within this is at rest [m].
 AT_REST = 1e-3
@@ -50,19 +50,17 @@ def score_labelled(
         on_clip: called with 1 after every sample.
 
     Raises:
-        InputError: there are no samples, or they have another number of steps than the model.
+        InputError: there are no samples, or they have another number of steps or time base than the model.
     """
     if not samples:
         raise InputError("there are no clips to score")
     errors: dict[str, list[torch.Tensor]] = {"moved": [], "no_motion": [], "at_rest": []}
     for sample in samples:
-        item = whole(sample, step_dt=model.spec.step_dt)
-        if len(item.displacements) != model.spec.num_steps:
+        if len(sample.motions) != model.spec.num_steps:
             raise InputError(
-                f"clip {sample.key} has {len(item.displacements)} steps, the model predicts {model.spec.num_steps}"
+                f"clip {sample.key} has {len(sample.motions)} steps, the model predicts {model.spec.num_steps}"
             )
-        inputs = collate([(item.scene, item.robot)], domain=[item.domain]).to(model.device)
-        predicted = model(inputs).displacements[0].cpu()
+    for item, predicted, _ in forecasts(model, samples):
         error = (predicted - item.displacements).norm(dim=-1)
         known, length = item.known(), item.displacements.norm(dim=-1)
         moved = moved_mask(item.displacements) & known

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from pointworld.errors import InputError
-from pointworld.model import WorldModel, collate
-from pointworld.train.augment import TrainingSample, whole
+from pointworld.model import ModelInputs, WorldModel, collate
+from pointworld.train.augment import TrainingSample
 from pointworld.train.cache import CachedSample
 from pointworld.train.config import TrainConfig
 from pointworld.train.losses import flow_loss, loss_weights, weight_total
 from pointworld.train.metrics import moved_mask
+from pointworld.train.model_sample import forecasts
 from pointworld.train.parallel import Ranks
 
 Tensor = torch.Tensor
@@ -31,62 +33,80 @@ def batch_loss(
 ) -> Tensor:
     """Loss of this process's share of a batch; the mean over the processes is the loss of the whole batch.
 
+    In `released` mode every sample goes through the network alone, as in prediction: there the samples of a batch
+    share a lattice and would change one another.
+
     Args:
         network: what is called for the forward pass: the model, or the model wrapped for several processes.
     """
     ranks = ranks or Ranks()
+    groups = [[item] for item in batch] if model.spec.mode == "released" else [batch]
+    parts = [_joined(group, config, ranks.device) for group in groups]
+    total = weight_total(ranks.total(torch.stack([part.weights.sum() for part in parts]).sum()))
+    losses = []
+    for part in parts:
+        with torch.autocast(
+            ranks.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"
+        ):
+            outputs = (network or model)(part.inputs)
+        losses.append(
+            flow_loss(
+                outputs.pred_norm.float(),
+                outputs.log_var.float(),
+                model.normalise_displacements(part.target, part.inputs.domain),
+                part.weights / total,
+                variance_power=config.loss.variance_power,
+            )
+        )
+    return ranks.world * torch.stack(losses).sum()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Part:
+    """Samples that go through the network together.
+
+    target: (samples, steps, points, 3) true displacements [m]. weights: (samples, steps, points).
+    """
+
+    inputs: ModelInputs
+    target: Tensor
+    weights: Tensor
+
+
+def _joined(items: Sequence[TrainingSample], config: TrainConfig, device: torch.device) -> _Part:
     inputs = collate(
-        [(item.scene, item.robot) for item in batch], domain=[item.domain for item in batch]
-    ).to(ranks.device)
-    target = torch.zeros(
-        *inputs.scene_exists.shape[:1], model.spec.num_steps, inputs.scene_exists.shape[1], 3
+        [(item.scene, item.robot) for item in items], domain=[item.domain for item in items]
     )
-    for row, item in enumerate(batch):
+    samples, points = inputs.scene_exists.shape
+    target = torch.zeros(samples, inputs.robot_exists.shape[1], points, 3)
+    valid = torch.zeros(target.shape[:-1], dtype=torch.bool)
+    for row, item in enumerate(items):
         target[row, :, : len(item.scene)] = item.displacements
-    target = target.to(ranks.device)
-    valid = inputs.scene_exists[:, None].expand(target.shape[:-1]).clone()
-    for row, item in enumerate(batch):
-        if item.supervised is not None:
-            valid[row, :, : len(item.scene)] &= item.supervised.to(ranks.device)
-    valid[:, 0] = False
-    with torch.autocast(
-        ranks.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"
-    ):
-        outputs = (network or model)(inputs)
+        valid[row, 1:, : len(item.scene)] = item.known()[1:]
     weights = loss_weights(target, valid, static_weight=config.loss.static_weight)
-    mine = weights.sum()
-    total = weight_total(ranks.total(mine))
-    return ranks.world * flow_loss(
-        outputs.pred_norm.float(),
-        outputs.log_var.float(),
-        model.normalise_displacements(target, inputs.domain),
-        weights / total,
-        variance_power=config.loss.variance_power,
-    )
+    return _Part(inputs=inputs.to(device), target=target.to(device), weights=weights.to(device))
 
 
 @torch.no_grad()
 def validate(model: WorldModel, samples: Sequence[CachedSample]) -> dict[str, float]:
-    """Mover error over no motion, and error of points at rest [mm], on crops of a few clips."""
+    """Mover error over no motion, and error of points at rest [mm], on crops of a few clips.
+
+    Raises:
+        InputError: nothing moves in them, or they are not of the model's time base.
+    """
     moved_error, moved_length, rest = [], [], []
-    for start in range(0, len(samples), 8):
-        batch = [
-            whole(s, step_dt=model.spec.step_dt, max_points=VALIDATION_POINTS)
-            for s in samples[start : start + 8]
-        ]
-        inputs = collate(
-            [(item.scene, item.robot) for item in batch], domain=[item.domain for item in batch]
+    for item, predicted, _ in forecasts(model, samples, max_points=VALIDATION_POINTS, batch=8):
+        error, length = (
+            (predicted - item.displacements).norm(dim=-1),
+            item.displacements.norm(dim=-1),
         )
-        displacements = model(inputs.to(model.device)).displacements.cpu()
-        for row, item in enumerate(batch):
-            error = (displacements[row, :, : len(item.scene)] - item.displacements).norm(dim=-1)
-            known = item.known()
-            moved = moved_mask(item.displacements) & known
-            still = (item.displacements.norm(dim=-1).amax(0) < 1e-3) & known
-            rest.append(error[1:][still[1:]].mean())
-            if moved.any():
-                moved_error.append(error[moved].mean())
-                moved_length.append(item.displacements.norm(dim=-1)[moved].mean())
+        known = item.known()
+        moved = moved_mask(item.displacements) & known
+        still = (length.amax(0) < 1e-3) & known
+        rest.append(error[1:][still[1:]].mean())
+        if moved.any():
+            moved_error.append(error[moved].mean())
+            moved_length.append(length[moved].mean())
     if not moved_error:
         raise InputError(
             "nothing moves in the validation clips, so there is no error of movers to watch: take more or other clips"

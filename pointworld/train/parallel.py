@@ -14,17 +14,23 @@ from torch.nn.parallel import DistributedDataParallel
 
 Tensor = torch.Tensor
 
-#: A process that hears nothing from the others for so long gives up.
+#: A process that hears nothing from the others for so long gives up, while they train.
 TIMEOUT = timedelta(minutes=5)
+#: The same while one process makes the samples of all, which takes hours with a large image encoder.
+PATIENCE = timedelta(hours=24)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """rank: number of this process. world: number of processes. device: where this one computes."""
+    """rank: number of this process. world: number of processes. device: where this one computes.
+
+    patient: the same processes, for what takes long in one of them.
+    """
 
     rank: int = 0
     world: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    patient: distributed.ProcessGroup | None = None
 
     @property
     def leads(self) -> bool:
@@ -46,6 +52,11 @@ class Ranks:
         summed = value.detach().clone()
         distributed.all_reduce(summed)
         return summed
+
+    def wait(self) -> None:
+        """Until every process is here, however long one of them takes (`PATIENCE`)."""
+        if self.world > 1:
+            distributed.barrier(group=self.patient)
 
     def agree(self, value: float) -> float:
         """The leading process's value, in all of them."""
@@ -71,7 +82,9 @@ def joined_ranks(device: torch.device | str = "cpu") -> Iterator[Ranks]:
         chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(chosen)
     distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
+    # gloo on GPUs too: NCCL would keep the device busy with waiting.
+    patient = distributed.new_group(backend="gloo", timeout=PATIENCE)
     try:
-        yield Ranks(rank=distributed.get_rank(), world=world, device=chosen)
+        yield Ranks(rank=distributed.get_rank(), world=world, device=chosen, patient=patient)
     finally:
         distributed.destroy_process_group()

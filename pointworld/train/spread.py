@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 
 from pointworld.errors import InputError
-from pointworld.model import WorldModel, collate
+from pointworld.model import WorldModel
 from pointworld.model.spread import SpreadMap
-from pointworld.train.augment import TrainingSample, whole
+from pointworld.train.augment import TrainingSample
 from pointworld.train.cache import CachedSample
 from pointworld.train.metrics import WITHIN, moved_mask
+from pointworld.train.model_sample import forecasts
 
 Tensor = torch.Tensor
 
@@ -61,14 +62,11 @@ def _predictions(
     model: WorldModel, samples: Sequence[CachedSample]
 ) -> Iterator[tuple[TrainingSample, Tensor, Tensor]]:
     """Per sample what is true, the displacements (steps, points, 3) and their stated sigma (steps, points) [m]."""
-    spec = model.spec
-    for sample in samples:
-        step_dt = spec.step_dt_of(spec.domains[sample.domain])
-        item = whole(sample, step_dt=step_dt, max_points=spec.context_points or None)
-        inputs = collate([(item.scene, item.robot)], domain=[item.domain]).to(model.device)
-        outputs = model(inputs)
-        sigma = model.stated_sigma(outputs.log_var, inputs.domain)[0, ..., 0].cpu()
-        yield item, outputs.displacements[0].cpu(), sigma
+    context = model.spec.context_points or None
+    for item, predicted, log_var in forecasts(model, samples, max_points=context):
+        domain = torch.tensor([item.domain], device=model.device)
+        sigma = model.stated_sigma(log_var[None].to(model.device), domain)[0, ..., 0].cpu()
+        yield item, predicted, sigma
 
 
 def fit_spread(clips: Iterable[tuple[Tensor, Tensor, Tensor]], *, knots: int = KNOTS) -> SpreadMap:

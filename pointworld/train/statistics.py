@@ -14,14 +14,15 @@ from pointworld.errors import InputError
 from pointworld.files import write_json
 from pointworld.model import ModelSpec, WorldModel, collate
 from pointworld.model.normalisation import moments
-from pointworld.train.augment import AugmentConfig, augment
-from pointworld.train.cache import CachedSample
+from pointworld.train.augment import AugmentConfig
+from pointworld.train.cache import CachedSample, spread_out
 from pointworld.train.metrics import moved_mask
+from pointworld.train.model_sample import draw_sample
 
 Tensor = torch.Tensor
 
 FORMAT = "pointworld-statistics-1"
-#: Samples of each domain that the statistics are taken from.
+#: Samples of each domain that the statistics are taken from, evenly spread.
 STATISTICS_SAMPLES = 400
 
 
@@ -45,7 +46,7 @@ class DomainStatistics:
 def measure_domain(
     model: WorldModel, samples: Sequence[CachedSample], *, domain: str, seed: int
 ) -> DomainStatistics:
-    """Statistics of samples drawn as training draws them.
+    """Statistics of samples drawn as training draws them, from all of its folders alike.
 
     Args:
         model: computes the raw channels; its weights do not matter.
@@ -62,15 +63,9 @@ def measure_domain(
     spread, count = torch.zeros(model.spec.num_steps, dtype=torch.float64), 0
     scene_rows: list[Tensor] = []
     robot_rows: list[Tensor] = []
-    chosen = samples[:STATISTICS_SAMPLES]
+    chosen = spread_out(samples, STATISTICS_SAMPLES)
     for sample in chosen:
-        drawn = augment(
-            sample,
-            AugmentConfig(),
-            generator,
-            step_dt=model.spec.step_dt_of(domain),
-            voxel_size=model.spec.grid_size,
-        )
+        drawn = draw_sample(model.spec, sample, AugmentConfig(), generator)
         moved = (moved_mask(drawn.displacements) & drawn.known()).any(0)
         spread += drawn.displacements[:, moved].double().square().mean(-1).sum(-1)
         count += int(moved.sum())

@@ -14,9 +14,10 @@ from pointworld.errors import InputError
 from pointworld.files import atomic_path
 from pointworld.model import ModelSpec, WorldModel
 from pointworld.ptv3 import PTv3
-from pointworld.train.augment import TrainingSample, augment
-from pointworld.train.cache import CachedSample
+from pointworld.train.augment import TrainingSample
+from pointworld.train.cache import CachedSample, spread_out
 from pointworld.train.config import TrainConfig, learning_rate
+from pointworld.train.model_sample import draw_sample, require_step_dt
 from pointworld.train.objective import batch_loss, prepare_heads, validate
 from pointworld.train.optimiser import make_optimiser
 from pointworld.train.parallel import Ranks
@@ -49,14 +50,16 @@ def train(
         on_step: called with the step and the share of the budget that is used.
 
     Raises:
-        InputError: the folder holds a run of another configuration, `init` is of another spec, or the batch cannot be
-            split over the processes.
+        InputError: the folder holds a run of another configuration, `init` is of another spec, samples have another
+            time base than the model, or the batch cannot be split over the processes.
     """
     ranks = ranks or Ranks()
     if config.batch_size % ranks.world:
         raise InputError(
             f"batch_size is {config.batch_size}, which {ranks.world} processes cannot share; make it a multiple"
         )
+    require_step_dt(spec, samples)
+    require_step_dt(spec, validation)
     torch.manual_seed(config.seed)
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
@@ -87,11 +90,6 @@ def _start_from(model: WorldModel, init: WorldModel) -> None:
 def draw_generator(seed: int, step: int, slot: int) -> torch.Generator:
     """The random numbers of one sample of one step: they depend on nothing that came before."""
     return torch.Generator().manual_seed((seed * 1_000_003 + step) * 65_536 + slot)
-
-
-def spread_out(samples: Sequence[CachedSample], count: int) -> Sequence[CachedSample]:
-    """At most `count` samples, evenly spread over all of them: every folder has its share."""
-    return samples[:: max(1, len(samples) // count)][:count]
 
 
 class _Loop:
@@ -137,17 +135,9 @@ class _Loop:
                 write_state(self.out, self.model, self.optimizer, state, config)
 
     def _sample(self, slot: int) -> TrainingSample:
-        spec = self.model.spec
         generator = draw_generator(self.config.seed, self.state.step, slot)
         chosen = int(torch.randint(len(self.samples), (), generator=generator))
-        sample = self.samples[chosen]
-        return augment(
-            sample,
-            self.config.augment,
-            generator,
-            step_dt=spec.step_dt_of(spec.domains[sample.domain]),
-            voxel_size=spec.grid_size,
-        )
+        return draw_sample(self.model.spec, self.samples[chosen], self.config.augment, generator)
 
     def _step(self) -> float:
         config, state, ranks = self.config, self.state, self.ranks

@@ -63,6 +63,7 @@ def push(seed: int, *, features: int = 0) -> CachedSample:
         gripper_open=torch.ones(STEPS, 1),
         clusters=point_clusters(points, torch.cat([box_normals, up])),
         reach=reach,
+        step_dt=0.1,
         family="push" if hits else "miss",
         key=f"synthetic/{seed}",
     )

@@ -23,15 +23,17 @@ from tests.train.synthetic import push
 from tests.train.test_trainer import CONFIG, SPEC, run
 
 
-def torchrun(folder: Path, steps: int, port: int) -> subprocess.Popen[str]:
+def torchrun(
+    folder: Path, argument: int | str, port: int, module: str = "rank_worker"
+) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += [
         "--master-port",
         str(port),
         "-m",
-        "tests.train.rank_worker",
+        f"tests.train.{module}",
         str(folder),
-        str(steps),
+        str(argument),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
@@ -78,6 +80,17 @@ def test_a_killed_process_ends_the_run_and_it_resumes_exactly(tmp_path: Path) ->
         assert again.returncode == 0, errors
     resumed, straight = averages(tmp_path), averages(tmp_path / "straight")
     assert all(torch.equal(value, resumed[name]) for name, value in straight.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "met"), [("wait", True), ("agree", False)])
+def test_others_wait_longer_for_samples_than_for_a_step(
+    tmp_path: Path, how: str, met: bool
+) -> None:
+    pair = torchrun(tmp_path, how, 29621 + met, "wait_worker")
+    _, errors = pair.communicate(timeout=300)
+    assert (pair.returncode == 0) is met, errors
+    assert (tmp_path / "met1").exists() is met
 
 
 def load_step(folder: Path) -> int:

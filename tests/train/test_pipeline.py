@@ -16,6 +16,7 @@ from pointworld.train import PREDICTORS, build_cache, read_cache, read_evaluatio
 from pointworld.train.evaluator import evaluate_clip
 from pointworld.train.metrics import summarise
 from pointworld.train.predictors import carry_predictors
+from pointworld.train.preparation import Preparation
 
 pytest.importorskip(
     "mujoco", reason="the simulator is an extra: pip install 'pointworld-open[sim]'"
@@ -81,8 +82,8 @@ def test_samples_of_noisy_cameras_move_as_what_they_show(clips: Path, tmp_path: 
 
 def test_a_cache_of_other_settings_is_refused(clips: Path, tmp_path: Path) -> None:
     build_cache(clips, tmp_path)
-    with pytest.raises(InputError, match="Choose another --cache"):
-        build_cache(clips, tmp_path, encoder="rgb")
+    with pytest.raises(InputError, match="choose another --cache"):
+        build_cache(clips, tmp_path, preparation=Preparation(encoder="rgb"))
     with pytest.raises(InputError, match="from 0 to 1"):
         build_cache(clips, tmp_path / "more", noisy=2.0)
     next(tmp_path.glob("*.safetensors")).write_bytes(b"half")

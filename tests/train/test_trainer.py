@@ -12,6 +12,7 @@ from pointworld.errors import CheckpointError, InputError
 from pointworld.model import ModelSpec, WorldModel, load_checkpoint, save_checkpoint
 from pointworld.ptv3 import PTv3Arch
 from pointworld.train import AugmentConfig, TrainConfig, plot_curve, train
+from pointworld.train.cache import spread_out
 from pointworld.train.config import learning_rate
 from pointworld.train.objective import validate
 from pointworld.train.statistics import (
@@ -113,13 +114,51 @@ def test_a_larger_budget_continues(tmp_path: Path) -> None:
     assert (tmp_path / "curve.csv").read_text().count("\n") == before + 1
 
 
-def test_normalisation_is_isotropic_and_ignores_padding() -> None:
+def test_normalisation_is_isotropic() -> None:
     model = WorldModel(SPEC)
     apply_statistics(model, measure(SPEC, [push(i) for i in range(0, 12, 2)], seed=0))
     variance = model.norm_stats_per_step_var[0]
     assert torch.equal(variance[:, 0], variance[:, 2])
     assert (variance[1:, 0].diff() > 0).all()
     assert model.scene_norm_var.min() > 0
+
+
+def test_padding_does_not_count() -> None:
+    """Crops of different sizes whose points all are white: zeros beside them would darken the mean."""
+    spec = replace(SPEC, features="released")
+    white = [
+        replace(sample, colors=torch.full_like(sample.colors, 255))
+        for sample in (push(i) for i in range(6))
+    ]
+    statistics = measure(spec, white, seed=0)["sim"]
+    assert statistics.scene_mean[3:6] == pytest.approx((1, 1, 1), abs=1e-6)
+    assert statistics.scene_var[3:6] == pytest.approx((0, 0, 0), abs=1e-9)
+    assert statistics.robot_mean[3:6] == pytest.approx((1, 0, 1), abs=1e-6)
+
+
+def test_statistics_come_from_all_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pointworld.train.statistics.STATISTICS_SAMPLES", 4)
+    slow = [push(0)] * 7
+    fast = [replace(push(0), motions=_twice(push(0).motions))] * 5
+    before, after = (measure(SPEC, samples, seed=0)["sim"] for samples in (slow, [*slow, *fast]))
+    assert before.clips == after.clips == 4
+    # One of the four moves twice as far.
+    assert 1.5 < after.displacement_var[-1] / before.displacement_var[-1] < 2.0
+
+
+def test_a_choice_is_spread_over_all() -> None:
+    numbers = [replace(push(0), key=str(i)) for i in range(7)]
+    assert [s.key for s in spread_out(numbers, 4)] == ["0", "1", "3", "5"]
+    assert spread_out(numbers, 9) is numbers
+
+
+@pytest.mark.rejects_input
+def test_clips_of_another_time_step_are_refused(tmp_path: Path) -> None:
+    slow = [replace(push(i), step_dt=0.2) for i in range(2)]
+    with pytest.raises(InputError, match=r"synthetic/0 has 0\.2 s .* the model 0\.1 s"):
+        train(SPEC, slow, [push(2)], tmp_path, CONFIG)
+    with pytest.raises(InputError, match="speeds would be wrong"):
+        measure(SPEC, slow, seed=0)
 
 
 def test_every_domain_has_its_own_statistics(tmp_path: Path) -> None:
