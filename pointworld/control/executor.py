@@ -90,7 +90,7 @@ class _Path:
 class Executor:
     """What is being executed. newest: highest chunk sequence seen, so that none is ever played twice.
 
-    accepted_at: when the last chunk came [s], None before the first. refuge: (joints,) where to rest without a path
+    accepted_at: when the planner was last heard of [s], None before its first chunk. refuge: (joints,) where to rest without a path
     [rad], None = where it comes to rest.
     """
 
@@ -158,9 +158,9 @@ class Executor:
         """Forget the chunk, not its number."""
         return dataclasses.replace(self, path=None, refuge=None, accepted_at=None)
 
-    def hold(self) -> Executor:
-        """Forget the chunk, neither its number nor when it came."""
-        return dataclasses.replace(self, path=None, refuge=None)
+    def hold(self, now: float) -> Executor:
+        """Forget the chunk, not its number, and that the planner was heard of now."""
+        return dataclasses.replace(self, path=None, refuge=None, accepted_at=now)
 
     def retreat(self, measured: np.ndarray) -> Executor:
         """Forget the chunk and go to where the arm is: an arm that stays where it was sent goes on pressing."""

@@ -29,7 +29,7 @@ _AT_ONCE = frozenset({Reason.CLOCK, Reason.WATCHDOG, Reason.ROBOT_ERROR, Reason.
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """planner_timeout: longest time without a new chunk once one was given, while armed [s].
+    """planner_timeout: longest time without a new chunk or a `hold` once a chunk was given, while armed [s].
 
     give_way: a joint that is held back this far from where it was sent presses against something: the chunk is
     forgotten and the arm goes back to where it is, before the safety filter's `tracking` fault [rad]; infinity =
@@ -202,8 +202,8 @@ class ControlLoop:
     def hold(self) -> None:
         """Forget the chunk: come to rest along the way that was found free, and wait for the next one."""
         with self._lock:
-            # Not the time of the last plan: a planner that hangs now must still be missed.
-            self._executor = self._executor.hold()
+            # A planner that hangs from now on must still be missed.
+            self._executor = self._executor.hold(self.clock.now())
 
     def _ramp(self) -> Ramp:
         safety = self.safety.config

@@ -224,6 +224,16 @@ def test_a_silent_planner_stops_the_run(scene: Scene) -> None:
     scene.check_stopped(Reason.PLANNER_LATE)
 
 
+def test_a_planner_that_hangs_after_it_let_the_arm_rest_is_missed_too(scene: Scene) -> None:
+    scene.loop.submit(scene.chunk())
+    for _ in range(4):
+        scene.go(0.8)
+        scene.loop.hold()
+    assert scene.loop.status().mode is SafetyMode.ARMED, "one that goes on saying so is there"
+    scene.go(2.3)
+    scene.check_stopped(Reason.PLANNER_LATE)
+
+
 class Wrapped:
     """A fake arm whose answers can be changed."""
 
