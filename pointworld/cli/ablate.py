@@ -67,7 +67,7 @@ class AblateArgs:
     context_points: int = 700
     """Scene points that the network looks at."""
     limit: int | None = None
-    """Measure only on the first test clips."""
+    """Measure on so many test clips only, evenly spread over all of them."""
     device: str = "cpu"
     """Where the models are trained: auto, cpu or cuda."""
     threads: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from pointworld.train.predictors import (
     model_predictor,
     simulator_predictor,
 )
+from pointworld.train.preparation import Preparation, preparations_of
 from pointworld.train.report import report
 
 #: Validation clips on which the rigid-carry radius and the correction of the spread are tuned.
@@ -106,7 +107,7 @@ def main(argv: list[str]) -> int:
         table = evaluate(
             args.data,
             _predictors(args, model, radius, spread),
-            encoder=model.image_encoder(),
+            preparation=_preparation(args, model),
             limit=args.limit,
             sensor=SensorConfig() if args.noisy else None,
             on_clip=advance,
@@ -175,16 +176,23 @@ def clip_generator(data: Path) -> tuple[DatasetSpec, ClipGenerator]:
     return spec, dataset_generator(spec)
 
 
+def _preparation(args: EvaluateArgs, model: WorldModel) -> Preparation:
+    row = 0 if args.domain is None else model.spec.domain_index(args.domain)
+    return preparations_of(args.checkpoint, model.spec)[row]
+
+
 def _tuned(args: EvaluateArgs, model: WorldModel) -> tuple[float, SpreadMap | None]:
     """Radius of rigid carry [m] and correction of the spread."""
     spread = None if args.spread is None else read_spread(args.spread)
     if not args.validation:
         return 0.03, spread
-    encoder = model.image_encoder() if args.fit_spread else None
+    seen = _preparation(args, model)
+    if not args.fit_spread:
+        seen = replace(seen, encoder=None, stored_in=None)  # the radius needs no image features
     clips: list[EvaluationClip] = []
     count = len(clip_paths(args.validation, limit=TUNING_CLIPS))
     with progress(count, "validation clips") as advance:
-        for clip in read_clips(args.validation, encoder=encoder, limit=TUNING_CLIPS):
+        for clip in read_clips(args.validation, preparation=seen, limit=TUNING_CLIPS):
             clips.append(clip)
             advance(1)
     if args.fit_spread:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from pointworld.encoders import ImageEncoder, load_encoder
 from pointworld.errors import InputError
 from pointworld.files import write_json
 from pointworld.model import ModelSpec, WorldModel, load_checkpoint, save_checkpoint
@@ -220,12 +219,8 @@ def measure_variant(variant: Variant, model: WorldModel, setup: Setup) -> dict[s
     table = evaluate(
         [setup.test],
         {"model": predictor, "no_motion": still},
-        encoder=_encoder(variant),
+        preparation=Preparation(encoder=variant.encoder),
         limit=setup.limit,
         prepare=lambda clip: with_cameras(clip, variant.seen_cameras),
     )
     return {"evaluation": table}
-
-
-def _encoder(variant: Variant) -> ImageEncoder | None:
-    return None if variant.encoder is None else load_encoder(variant.encoder)

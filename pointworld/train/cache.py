@@ -18,18 +18,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from pointworld.data import Clip, clip_to_sample, list_clips, read_clip
+from pointworld.data import Clip, list_clips, read_clip
 from pointworld.data.clip_header import LABELLED
 from pointworld.data.library import clip_file, clip_format
 from pointworld.data.recordings import LabelledClip, read_labelled
-from pointworld.data.sample import clip_frames
-from pointworld.data.sensor import SensorConfig, observe
+from pointworld.data.sensor import SensorConfig
 from pointworld.errors import InputError
 from pointworld.files import atomic_path
 from pointworld.geometry import point_clusters
 from pointworld.robot import RobotModel
 from pointworld.train.labelled_cache import cache_labelled
-from pointworld.train.preparation import Preparation, known_gripper
+from pointworld.train.preparation import Preparation, prepared_sample
 
 Tensor = torch.Tensor
 
@@ -94,15 +93,7 @@ def cache_clip(
     Args:
         sensor, seed: a camera's errors, and what draws them.
     """
-    sample = clip_to_sample(
-        clip,
-        robot,
-        voxel_size=preparation.voxel_size,
-        surface=preparation.surface(robot),
-        max_points=preparation.max_points,
-        sensor=sensor,
-        seed=seed,
-    )
+    sample = prepared_sample(clip, robot, preparation, sensor=sensor, seed=seed)
     motions = torch.from_numpy(clip.body_motions()).float()
     moving = torch.zeros(motions.shape[1], dtype=torch.bool)
     moving[list(sample.moving_bodies)] = True
@@ -120,15 +111,13 @@ def cache_clip(
         "moving": moving,
         "robot_positions": sample.robot.positions.float(),
         "robot_normals": sample.robot.normals.half(),
-        "gripper_open": known_gripper(sample.robot.gripper_open.float()),
+        "gripper_open": sample.robot.gripper_open.float(),
         "reach": reach.min(0).values,
     }
     if sample.surface is not None:
         tensors["surface"] = sample.surface.float()
-    if preparation.encoder is not None:
-        seen = clip if sensor is None else observe(clip, sensor, seed).clip
-        features = preparation.image_features(sample.scene.points, clip_frames(seen))
-        tensors["features"] = features.half()
+    if sample.scene.features is not None:
+        tensors["features"] = sample.scene.features.half()
     return {name: value.contiguous() for name, value in tensors.items()}
 
 

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pointworld.data import Clip, FlowSample, clip_to_sample
+from pointworld.data import Clip, FlowSample
 from pointworld.data.sensor import SensorConfig
-from pointworld.encoders import ImageEncoder
 from pointworld.errors import InputError
 from pointworld.geometry import transform_points, unproject
 from pointworld.robot import RobotModel
 from pointworld.train.baselines import HandMotion
 from pointworld.train.metrics import came_to_rest
-from pointworld.train.preparation import SURFACE_POINTS, SURFACE_SEED
+from pointworld.train.preparation import SURFACE_SEED, Preparation, prepared_sample
 
 Tensor = torch.Tensor
 
@@ -61,21 +60,16 @@ def read_evaluation_clip(
     clip: Clip,
     robot: RobotModel,
     *,
-    encoder: ImageEncoder | None = None,
+    preparation: Preparation | None = None,
     sensor: SensorConfig | None = None,
 ) -> EvaluationClip:
     """Build the sample by the path of inference: the robot is masked by ray casting its description.
 
     Args:
+        preparation: what the model demands of its samples; that of our own models, without image features, if None.
         sensor: a camera's errors, drawn by the clip's seed and index; None = perfect images.
     """
-    sample = clip_to_sample(
-        clip,
-        robot,
-        encoder=encoder,
-        surface=robot.sample_surface(SURFACE_POINTS, links="gripper", seed=SURFACE_SEED),
-        sensor=sensor,
-    )
+    sample = prepared_sample(clip, robot, preparation or Preparation(), sensor=sensor)
     dense = robot.flow(
         robot.sample_surface(DENSE_SURFACE, links="gripper", seed=SURFACE_SEED + 1),
         sample.joint_positions,

@@ -13,7 +13,6 @@ import torch
 from pointworld.data import Clip, list_clips, read_clip
 from pointworld.data.families import REGISTRY
 from pointworld.data.sensor import SensorConfig
-from pointworld.encoders import ImageEncoder
 from pointworld.errors import InputError
 from pointworld.model.spread import SpreadMap
 from pointworld.robot import RobotModel
@@ -28,6 +27,7 @@ from pointworld.train.metrics import (
     summarise,
 )
 from pointworld.train.predictors import PREDICTORS, Forecast, Predictor
+from pointworld.train.preparation import Preparation
 from pointworld.train.released_metrics import released_metrics
 from pointworld.train.spread import fit_spread
 
@@ -57,7 +57,7 @@ def clip_paths(data: Sequence[str | Path], *, limit: int | None = None) -> list[
 def read_clips(
     data: Sequence[str | Path],
     *,
-    encoder: ImageEncoder | None = None,
+    preparation: Preparation | None = None,
     limit: int | None = None,
     prepare: Callable[[Clip], Clip] = lambda clip: clip,
     sensor: SensorConfig | None = None,
@@ -65,6 +65,7 @@ def read_clips(
     """The clips of data sets as evaluation sees them, each with the description of its own robot.
 
     Args:
+        preparation: what the model demands of its samples; that of our own models, without image features, if None.
         limit: see only so many, evenly spread.
         prepare: changes a clip before it is seen, e.g. leaves out views.
         sensor: the camera's errors; None = perfect images.
@@ -72,7 +73,7 @@ def read_clips(
     robots = cache(RobotModel.load)
     for path in clip_paths(data, limit=limit):
         clip = prepare(read_clip(path))
-        yield read_evaluation_clip(clip, robots(clip.robot), encoder=encoder, sensor=sensor)
+        yield read_evaluation_clip(clip, robots(clip.robot), preparation=preparation, sensor=sensor)
 
 
 def tune_radius(clips: Sequence[EvaluationClip], radii: Sequence[float] = RADII) -> float:
@@ -162,7 +163,7 @@ def evaluate(
     data: Sequence[str | Path],
     predictors: Mapping[str, Predictor],
     *,
-    encoder: ImageEncoder | None = None,
+    preparation: Preparation | None = None,
     limit: int | None = None,
     prepare: Callable[[Clip], Clip] = lambda clip: clip,
     sensor: SensorConfig | None = None,
@@ -172,6 +173,7 @@ def evaluate(
 
     Args:
         predictors: by name, of PREDICTORS; `no_motion` must be among them.
+        preparation: what the model demands of its samples; that of our own models, without image features, if None.
         prepare: changes a clip before it is seen. sensor: the camera's errors; None = perfect images.
 
     Returns:
@@ -179,7 +181,9 @@ def evaluate(
         `tabulate`.
     """
     scores = []
-    for clip in read_clips(data, encoder=encoder, limit=limit, prepare=prepare, sensor=sensor):
+    for clip in read_clips(
+        data, preparation=preparation, limit=limit, prepare=prepare, sensor=sensor
+    ):
         scores.append(evaluate_clip(predictors, clip))
         if on_clip is not None:
             on_clip(1)

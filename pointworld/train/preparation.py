@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pointworld.data import Clip, FlowSample, clip_frames, clip_to_sample
+from pointworld.data.sensor import SensorConfig, observe
 from pointworld.encoders import ImageEncoder, load_encoder
 from pointworld.errors import InputError
 from pointworld.model import ModelSpec, load
@@ -125,6 +127,37 @@ def preparations_of(checkpoint: str | Path, spec: ModelSpec) -> tuple[Preparatio
         released_surface=spec.features == "released",
     )
     return tuple(replace(whole, links=spec.robot_links_of(domain)) for domain in spec.domains)
+
+
+def prepared_sample(
+    clip: Clip,
+    robot: RobotModel,
+    preparation: Preparation,
+    *,
+    sensor: SensorConfig | None = None,
+    seed: int = 0,
+) -> FlowSample:
+    """What the model sees of a simulated clip, with the truth.
+
+    Args:
+        sensor, seed: a camera's errors, and what draws them.
+    """
+    sample = clip_to_sample(
+        clip,
+        robot,
+        voxel_size=preparation.voxel_size,
+        surface=preparation.surface(robot),
+        max_points=preparation.max_points,
+        sensor=sensor,
+        seed=seed,
+    )
+    flow = replace(sample.robot, gripper_open=known_gripper(sample.robot.gripper_open))
+    sample = replace(sample, robot=flow)
+    if preparation.encoder is None:
+        return sample
+    seen = clip if sensor is None else observe(clip, sensor, seed).clip
+    features = preparation.image_features(sample.scene.points, clip_frames(seen))
+    return replace(sample, scene=replace(sample.scene, features=features))
 
 
 def known_gripper(gripper_open: Tensor) -> Tensor:

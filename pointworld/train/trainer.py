@@ -71,8 +71,9 @@ def train(
     state = read_state(out, model, optimizer, config)
     if state is None:
         if init is None:
-            known = statistics or measure(spec, samples, seed=config.seed)
-            apply_statistics(model, known)
+            if statistics is None:
+                statistics = measure(spec, samples, seed=config.seed)
+            apply_statistics(model, statistics)
         state = TrainState.start(model)
     _Loop(model, optimizer, state, samples, validation, out, config, ranks).run(on_step)
     return state.averaged_model(model)
