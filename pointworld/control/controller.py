@@ -33,8 +33,8 @@ from pointworld.robot import RobotModel
 
 #: An arm stands when its joints are slower than this for so many looks [rad/s]; how long to wait for it [s].
 _STANDING, _STILL_LOOKS, _STAND_TIME = 1e-4, 5, 3.0
-#: Time that who connects has to name the token [s].
-_HELLO = 2.0
+#: Time that who connects has to name the token [s]. A planner waits twice as long for its turn.
+_HELLO = 1.0
 
 
 def build_loop(options: Mapping[str, Any]) -> ControlLoop:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,6 +13,9 @@ from pointworld.errors import InputError
 Tensor = torch.Tensor
 Objective = Callable[[Tensor], Tensor]
 
+#: Plans that are judged together where time is short: a deadline is looked at between two such groups.
+TIMED_GROUP = 8
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Problem:
@@ -19,7 +23,8 @@ class Problem:
 
     evaluate: (samples, steps, dims) to costs (samples,), lower is better; infinity or NaN = unusable.
     nominal: (steps, dims) where the search starts. lower, upper: bounds that broadcast to it. std: initial
-    standard deviation of the search, likewise. chunk: most samples per call of `evaluate`, 0 for no bound.
+    standard deviation of the search, likewise. chunk: most samples per call of `evaluate`, 0 for no bound (with a
+    time budget `TIMED_GROUP`).
     """
 
     evaluate: Objective
@@ -49,6 +54,12 @@ class Problem:
             raise InputError("std has a negative or non-finite entry")
         if self.chunk < 0:
             raise InputError(f"chunk is {self.chunk}, expected 0 (no bound) or more")
+
+    def group(self, count: int, *, deadline: float = math.inf) -> int:
+        """How many of `count` plans to evaluate together. Args: deadline: infinite where time does not matter."""
+        if self.chunk:
+            return self.chunk
+        return max(count, 1) if math.isinf(deadline) else TIMED_GROUP
 
     def clip(self, plans: Tensor) -> Tensor:
         """Plans (..., steps, dims) inside the bounds."""

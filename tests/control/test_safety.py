@@ -30,6 +30,8 @@ from pointworld.control.types import (
 from tests.control.conftest import HOME, measured
 
 DT = 0.01
+#: Of every property below; more with a profile that asks for more (pytest --hypothesis-profile nightly).
+EXAMPLES = max(1000, settings.default.max_examples)
 FAST = SafetyConfig(ramp=0.0, velocity=0.5, acceleration=0.5, jerk=0.05)
 
 
@@ -332,7 +334,7 @@ def test_the_tool_stops_before_the_table(whole_filter: SafetyFilter) -> None:
     assert 0.002 <= lowest < 0.03
 
 
-@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**32 - 1), data=st.data())
 def test_whatever_comes_in_the_limits_hold(
     brisk_filter: SafetyFilter, seed: int, data: st.DataObject
@@ -380,7 +382,7 @@ def allowed_starts(brisk_whole_filter: SafetyFilter) -> np.ndarray:
     return np.concatenate([near, allowed[400::9][:400]])
 
 
-@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**32 - 1), data=st.data())
 def test_whatever_comes_in_space_is_respected(
     brisk_whole_filter: SafetyFilter, allowed_starts: np.ndarray, seed: int, data: st.DataObject
@@ -393,6 +395,110 @@ def test_whatever_comes_in_space_is_respected(
     rig.check_joints(start=start)
     path = np.stack([start, *(c.joint_positions for c in rig.sent)])
     assert body.check(path, brisk_whole_filter.config.space, DT) is Reason.NONE
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 2**32 - 1), pace=st.sampled_from([0.02, 0.1, 0.4, 1.0, 4.0]))
+def test_what_passed_passes_again_unchanged(
+    brisk_filter: SafetyFilter, seed: int, pace: float
+) -> None:
+    """A command, asked for again as the target of the same tick, is the command.
+
+    Where it goes to the very edge of a limit, rounding may count it as beyond: then less is given, never more.
+    """
+    rng, limits = np.random.default_rng(seed), brisk_filter.limits
+    rig = Rig(brisk_filter, rng.uniform(HOME - 0.3, HOME + 0.3))
+    direction = rng.uniform(-1, 1, 7)
+    goal, width = rig.q.copy(), float(rng.uniform(0, 0.08))
+    for _ in range(5):
+        goal = goal + direction * pace * DT + rng.normal(size=7) * pace * 0.002
+        before, robot = rig.state, rig.robot(sequence=rig.sequence + 1, time=rig.now + DT)
+        passed = rig.tick(goal, speed=direction * pace, width=width, robot=robot)
+        first = passed.command
+        if first is None or passed.fault is not Reason.NONE:
+            return
+        target = Target(
+            joint_positions=first.joint_positions,
+            joint_velocities=first.joint_velocities,
+            gripper_width=first.gripper_width,
+        )
+        state, decision = brisk_filter.step(before, rig.now, robot, target)
+        second = decision.command
+        assert second is not None and decision.fault is Reason.NONE
+        assert second.gripper_width == pytest.approx(first.gripper_width, abs=1e-12)
+        old, given, again = before.motion, rig.state.motion, state.motion
+        assert old is not None and given is not None and again is not None
+        slowest, fastest = limits.velocity_range(old.q)
+        edge = np.abs(given.a) > limits.acceleration - 1e-6
+        edge |= np.abs(given.a - old.a) > limits.jerk * DT - 1e-6
+        edge |= (given.v < slowest + 1e-6) | (given.v > fastest - 1e-6)
+        same = np.abs(second.joint_positions - first.joint_positions) < 1e-9
+        assert (same | edge).all()
+        assert (np.abs(again.v) <= np.maximum(np.abs(given.v), np.abs(old.v)) + 1e-9).all()
+
+
+@st.composite
+def _no_targets(draw: st.DrawFn) -> Target:
+    """Something else than seven finite numbers of a floating type, in the positions, the speeds, or the width."""
+    right = [HOME.copy(), np.zeros(7), 0.05]
+    which = draw(st.integers(0, 2))
+    if which == 2:
+        right[2] = draw(st.sampled_from([math.nan, math.inf, -math.inf, "0.05", b"", [0.05]]))
+    else:
+        shape = draw(
+            st.one_of(
+                st.lists(st.integers(0, 9), max_size=3).filter(lambda s: s != [7]), st.just([7])
+            )
+        )
+        kinds = ["i8", "i4", "u1", "?", "c16", "O", "U3", "M8[s]"]
+        kind = draw(st.sampled_from(["f8", "f4", "f2", *kinds] if shape != [7] else kinds))
+        value: object = np.zeros(shape, dtype=kind)
+        if draw(st.booleans()) and kind[0] == "f":
+            value = np.full(shape, math.nan, dtype=kind)
+        if draw(st.integers(0, 4)) == 0:
+            value = draw(st.sampled_from([None, [0.0] * 7, tuple(HOME), "joints", 0.5]))
+        right[which] = value
+    return Target(joint_positions=right[0], joint_velocities=right[1], gripper_width=right[2])  # type: ignore[arg-type]
+
+
+@pytest.mark.rejects_input
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(target=_no_targets())
+def test_what_is_no_target_is_refused_as_such(joint_filter: SafetyFilter, target: Target) -> None:
+    rig = Rig(joint_filter)
+    state, decision = joint_filter.step(rig.state, rig.now + DT, rig.robot(), target)
+    assert decision.fault is Reason.COMMAND_INVALID and state.mode is SafetyMode.FAULT
+    command = decision.command
+    assert command is None or np.array_equal(command.joint_positions, HOME)
+
+
+@pytest.mark.rejects_input
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    factor=st.sampled_from([180 / math.pi, 1000.0, 100.0, 200 / math.pi]),
+    joints=st.booleans(),
+)
+def test_other_units_never_move_the_arm(
+    joint_filter: SafetyFilter, seed: int, factor: float, joints: bool
+) -> None:
+    """Degrees, thousandths, hundredths and gon of joints; millimetres and centimetres of a gripper."""
+    rng = np.random.default_rng(seed)
+    rig = Rig(joint_filter, HOME + rng.uniform(-0.2, 0.2, 7))
+    start = rig.q.copy()
+    near = start + rng.uniform(-0.02, 0.02, 7)
+    if joints:
+        fault = rig.tick(near * factor).fault
+        expected = {Reason.COMMAND_LIMITS, Reason.COMMAND_JUMP, Reason.START_MISMATCH}
+        expected.add(Reason.COMMAND_UNITS)
+        if factor == 180 / math.pi:
+            expected = {Reason.COMMAND_UNITS}
+    else:
+        width = float(rng.uniform(0.02, 0.08)) * (1000.0 if factor == 1000.0 else 100.0)
+        fault = rig.tick(rig.q, width=width).fault
+        expected = {Reason.COMMAND_UNITS}
+    assert fault in expected
+    assert all(np.array_equal(c.joint_positions, start) for c in rig.sent)
 
 
 def _attack(rig: Rig, rng: np.random.Generator, data: st.DataObject, *, ticks: int) -> None:

@@ -23,7 +23,8 @@ class Planner(Protocol):
 
         Args:
             seed: the result depends on the problem, the settings and this alone (while time does not run out).
-            budget_s: seconds after which the best plan so far is returned; at least the nominal is evaluated.
+            budget_s: seconds after which the best plan so far is returned, with what one group of candidates takes
+                in addition: at least the group with the nominal is evaluated.
         """
         ...
 
@@ -113,12 +114,13 @@ def evaluate(
 ) -> tuple[Tensor, Tensor | None]:
     """Costs (evaluated,) of the candidates (samples, steps, dims), chunk by chunk, with gradients if asked for.
 
-    Stops between chunks once the deadline has passed; the first chunk always runs. NaN becomes infinity.
+    Stops between chunks once the deadline has passed; the first chunk always runs. NaN becomes infinity. A problem
+    without a chunk is evaluated at once, and in small groups where there is a deadline.
 
     Raises:
         InputError: costs of the wrong shape, or without a gradient where one is needed.
     """
-    size = problem.chunk or len(candidates)
+    size = problem.group(len(candidates), deadline=deadline)
     costs: list[Tensor] = []
     slopes: list[Tensor] = []
     for first in range(0, len(candidates), size):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -11,6 +13,7 @@ import torch
 from pointworld.plan.actions import Actions, ToolPathSpace
 from pointworld.plan.dynamics import Dynamics
 from pointworld.plan.follow import follow_path
+from pointworld.plan.problem import TIMED_GROUP
 from pointworld.plan.rotations import rotation_exp
 from pointworld.plan.tasks.push_paths import Aim, Push, Shot, turn_left
 from pointworld.plan.tasks.seen import Seen
@@ -73,17 +76,25 @@ class PushChooser:
     draws: int = 24
     uncertainty: float = 0.0
 
-    def choose(self, seen: Seen, seed: int) -> Choice:
-        """The best push from here; its way ends where the target is predicted to be nearest to its goal."""
+    def choose(self, seen: Seen, seed: int, *, deadline: float = math.inf) -> Choice:
+        """The best push from here; its way ends where the target is predicted to be nearest to its goal.
+
+        Args:
+            deadline: on the clock of `time.perf_counter` [s]. Pushes are then rated in groups, until time is up; the
+                first group, which holds the two pushes by rule, always is.
+        """
         rng = np.random.default_rng(seed)
         shots = self.draw(seen, rng)
         # Where things stand close, the hand goes as near to them as it must.
-        first = self._judge(seen, shots) or self._judge(seen, shots, room=0.0)
+        first = self._judge_in_time(seen, shots, deadline)
+        first = first or self._judge_in_time(seen, shots, deadline, room=0.0)
         near = [shot for shot, choice in first if choice.after < choice.before][:_BEST]
         again = [
             near[int(rng.integers(len(near)))].near(rng) for _ in range(self.draws // 2) if near
         ]
-        found = sorted(first + self._judge(seen, again), key=lambda pair: pair[1].after)
+        if time.perf_counter() < deadline:
+            first = first + self._judge_in_time(seen, again, deadline)
+        found = sorted(first, key=lambda pair: pair[1].after)
         if found:
             return found[0][1]
         return Choice(push=shots[0].push(), before=0.0, after=torch.inf)
@@ -106,6 +117,18 @@ class PushChooser:
                 lost = number % 3 == 0 and float(np.linalg.norm(aim.way)) < _SHORT_WAY
                 shots.append(aim.around(rng, spread=np.pi if lost else 0.45))
         return shots
+
+    def _judge_in_time(
+        self, seen: Seen, shots: list[Shot], deadline: float, *, room: float = 1.0
+    ) -> list[tuple[Shot, Choice]]:
+        """`_judge` of groups until the deadline, of the first one in any case; of all at once without a deadline."""
+        size = max(len(shots), 1) if math.isinf(deadline) else TIMED_GROUP
+        found: list[tuple[Shot, Choice]] = []
+        for start in range(0, len(shots), size):
+            if start and time.perf_counter() >= deadline:
+                break
+            found += self._judge(seen, shots[start : start + size], room=room)
+        return sorted(found, key=lambda pair: pair[1].after)
 
     def _judge(
         self, seen: Seen, shots: list[Shot], *, room: float = 1.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -52,7 +54,7 @@ class _Memory:
     which nothing was found that helps. clear: height to which the hand rises before another push is chosen [m].
     joints: where the arm was at the last look on its way to a push [rad], waits: looks since it last moved.
     left: least that was left to do (squared distance) since the push began, broken: looks since then. home: (2,) where
-    the hand was at first [m].
+    the hand was at first [m]. owed: another push should have been chosen at the last look, and time was up.
     """
 
     choice: Choice | None = None
@@ -66,6 +68,7 @@ class _Memory:
     left: float = np.inf
     broken: int = 0
     home: np.ndarray | None = None
+    owed: bool = False
 
     def arrives(self, joints: Tensor) -> bool:
         """Whether the arm, at `joints` now, still gets on on its way to a push."""
@@ -87,7 +90,8 @@ class Guided:
     """Chooses a push, brings the hand behind the target by rule, and searches from there with a planner.
 
     The way through free air needs no prediction. At the target the search starts from the chosen push, and its result
-    is compared with it. When nothing that is known is worth doing, another push is chosen.
+    is compared with it. When nothing that is known is worth doing, another push is chosen. With a time budget a look is
+    for one of the two, if it is not enough for both: the push just chosen is begun, another one is chosen at the next.
 
     planner: that searches. look: the last observation. spread: factor on the width of the first search.
     """
@@ -113,7 +117,8 @@ class Guided:
 
     def plan(self, problem: Problem, *, seed: int, budget_s: float | None = None) -> PlanResult:
         """See `Planner.plan`."""
-        seen, memory = self.look(), self.memory
+        deadline = _deadline(budget_s)
+        seen, memory, fresh = self.look(), self.memory, False
         tool = self.space.body.robot.tool_pose(seen.state.joint_positions).numpy()[:3, 3]
         if memory.home is None:
             memory.home = tool[:2]
@@ -121,16 +126,16 @@ class Guided:
         if memory.clear is not None and low and not seen.blocked:
             return given_plan(rise_plan(self.space, seen, memory.clear))
         if seen.blocked or memory.clear is not None or self._stale(seen):
-            self._choose(seen, seed)
+            self._choose(seen, seed, deadline)
             if not self._reaches:
                 return self._wait(seen)
-            memory.idle = 0
+            memory.idle, fresh = 0, True
         assert memory.choice is not None
         push = memory.choice.push
         memory.pushing |= at_contact(tool, push)
         if not memory.pushing:
             if not memory.arrives(seen.state.joint_positions):
-                self._choose(seen, seed)
+                self._choose(seen, seed, deadline)
                 if not self._reaches:
                     return self._wait(seen)
             return given_plan(push_plan(self.space, seen, memory.choice.push))
@@ -140,8 +145,10 @@ class Guided:
                 return given_plan(push_plan(self.space, seen, push, pushing=True))
             memory.clear = push.over
             return given_plan(rise_plan(self.space, seen, push.over))
-        if not memory.idle:
-            result, left, gain = self._search(problem, seen, seed, budget_s)
+        if fresh and time.perf_counter() >= deadline:
+            return given_plan(push_plan(self.space, seen, push, pushing=True))
+        if not (memory.idle or memory.owed):
+            result, left, gain = self._search(problem, seen, seed, deadline)
             if memory.keeps(left) and gain > (_WORTH if memory.begun else _WORTH_FIRST):
                 memory.begun = True
                 return result
@@ -149,8 +156,11 @@ class Guided:
         if _moving(seen):
             # What is pushed goes on until the hand stands.
             return result
+        memory.owed = not (memory.idle or memory.owed) and time.perf_counter() >= deadline
+        if memory.owed:
+            return result
         before = memory.choice
-        self._choose(seen, seed + 1)
+        self._choose(seen, seed + 1, deadline)
         better = memory.choice.after < (1 - _WORTH_AGAIN) * memory.choice.before
         memory.idle = 0 if better else memory.idle + 1
         if memory.idle:
@@ -187,31 +197,44 @@ class Guided:
             return given_plan(rise_plan(self.space, seen, over))
         return given_plan(travel_plan(self.space, seen, memory.home, max(over, tool[2])))
 
-    def _choose(self, seen: Seen, seed: int) -> None:
-        self.memory.choice, self.memory.points = self.chooser.choose(seen, seed), seen.points
-        self.memory.pushing = self.memory.begun = False
+    def _choose(self, seen: Seen, seed: int, deadline: float) -> None:
+        self.memory.choice = self.chooser.choose(seen, seed, deadline=deadline)
+        self.memory.points = seen.points
+        self.memory.pushing = self.memory.begun = self.memory.owed = False
         self.memory.clear, self.memory.joints, self.memory.waits = None, None, 0
         self.memory.left, self.memory.broken = np.inf, 0
 
     def _search(
-        self, problem: Problem, seen: Seen, seed: int, budget_s: float | None
+        self, problem: Problem, seen: Seen, seed: int, deadline: float
     ) -> tuple[PlanResult, float, float]:
-        """The best of the planner's plan and the chosen push, what is left to do, and by what share it lowers that."""
+        """The best of the planner's plan and the chosen push, what is left to do, and by what share it lowers that.
+
+        The planner has what is left of the time when both were judged and foreseen, which takes about as long; when
+        that is nothing, the better one of standing still and the chosen push is its plan.
+        """
         assert self.memory.choice is not None
+        began = time.perf_counter()
         chosen = push_plan(self.space, seen, self.memory.choice.push, pushing=True)
         starts = [torch.zeros_like(problem.nominal), chosen.to(problem.nominal)]
         costs, _ = evaluate(problem, problem.clip(torch.stack(starts)))
-        spread = self.spread * problem.std
-        # A hand that rises leaves what it pushes.
-        spread[2] *= _LEVEL
-        narrowed = replace(problem, nominal=starts[int(costs.argmin())], std=spread)
-        result = self.planner.plan(narrowed, seed=seed, budget_s=budget_s)
+        start = starts[int(costs.argmin())]
+        now = time.perf_counter()
+        room = deadline - now - (now - began)
+        if room > 0:
+            spread = self.spread * problem.std
+            # A hand that rises leaves what it pushes.
+            spread[2] *= _LEVEL
+            narrowed = replace(problem, nominal=start, std=spread)
+            budget = None if math.isinf(room) else room
+            result = self.planner.plan(narrowed, seed=seed, budget_s=budget)
+        else:
+            result = replace(given_plan(problem.clip(start)), timed_out=True)
         both = torch.stack([result.actions, problem.clip(chosen.to(problem.nominal))])
         left = self.chooser.foresee(seen, both)
         best = int(left[:, 1:].amin(1).argmin())
-        now = float(left[best, 0])
-        gain = 1.0 - float(left[best, 1:].min()) / max(now, 1e-12)
-        return result if best == 0 else given_plan(both[1]), now, gain
+        undone = float(left[best, 0])
+        gain = 1.0 - float(left[best, 1:].min()) / max(undone, 1e-12)
+        return result if best == 0 else given_plan(both[1]), undone, gain
 
 
 class StraightPush:
@@ -265,7 +288,8 @@ class OpenLoop:
         """See `Planner.plan`."""
         seen = self._look()
         if self._first is None or self._push is None:
-            self._first, self._push = seen, self._chooser.choose(seen, seed).push
+            choice = self._chooser.choose(seen, seed, deadline=_deadline(budget_s))
+            self._first, self._push = seen, choice.push
         joints, speeds = seen.state.joint_positions, seen.state.joint_velocities
         state = replace(self._first.state, joint_positions=joints, joint_velocities=speeds)
         tool = self._space.body.robot.tool_pose(joints).numpy()[:3, 3]
@@ -299,6 +323,11 @@ def given_plan(plan: Tensor) -> PlanResult:
         seconds=0.0,
         timed_out=False,
     )
+
+
+def _deadline(budget_s: float | None) -> float:
+    """When time is up, on the clock of `time.perf_counter` [s]; infinite without a budget."""
+    return math.inf if budget_s is None else time.perf_counter() + budget_s
 
 
 def _moving(seen: Seen) -> bool:
