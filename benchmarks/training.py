@@ -24,9 +24,10 @@ from pointworld.model import ModelSpec, WorldModel
 from pointworld.ptv3 import PTv3Arch
 from pointworld.train import TrainConfig
 from pointworld.train.augment import TrainingSample, augment
-from pointworld.train.cache import SURFACE_POINTS, CachedSample, build_cache, read_cached
+from pointworld.train.cache import CachedSample, build_cache, read_cached
 from pointworld.train.objective import batch_loss
 from pointworld.train.optimiser import make_optimiser
+from pointworld.train.preparation import SURFACE_POINTS
 
 
 def seconds(work: Callable[[int], object], count: int) -> float:

@@ -54,6 +54,7 @@ class TrainArgs:
 
     Example: pointworld train --data data/train --validation data/val --out runs/tiny --train.minutes 60
     Example: pointworld train --init tiny --data my_clips --validation my_val --out runs/mine --train.minutes 10
+    Example: pointworld train --init small-droid --data my_clips --validation my_val --out runs/mine
     Example: torchrun --nproc-per-node 2 -m pointworld.cli.app train --data train --validation val --out runs/two
     """
 

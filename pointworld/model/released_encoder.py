@@ -27,7 +27,8 @@ def stored_encoder_weights(name_or_path: str | Path) -> dict[str, Tensor] | None
     """
     path = find_checkpoint(name_or_path)
     if path.is_file():
-        return read_released(path).encoder_weights
+        weights = read_released(path).encoder_weights
+        return {name: value.contiguous() for name, value in weights.items()}
     if not read_description(path).get("encoder_weights"):
         return None
     return read_weights(path / ENCODER_WEIGHTS)
@@ -51,5 +52,5 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
     for name in sorted(weights):
         value = weights[name].detach().cpu().contiguous()
         digest.update(f"{name} {tuple(value.shape)} {value.dtype};".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:12]

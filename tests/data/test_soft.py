@@ -23,6 +23,7 @@ from pointworld.data.sample import motion_ids, nearest_triangles
 from pointworld.errors import InputError
 from pointworld.robot import RobotModel
 from pointworld.train.cache import cache_clip
+from pointworld.train.preparation import Preparation
 from tests.data.conftest import SEED
 
 
@@ -78,7 +79,7 @@ def test_samples_and_cache_agree(soft_clip: Clip, robot: RobotModel) -> None:
     assert sample.motion_ids is not None
     assert int(sample.motion_ids[soft].min()) >= len(soft_clip.body_names)
     assert torch.equal(sample.motion_ids[~soft], sample.body_ids[~soft])
-    tensors = cache_clip(soft_clip, robot, encoder=None)
+    tensors = cache_clip(soft_clip, robot, Preparation())
     motion = tensors["motions"][:, tensors["body_ids"]]
     moved = (motion[..., :3, :3] @ tensors["points"][None, :, :, None])[..., 0] + motion[..., :3, 3]
     assert float((moved - sample.positions).abs().max()) < 1e-5

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from pointworld.errors import InputError
+from pointworld.model.spec import Mode
 from pointworld.train import Ranks, train
 from tests.train.rank_worker import main as one_process
 from tests.train.synthetic import push
@@ -24,20 +25,13 @@ from tests.train.test_trainer import CONFIG, SPEC, run
 
 
 def torchrun(
-    folder: Path, argument: int | str, port: int, module: str = "rank_worker"
+    folder: Path, argument: int | str, port: int, *more: str, module: str = "rank_worker"
 ) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += [
-        "--master-port",
-        str(port),
-        "-m",
-        f"tests.train.{module}",
-        str(folder),
-        str(argument),
-    ]
+    command += ["--master-port", str(port), "-m", f"tests.train.{module}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command,
+        [*command, str(folder), str(argument), *more],
         env=environment,
         stderr=subprocess.PIPE,
         text=True,
@@ -50,9 +44,10 @@ def averages(folder: Path) -> dict[str, torch.Tensor]:
     return {name: value for name, value in state.items() if name.startswith("average.")}
 
 
-def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
-    one_process(tmp_path / "one", 3)
-    pair = torchrun(tmp_path / "two", 3, 29611)
+@pytest.mark.parametrize("mode", ["stable", "released"])
+def test_two_processes_learn_what_one_learns(tmp_path: Path, mode: Mode) -> None:
+    one_process(tmp_path / "one", 3, mode)
+    pair = torchrun(tmp_path / "two", 3, 29611, mode)
     _, errors = pair.communicate(timeout=180)
     assert pair.returncode == 0, errors
     straight, shared = averages(tmp_path / "one"), averages(tmp_path / "two")
@@ -87,7 +82,7 @@ def test_a_killed_process_ends_the_run_and_it_resumes_exactly(tmp_path: Path) ->
 def test_others_wait_longer_for_samples_than_for_a_step(
     tmp_path: Path, how: str, met: bool
 ) -> None:
-    pair = torchrun(tmp_path, how, 29621 + met, "wait_worker")
+    pair = torchrun(tmp_path, how, 29621 + met, module="wait_worker")
     _, errors = pair.communicate(timeout=300)
     assert (pair.returncode == 0) is met, errors
     assert (tmp_path / "met1").exists() is met
