@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,18 +14,26 @@ import numpy as np
 
 from pointworld.capture import read_capture
 from pointworld.cli.common import console, parse, stdout_json
+from pointworld.control.backends.franka_sim import HOST, start_box
+from pointworld.control.backends.mujoco_arm import MujocoArm
 from pointworld.control.body import ArmBody
 from pointworld.control.calibration import check_against_arm, read_calibration
 from pointworld.control.client import RemoteRobot
 from pointworld.control.clock import SystemClock
 from pointworld.control.limits import read_joint_limits
+from pointworld.control.processes import end_process
+from pointworld.control.protocols import Robot
 from pointworld.control.safety import FilterState, SafetyConfig, SafetyFilter, Target
 from pointworld.control.serve import start_server
 from pointworld.control.types import CameraFrame, ControlError, Reason, RobotState, SafetyMode
+from pointworld.data.robot_tree import robot_tree
 from pointworld.errors import InputError
+from pointworld.plan.tasks import make_task
 from pointworld.robot import RobotModel
 
-Kind = Literal["fake", "franka", "ur", "xarm"]
+Kind = Literal["sim", "fake", "franka-sim", "franka", "ur", "xarm"]
+#: A simulated control box may run slower than real time: its arm may lag, and its states be older, as in a run on it.
+_BOX: dict[str, float] = {"watchdog": 0.5, "state_age": 0.4, "tracking": 0.3}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +47,13 @@ class DoctorRobotArgs:
     """
 
     robot: Kind = "fake"
-    """Which arm."""
+    """Which arm. sim: an FR3 in MuJoCo in this process. fake: numbers. franka-sim: a simulated control box."""
     host: str | None = None
     """Its address."""
     model: str = "fr3"
     """Bundled robot, or path of a URDF, with the arm's limits and shape."""
     python: Path | None = None
-    """Python of the environment that has the vendor's SDK; default: this one."""
+    """Python of the environment that has the vendor's SDK (for franka-sim: franky-sim too); default: this one."""
     seconds: float = 2.0
     """How long to listen."""
     rate: float = 100.0
@@ -92,34 +102,68 @@ def main(argv: list[str]) -> int:
 
 
 def _examine_arm(args: DoctorRobotArgs, model: RobotModel, report: _Report) -> None:
-    options: dict[str, Any] = {} if args.host is None else {"host": args.host}
-    arm_joints = [n for n in model.joint_names if model.gripper is None or n != model.gripper.joint]
-    if args.robot == "fake":
-        home = model.home[: len(arm_joints)].tolist()
-        options = {"joints": arm_joints, "home": home, "max_width": 0.08}
-    elif args.host is None:
-        raise InputError(f"--robot {args.robot} needs --host with the arm's address")
-    server = start_server(args.robot, options, python=args.python or sys.executable)
-    robot = RemoteRobot(server.address, server.token, SystemClock())
-    try:
-        robot.connect()
+    arm_joints = tuple(
+        n for n in model.joint_names if model.gripper is None or n != model.gripper.joint
+    )
+    config = SafetyConfig(period=1 / args.rate, **_BOX if args.robot == "franka-sim" else {})
+    with _connected(args, model, arm_joints) as robot:
         states = _listen(robot, args.seconds)
         report.facts["arm"] = robot.info.name
         report.facts["versions"] = robot.info.versions
         report.facts["tried_on_hardware"] = robot.info.tried_on_hardware
-        _judge_states(states, report)
+        _judge_states(states, report, oldest=config.state_age)
         if len(arm_joints) != len(robot.info.arm_joints):
             report.problems.append(
                 f"the arm has {len(robot.info.arm_joints)} joints, model '{model.name}' has {len(arm_joints)}"
             )
             return
-        _judge_filter(model, tuple(arm_joints), states[-1][1], args.rate, robot, report)
-    finally:
-        robot.disconnect()
-        server.close()
+        _judge_filter(model, arm_joints, states[-1][1], config, robot, report)
 
 
-def _listen(robot: RemoteRobot, seconds: float) -> list[tuple[float, RobotState]]:
+@contextmanager
+def _connected(
+    args: DoctorRobotArgs, model: RobotModel, joints: tuple[str, ...]
+) -> Iterator[Robot]:
+    """The arm, with whatever has to run behind it; all of it ends afterwards.
+
+    Raises:
+        InputError: something is missing. ControlError: it does not answer.
+    """
+    with ExitStack() as ends:
+        robot: Robot
+        if args.robot == "sim":
+            task = make_task("tissue_box", 0, robot_tree(model))
+            robot = MujocoArm(
+                task.model, task.tree, SystemClock(), data=task.restart(), period=1 / args.rate
+            )
+        else:
+            if args.robot == "franka-sim" and args.host is None:
+                box = start_box(args.python)
+                ends.callback(end_process, box)
+            kind, options = _behind_server(args, model, joints)
+            server = start_server(kind, options, python=args.python or sys.executable)
+            ends.callback(server.close)
+            robot = RemoteRobot(server.address, server.token, SystemClock())
+        ends.callback(robot.disconnect)
+        robot.connect()
+        yield robot
+
+
+def _behind_server(
+    args: DoctorRobotArgs, model: RobotModel, joints: tuple[str, ...]
+) -> tuple[str, dict[str, Any]]:
+    """Kind of the robot server's arm, and its options."""
+    if args.robot == "fake":
+        home = model.home[: len(joints)].tolist()
+        return "fake", {"joints": list(joints), "home": home, "max_width": 0.08}
+    if args.robot == "franka-sim":
+        return "franka", {"host": args.host or HOST, "realtime": False, "gripper": False}
+    if args.host is None:
+        raise InputError(f"--robot {args.robot} needs --host with the arm's address")
+    return args.robot, {"host": args.host}
+
+
+def _listen(robot: Robot, seconds: float) -> list[tuple[float, RobotState]]:
     """Every 5 ms the time and the newest state."""
     seen, end = [], time.monotonic() + seconds
     while time.monotonic() < end:
@@ -129,7 +173,8 @@ def _listen(robot: RemoteRobot, seconds: float) -> list[tuple[float, RobotState]
     return seen
 
 
-def _judge_states(seen: list[tuple[float, RobotState]], report: _Report) -> None:
+def _judge_states(seen: list[tuple[float, RobotState]], report: _Report, *, oldest: float) -> None:
+    """What came in. Args: oldest: age at which an arm may not be armed any more [s]."""
     ages = np.array([now - state.time for now, state in seen])
     new = len({state.sequence for _, state in seen})
     span = seen[-1][0] - seen[0][0]
@@ -145,8 +190,8 @@ def _judge_states(seen: list[tuple[float, RobotState]], report: _Report) -> None
     report.facts["success_rate"] = last.success_rate
     report.expect(new / max(span, 1e-9) > 20, "the arm sends fewer than 20 states a second")
     report.expect(
-        float(np.quantile(ages, 0.99)) < 0.1,
-        "states are older than 100 ms; the arm could not be armed",
+        float(np.quantile(ages, 0.99)) < oldest,
+        f"states are older than {1e3 * oldest:.0f} ms; the arm could not be armed",
     )
     report.expect(not last.errors, f"the arm reports: {', '.join(last.errors)}")
     poor = last.success_rate is not None and 0 < last.success_rate < 0.95
@@ -157,8 +202,8 @@ def _judge_filter(
     model: RobotModel,
     joints: tuple[str, ...],
     state: RobotState,
-    rate: float,
-    robot: RemoteRobot,
+    config: SafetyConfig,
+    robot: Robot,
     report: _Report,
 ) -> None:
     """Limits at the present posture, and the filter's time per tick in a dry run that holds the place."""
@@ -169,7 +214,6 @@ def _judge_filter(
         name: [round(float(a), 3), round(float(b), 3)]
         for name, a, b in zip(joints, slowest, fastest, strict=True)
     }
-    config = SafetyConfig(period=1 / rate)
     safety = SafetyFilter(limits, config, body=ArmBody.of(model), max_width=robot.info.max_width)
     report.facts["stop_time_s"] = round(safety.stop_time, 3)
     clock = SystemClock()
@@ -179,13 +223,15 @@ def _judge_filter(
         report.problems.append(str(error))
         return
     spent, late, due = [], [], clock.now()
-    for _ in range(int(rate)):
+    for _ in range(round(1 / config.period)):
         due += config.period
         clock.sleep_until(due)
-        begun = clock.now()
-        late.append(begun - due)
+        late.append(clock.now() - due)
         target = Target(joint_positions=q, joint_velocities=np.zeros_like(q))
-        filter_state, _ = safety.step(filter_state, begun, robot.get_state(), target)
+        # First the state: one that is later than the tick would be from the future.
+        measured = robot.get_state()
+        begun = clock.now()
+        filter_state, _ = safety.step(filter_state, begun, measured, target)
         spent.append(clock.now() - begun)
     for name, values in (("filter_ms", spent), ("loop_late_ms", late)):
         report.facts[name] = {
@@ -194,7 +240,7 @@ def _judge_filter(
         }
     report.expect(
         float(np.median(spent)) < config.period / 2,
-        f"this machine is too slow or too busy for a loop of {rate:g} Hz",
+        f"this machine is too slow or too busy for a loop of {1 / config.period:g} Hz",
     )
     report.expect(
         filter_state.mode is not SafetyMode.FAULT,

@@ -88,7 +88,7 @@ class MpcArgs:
     planner: PlannerName = "mppi"
     """Search; open_loop (one chosen push, no second look); or a rule: straight (one uncorrected push) and random."""
     perception: Perception = "rgbd"
-    """Where the target is: found in rendered depth images, or the simulator's truth."""
+    """Where the target is: found in rendered depth images, or the simulator's truth (not with --goal)."""
     checkpoint: str = "tiny"
     """World model: a bundled name or a checkpoint folder."""
     uncertainty: float = 0.0
@@ -108,7 +108,10 @@ class MpcArgs:
     max_steps: int = 200
     """Steps of an episode."""
     budget: float = 0.0
-    """Most seconds for a plan; 0 = no bound. With a bound, results depend on the speed of the machine."""
+    """Most seconds for a plan, and what up to 8 candidates take more: the best so far is carried out. 0 = no bound.
+
+    With a bound, results depend on the speed of the machine.
+    """
     renderer: Literal["auto", "gl", "rays"] = "auto"
     """How simulated cameras see."""
     out: Path | None = None
@@ -147,6 +150,11 @@ class MpcArgs:
             return None
         if self.ray is not None or self.out is not None:
             raise InputError("--ray and --out are for episodes of --task with --robot sim")
+        if self.goal is not None and self.perception == "true":
+            raise InputError(
+                "--perception true is where the simulator has the target of --task; what --goal chose in a picture is "
+                "followed by the cameras. Leave --perception out, or leave --goal out (as --dynamics oracle needs)"
+            )
         rig = RigConfig(
             robot=self.robot,
             model=self.model,
