@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ from pointworld.robot import RobotModel
 
 Kind = Literal["sim", "fake", "franka-sim", "franka", "ur", "xarm"]
 #: A simulated control box may run slower than real time: its arm may lag, and its states be older, as in a run on it.
-_BOX: dict[str, float] = {"watchdog": 0.5, "state_age": 0.4, "tracking": 0.3}
+_BOX = SafetyConfig(watchdog=0.5, state_age=0.4, tracking=0.3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ def _examine_arm(args: DoctorRobotArgs, model: RobotModel, report: _Report) -> N
     arm_joints = tuple(
         n for n in model.joint_names if model.gripper is None or n != model.gripper.joint
     )
-    config = SafetyConfig(period=1 / args.rate, **_BOX if args.robot == "franka-sim" else {})
+    config = replace(_BOX if args.robot == "franka-sim" else SafetyConfig(), period=1 / args.rate)
     with _connected(args, model, arm_joints) as robot:
         states = _listen(robot, args.seconds)
         report.facts["arm"] = robot.info.name

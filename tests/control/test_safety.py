@@ -31,7 +31,7 @@ from tests.control.conftest import HOME, measured
 
 DT = 0.01
 #: Of every property below; more with a profile that asks for more (pytest --hypothesis-profile nightly).
-EXAMPLES = max(1000, settings.default.max_examples)
+EXAMPLES = max(1000, settings().max_examples)
 FAST = SafetyConfig(ramp=0.0, velocity=0.5, acceleration=0.5, jerk=0.05)
 
 
