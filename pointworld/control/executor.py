@@ -90,8 +90,8 @@ class _Path:
 class Executor:
     """What is being executed. newest: highest chunk sequence seen, so that none is ever played twice.
 
-    accepted_at: when the planner was last heard of [s], None before its first chunk. refuge: (joints,) where to rest without a path
-    [rad], None = where it comes to rest.
+    accepted_at: when the planner was last heard of [s], None before its first chunk.
+    refuge: (joints,) where to rest without a path [rad], None = where it comes to rest.
     """
 
     config: ExecutorConfig = field(default_factory=ExecutorConfig)

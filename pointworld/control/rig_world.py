@@ -203,7 +203,7 @@ class RigWorld:
             self.rig.wait(self._handover)
             now = self.clock.now()
         self._number += 1
-        self._chunk = self._fitting(actions, now, part, None if quick else steps)
+        self._chunk = self._fitting(actions, now, None if quick else steps)
         if self._chunk is not None and not self._early:
             # The check took its time, and an arm that stands can start whenever it is done.
             now = self.clock.now()
@@ -231,13 +231,10 @@ class RigWorld:
             raise
         return True
 
-    def _fitting(
-        self, actions: Actions, start: float, part: float, steps: int | None
-    ) -> Chunk | None:
+    def _fitting(self, actions: Actions, start: float, steps: int | None) -> Chunk | None:
         """The motion as a chunk, as fast as the filter lets it pass; None where it never does.
 
         Args:
-            part: when the next plan takes over [s].
             steps: of it after which the arm should come to rest, None = it goes on with the next plan. A real arm
                 starts from rest as gently as its filter asks, and comes late: its target waits for it at the end.
         """
@@ -258,8 +255,8 @@ class RigWorld:
                 step_dt=actions.step_dt / share,
                 gripper_width=width if self.rig.grips else None,
             )
-            # All of it that will run: the next plan takes over after `part`, or the arm comes to rest at its end.
-            if self.rig.passes(chunk, part if steps is None else chunk.duration):
+            # All of it: the next plan may come late, or never.
+            if self.rig.passes(chunk, chunk.duration):
                 self.slowed += int(share < 1.0)
                 return chunk
         return None

@@ -30,8 +30,9 @@ _GRIPPER_STEP = 0.004
 STIFFNESS = (600.0, 600.0, 600.0, 600.0, 250.0, 150.0, 50.0)
 DAMPING = (50.0, 50.0, 50.0, 20.0, 20.0, 20.0, 10.0)
 #: What the controller may ask of each joint beside gravity [Nm]: the arm's own limits are 87 and, in the wrist, 12, and
-#: beyond these it stops with a reflex. One that presses this hard also springs less when what it presses gives way.
-TORQUE = (35.0, 35.0, 35.0, 35.0, 8.0, 8.0, 8.0)
+#: beyond these it stops with a reflex. One that presses no harder than this does not leap either when what it presses
+#: gives way, or when commands come late: the elbow is light, and would pass its limit of speed.
+TORQUE = (25.0, 25.0, 25.0, 15.0, 8.0, 8.0, 5.0)
 
 
 class FrankaRobot(VendorArm):
