@@ -19,6 +19,7 @@ from pointworld.model import ModelSpec, WorldModel, collate, load
 from pointworld.model.prepare import prepare_released
 from pointworld.model.released_checkpoint import convert_released
 from pointworld.model.released_encoder import fingerprint, stored_encoder_weights
+from pointworld.robot import RobotModel
 from pointworld.train import (
     AugmentConfig,
     CachedSample,
@@ -28,6 +29,8 @@ from pointworld.train import (
     train,
 )
 from pointworld.train.augment import TrainingSample, whole
+from pointworld.train.evaluation_clip import read_evaluation_clip
+from pointworld.train.labelled_score import score_labelled
 from pointworld.train.model_sample import draw_sample, forecasts
 from pointworld.train.objective import batch_loss
 from pointworld.train.preparation import Preparation, preparations_of
@@ -175,6 +178,46 @@ def test_the_command_makes_a_checkpoint_that_stands_alone(
     assert fingerprint(weights[0]) == fingerprint(weights[1])
     told = json.loads((tmp_path / "run" / "model.json").read_text())["training"]
     assert "NVIDIA Open Model License" in told["init"]["licence"]
+
+
+def test_evaluation_and_scores_go_the_same_way(
+    checkpoint: Path,
+    clips: tuple[Path, Path],
+    samples: list[CachedSample],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = load(checkpoint)
+    (preparation,) = preparations_of(checkpoint, model.spec)
+    robot = RobotModel.load("panda_robotiq")
+    seen = read_evaluation_clip(
+        read_clip(list_clips(clips[0])[0]), robot, preparation=preparation
+    ).sample
+    ((_, predicted, _),) = forecasts(model, samples[:1])
+    evaluated = model.predict(seen.scene, seen.robot).displacements
+    size = float(predicted.abs().max())
+    assert (evaluated - predicted).abs().max() < 0.02 * size
+    capsys.readouterr()
+    command = ["evaluate", str(clips[0]), "--checkpoint", str(checkpoint), "--limit", "1", "--json"]
+    assert main(command) == 0
+    table = json.loads(capsys.readouterr().out)["overall"]["metrics"]["model"]
+    scored = score_labelled(model, samples[:1])
+    assert scored.moved is not None and scored.moved > 0
+    assert table["l2_moved"]["mean"] == pytest.approx(scored.moved, rel=0.02)
+
+
+def test_a_sample_of_the_second_domain_has_its_step_and_two_grippers(
+    samples: list[CachedSample], tmp_path: Path
+) -> None:
+    file = rf.write_toy(tmp_path / "two.pt", seed=5, domains=("droid", "behavior"))
+    convert_released(file, tmp_path / "two", sizes=SIZES)
+    model = load(tmp_path / "two")
+    sample = replace(samples[0], domain=1, step_dt=0.2)
+    item = drawn(model, sample)
+    assert item.robot.gripper_open.shape == (11, 2) and not item.robot.gripper_open[:, 1].any()
+    config = TrainConfig(minutes=0, steps=1, batch_size=1)
+    assert torch.isfinite(batch_loss(model, [item], config))
+    with pytest.raises(InputError, match=r"0\.1333 s .* the model 0\.2 s"):
+        drawn(model, replace(sample, step_dt=STEP_DT))
 
 
 def test_samples_of_another_encoder_are_kept_apart(checkpoint: Path, tmp_path: Path) -> None:
