@@ -220,6 +220,34 @@ def test_a_sample_of_the_second_domain_has_its_step_and_two_grippers(
         drawn(model, replace(sample, step_dt=STEP_DT))
 
 
+@pytest.mark.slow
+def test_own_recordings_fine_tune_it(checkpoint: Path, tmp_path: Path) -> None:
+    """The way of docs/finetuning.md: recordings with joint logs, labels, training, scores."""
+    step = [f"--tabletop.step-dt={STEP_DT!r}", f"--tabletop.timestep={STEP_DT / 32!r}"]
+    for name, seed in (("train", "50"), ("val", "51")):
+        made = ["capture", "simulate", "--recordings", "1", "--seed", seed, "--out"]
+        robot = ["--robot", "panda_robotiq", "--tabletop.families", "push"]
+        assert main([*made, str(tmp_path / f"rec_{name}"), *robot, *step]) == 0
+        (recording,) = (tmp_path / f"rec_{name}").glob("*-0000")
+        label = ["capture", "label", str(recording), "--robot", "panda_robotiq"]
+        label += ["--out", str(tmp_path / name), "--label.step-dt", "0.133333"]
+        assert main([*label, WORKSPACE.replace("--", "--label.")]) == 0
+    model = load(checkpoint)
+    (preparation,) = preparations_of(checkpoint, model.spec)
+    build_cache(tmp_path / "train", tmp_path / "samples", preparation=preparation)
+    (sample,) = read_cache(tmp_path / "samples")
+    assert sample.supervised is not None and not sample.supervised.all()
+    assert sample.features is not None and sample.features.shape[1] == rf.TOY_CHANNELS
+    item = drawn(model, sample)
+    assert item.known().shape == item.displacements.shape[:-1] != sample.supervised.shape
+    options = "--train.minutes 0 --train.steps 2 --train.batch-size 1 --threads 1 --workers 1"
+    folders = ["--data", str(tmp_path / "train"), "--validation", str(tmp_path / "val")]
+    out = ["--out", str(tmp_path / "run"), "--cache", str(tmp_path / "cache"), "--device", "cpu"]
+    assert main(["train", "--init", str(checkpoint), *folders, *out, *options.split()]) == 0
+    scored = ["capture", "score", str(tmp_path / "val"), "--cache", str(tmp_path / "cache")]
+    assert main([*scored, "--checkpoints", str(checkpoint), str(tmp_path / "run")]) == 0
+
+
 def test_samples_of_another_encoder_are_kept_apart(checkpoint: Path, tmp_path: Path) -> None:
     convert_released(rf.write_toy(tmp_path / "toy.pt", seed=4), tmp_path / "other", sizes=SIZES)
     (one,) = preparations_of(checkpoint, load(checkpoint).spec)
