@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,6 +32,7 @@ from pointworld.train.labelled_cache import cache_labelled
 from pointworld.train.preparation import Preparation, prepared_sample
 
 Tensor = torch.Tensor
+Item = TypeVar("Item")
 
 FORMAT = "pointworld-cache-3"
 
@@ -272,8 +274,8 @@ def read_cache(
     return [read_cached(path, domain=domain) for path in files]
 
 
-def spread_out(samples: Sequence[CachedSample], count: int) -> Sequence[CachedSample]:
-    """At most `count` samples, evenly spread over all of them, so that every folder has its share."""
-    if len(samples) <= count:
-        return samples
-    return [samples[i * len(samples) // count] for i in range(count)]
+def spread_out(items: Sequence[Item], count: int) -> Sequence[Item]:
+    """At most `count` samples or clips, evenly spread over all of them, so that every folder has its share."""
+    if len(items) <= count:
+        return items
+    return [items[i * len(items) // count] for i in range(count)]

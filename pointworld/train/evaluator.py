@@ -17,6 +17,7 @@ from pointworld.errors import InputError
 from pointworld.model.spread import SpreadMap
 from pointworld.robot import RobotModel
 from pointworld.train.baselines import RADII, rigid_carry
+from pointworld.train.cache import spread_out
 from pointworld.train.evaluation_clip import EvaluationClip, read_evaluation_clip
 from pointworld.train.metrics import (
     calibration,
@@ -51,7 +52,7 @@ class ClipScores:
 def clip_paths(data: Sequence[str | Path], *, limit: int | None = None) -> list[Path]:
     """The clips of all folders, or `limit` of them, evenly spread."""
     paths = [path for folder in data for path in list_clips(folder)]
-    return paths if limit is None else paths[:: max(1, len(paths) // max(limit, 1))][:limit]
+    return paths if limit is None else list(spread_out(paths, max(limit, 1)))
 
 
 def read_clips(
