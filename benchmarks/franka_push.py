@@ -13,7 +13,7 @@ twin). The planner has one thread.
 Box and robot server each have a loop of 1 kHz. On a machine that is too small or too busy for them, let the box's time
 run slower with `--rate`: half of it needs half the processor, and gives every answer twice the time. The arm's and the
 tool's speed are scaled by it, and an episode gets that many more steps. Where one may (as root), box, robot server and
-controller go before the planner.
+controller go before the planner, in the real-time class.
 
 An episode is a file in OUT; run it again to go on. Communication losses are counted as failures, not left out.
 """
@@ -174,7 +174,7 @@ def served_first() -> Iterator[None]:
             for thread in _threads_below(os.getpid()) - known:
                 known.add(thread)
                 with contextlib.suppress(OSError):
-                    os.setpriority(os.PRIO_PROCESS, thread, mine - FIRST)
+                    _put_first(thread, mine)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -183,6 +183,13 @@ def served_first() -> Iterator[None]:
     finally:
         over.set()
         watcher.join()
+
+
+def _put_first(thread: int, mine: int) -> None:
+    """Into the real-time class, as on a robot's own computer, unless it is there; else by its niceness."""
+    if os.sched_getscheduler(thread) == os.SCHED_OTHER:
+        os.setpriority(os.PRIO_PROCESS, thread, max(mine - FIRST, -20))
+        os.sched_setscheduler(thread, os.SCHED_RR, os.sched_param(1))
 
 
 def _threads_below(pid: int) -> set[int]:

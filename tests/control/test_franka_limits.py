@@ -123,6 +123,7 @@ def test_processes_with_a_clock_go_before_the_planner(push: ModuleType) -> None:
             first = max(mine - push.FIRST, -20)
             if os.geteuid() == 0:
                 eventually(lambda: os.getpriority(os.PRIO_PROCESS, child.pid) == first)
+                eventually(lambda: os.sched_getscheduler(child.pid) == os.SCHED_RR)
             assert os.getpriority(os.PRIO_PROCESS, 0) == mine
         finally:
             child.kill()
