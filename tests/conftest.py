@@ -9,6 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
+
+# `pytest --hypothesis-profile nightly` draws more.
+settings.register_profile("nightly", max_examples=10_000, deadline=None)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -26,7 +26,6 @@ from pointworld.control.types import ControlError, JointCommand, Reason, RobotMo
 from pointworld.errors import InputError, MissingExtraError
 from tests.control.simulated import simulated_arm
 
-
 #: A command so far away is sent on as it is by every driver, also by one that bounds its torque [rad].
 STEP = 0.02
 

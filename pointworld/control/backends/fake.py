@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pointworld.control.backends.vendor import check_command
 from pointworld.control.clock import Clock
 from pointworld.control.types import (
     ControlError,
@@ -89,8 +90,9 @@ class FakeRobot:
             raise ControlError(Reason.ROBOT_LINK, "the fake arm is not connected")
         if self._stopped:
             raise ControlError(Reason.ROBOT_ERROR, "the fake arm is stopped; recover it first")
+        q = check_command(command, len(self._to))
         self._from, _ = self._place()
-        self._to, self._since = np.array(command.joint_positions), self._clock.now()
+        self._to, self._since = q.copy(), self._clock.now()
         if command.gripper_width is not None and self._width is not None:
             self._width = command.gripper_width
         return command

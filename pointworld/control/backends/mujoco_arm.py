@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pointworld.control.backends.plugged import PluggedCamera
+from pointworld.control.backends.vendor import check_command
 from pointworld.control.clock import Clock
 from pointworld.control.types import (
     CameraFrame,
@@ -139,12 +140,13 @@ class MujocoArm:
             raise ControlError(Reason.ROBOT_LINK, "the simulated arm is not connected")
         if self._stopped:
             raise ControlError(Reason.ROBOT_ERROR, "the simulated arm is stopped; recover it first")
+        q = check_command(command, len(self._to) - 1)
         with self.lock:
             self.catch_up()
             self._from, finger = self._to.copy(), self._to[-1]
             if command.gripper_width is not None:
                 finger = float(self.tree.finger_position(command.gripper_width))
-            self._to = np.append(command.joint_positions, finger)
+            self._to = np.append(q, finger)
             self._speed = np.append(command.joint_velocities, 0.0)
             self._since = self.clock.now()
         return command

@@ -53,6 +53,8 @@ class RealSenseCamera:
 
     def connect(self) -> None:
         """See `Camera`."""
+        if self.is_connected:
+            return
         source = self._open()
         self._over.clear()
         self._thread = threading.Thread(target=self._listen, args=(source,), daemon=True)
