@@ -68,11 +68,11 @@ class RigResult:
     look_seconds: float
     frame_age: float
     overlapped: int
-    stale: int
     slowed: int
     held: int
     seconds: float
     gave_way: int = 0
+    stale: int = 0
     reason: str = ""
 
 
