@@ -2,7 +2,7 @@
 
     python benchmarks/mpc_success.py --out out/mpc --stages 5 10 20 --page docs/planning.md
     python benchmarks/mpc_success.py --out out/mpc --tasks tissue_box drawer --methods straight oracle --stages 5
-    python benchmarks/mpc_success.py --out out/mpc --study ablations --tasks drawer duster --page docs/planning.md
+    python benchmarks/mpc_success.py --out out/mpc --study ablations --tasks drawer microwave --page docs/planning.md
 
 Every episode is a file in OUT/TASK/METHOD; run it again to go on. Every family and method gets its first episodes (a
 stage) before any gets more. A family is admitted when a straight push succeeds in at most half of its scenes and the
