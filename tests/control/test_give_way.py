@@ -9,18 +9,15 @@ import pytest
 import torch
 
 from pointworld.control.remote import RemoteController, start_controller
-from pointworld.control.rig_open import RigConfig, open_rig
 from pointworld.control.rig_process import ProcessRig
 from pointworld.control.rig_world import RigWorld
 from pointworld.control.safety import SafetyConfig
-from pointworld.control.task_runs import scene_renderer
 from pointworld.control.types import Chunk, SafetyMode
 from pointworld.plan import ConstantMotion
-from pointworld.plan.actions import Body, PathLimits, ToolPathSpace
 from pointworld.robot import RobotModel
 from tests.control.conftest import HOME
 from tests.control.test_goal_view import Stage
-from tests.control.test_rig import _blank
+from tests.control.test_rig import _blank, simulated_rig
 from tests.control.test_server import NAMES, TOKEN, Served, eventually
 
 pytest.importorskip("mujoco", reason="mujoco is not installed")
@@ -28,18 +25,10 @@ pytest.importorskip("mujoco", reason="mujoco is not installed")
 
 def test_a_simulated_arm_that_is_held_fast_gives_way_and_plans_from_where_it_stands() -> None:
     stage = Stage()
-    opened, _ = open_rig(
-        RigConfig(),
-        stage.robot,
-        task=stage.task,
-        renderer=lambda task: scene_renderer("auto", *task.image),
-        record=None,
-    )
+    opened, space = simulated_rig(stage)
     rig: Any = opened.rig
     seen = _blank(stage)
     world = RigWorld(rig, lambda look: seen, dynamics=ConstantMotion())
-    body = Body.of(stage.robot, step_dt=0.1, num_steps=11, surface=96)
-    space = ToolPathSpace(body=body, limits=PathLimits(workspace_lower=(0.2, -0.4, 0.03)))
     plan = space.rest()
     plan[:, 1] = torch.linspace(0.05, 0.25, len(plan))
 

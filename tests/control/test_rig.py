@@ -150,11 +150,8 @@ class Thinking:
         return given_plan(plan)
 
 
-@pytest.mark.parametrize(("seconds", "overlaps"), [(0.1, True), (0.9, False)])
-def test_quick_planning_overlaps_the_motion_and_slow_planning_waits(
-    stage: Stage, seconds: float, overlaps: bool
-) -> None:
-    """Time goes on while this planner thinks, as on a real arm."""
+def simulated_rig(stage: Stage) -> tuple[Any, ToolPathSpace]:
+    """A rig of the stage's scene, and paths of its tool."""
     opened, _ = open_rig(
         RigConfig(),
         stage.robot,
@@ -162,12 +159,21 @@ def test_quick_planning_overlaps_the_motion_and_slow_planning_waits(
         renderer=lambda task: scene_renderer("auto", *task.image),
         record=None,
     )
+    body = Body.of(stage.robot, step_dt=0.1, num_steps=11, surface=96)
+    space = ToolPathSpace(body=body, limits=PathLimits(workspace_lower=(0.2, -0.4, 0.03)))
+    return opened, space
+
+
+@pytest.mark.parametrize(("seconds", "overlaps"), [(0.1, True), (0.9, False)])
+def test_quick_planning_overlaps_the_motion_and_slow_planning_waits(
+    stage: Stage, seconds: float, overlaps: bool
+) -> None:
+    """Time goes on while this planner thinks, as on a real arm."""
+    opened, space = simulated_rig(stage)
     rig: Any = opened.rig
     rig.real_time = True
     seen = _blank(stage)
     world = RigWorld(rig, lambda look: seen, dynamics=ConstantMotion())
-    body = Body.of(stage.robot, step_dt=0.1, num_steps=11, surface=96)
-    space = ToolPathSpace(body=body, limits=PathLimits(workspace_lower=(0.2, -0.4, 0.03)))
     chunks: list[tuple[float, float]] = []
     paths: list[np.ndarray] = []
     submit = rig.submit

@@ -9,15 +9,12 @@ import pytest
 import torch
 
 from pointworld.control.rig import Look
-from pointworld.control.rig_open import RigConfig, open_rig
 from pointworld.control.rig_world import FRESH, RigWorld
-from pointworld.control.task_runs import scene_renderer
 from pointworld.control.track import Track
 from pointworld.plan import ConstantMotion
-from pointworld.plan.actions import Body, PathLimits, ToolPathSpace
 from pointworld.plan.tasks.seen import Seen
 from tests.control.test_goal_view import Stage
-from tests.control.test_rig import _blank
+from tests.control.test_rig import _blank, simulated_rig
 
 
 def test_the_place_of_a_moment_lies_between_its_neighbours() -> None:
@@ -35,13 +32,7 @@ def test_the_place_of_a_moment_lies_between_its_neighbours() -> None:
 def test_old_pictures_of_a_moving_arm_are_taken_again() -> None:
     pytest.importorskip("mujoco", reason="mujoco is not installed")
     stage = Stage()
-    opened, _ = open_rig(
-        RigConfig(),
-        stage.robot,
-        task=stage.task,
-        renderer=lambda task: scene_renderer("auto", *task.image),
-        record=None,
-    )
+    opened, space = simulated_rig(stage)
     rig: Any = opened.rig
     # Its clock goes on while one looks, as a real one does.
     rig.real_time = True
@@ -54,8 +45,6 @@ def test_old_pictures_of_a_moving_arm_are_taken_again() -> None:
         return seen
 
     world = RigWorld(rig, perceive, dynamics=ConstantMotion())
-    body = Body.of(stage.robot, step_dt=0.1, num_steps=11, surface=96)
-    space = ToolPathSpace(body=body, limits=PathLimits(workspace_lower=(0.2, -0.4, 0.03)))
     plan = space.rest()
     plan[:, 1] = torch.linspace(0.02, 0.1, len(plan))
     for _ in range(4):
