@@ -35,6 +35,8 @@ class CaptureRecordArgs:
     """Address of the arm."""
     python: Path | None = None
     """Python of the environment that has the arm's SDK."""
+    driver: Path | None = None
+    """Python file that makes an arm of your own (--robot own)."""
     model: str = ""
     """Description of the arm: a bundled robot or a URDF; by default the one that goes with --robot."""
     camera: tuple[str, ...] = ("sim",)
@@ -62,6 +64,7 @@ def main(argv: list[str]) -> int:
         robot=args.robot,
         host=args.host,
         python=args.python,
+        driver=args.driver,
         model=args.model,
         cameras=args.camera,
         calibrations=args.calibration,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from pointworld.control.clock import SystemClock
 from pointworld.control.limits import read_joint_limits
 from pointworld.control.processes import end_process
 from pointworld.control.protocols import Robot
+from pointworld.control.rig_open import RobotName, own_options
 from pointworld.control.safety import FilterState, SafetyConfig, SafetyFilter, Target
 from pointworld.control.serve import start_server
 from pointworld.control.types import CameraFrame, ControlError, Reason, RobotState, SafetyMode
@@ -31,7 +32,6 @@ from pointworld.errors import InputError
 from pointworld.plan.tasks import make_task
 from pointworld.robot import RobotModel
 
-Kind = Literal["sim", "fake", "franka-sim", "franka", "ur", "xarm"]
 #: A simulated control box may run slower than real time: its arm may lag, and its states be older, as in a run on it.
 _BOX = SafetyConfig(watchdog=0.5, state_age=0.4, tracking=0.3)
 
@@ -46,14 +46,17 @@ class DoctorRobotArgs:
     Example: pointworld doctor robot --robot franka --host 172.16.0.2
     """
 
-    robot: Kind = "fake"
-    """Which arm. sim: an FR3 in MuJoCo in this process. fake: numbers. franka-sim: a simulated control box."""
+    robot: RobotName = "fake"
+    """Which arm. sim: an FR3 in MuJoCo in this process. fake: numbers. franka-sim: a simulated control box.
+    own: yours, by --driver."""
     host: str | None = None
     """Its address."""
     model: str = "fr3"
     """Bundled robot, or path of a URDF, with the arm's limits and shape."""
     python: Path | None = None
     """Python of the environment that has the vendor's SDK (for franka-sim: franky-sim too); default: this one."""
+    driver: Path | None = None
+    """Python file that makes an arm of your own (--robot own)."""
     seconds: float = 2.0
     """How long to listen."""
     rate: float = 100.0
@@ -85,6 +88,8 @@ def main(argv: list[str]) -> int:
         raise InputError("--seconds must be above 0 and --rate 20 to 500")
     if (args.calibration is None) != (args.capture is None):
         raise InputError("--calibration and --capture go together")
+    if (args.robot == "own") != (args.driver is not None):
+        raise InputError("--robot own and --driver FILE.py go together")
     model, report = RobotModel.load(args.model), _Report()
     try:
         _examine_arm(args, model, report)
@@ -158,6 +163,8 @@ def _behind_server(
         return "fake", {"joints": list(joints), "home": home, "max_width": 0.08}
     if args.robot == "franka-sim":
         return "franka", {"host": args.host or HOST, "realtime": False, "gripper": False}
+    if args.robot == "own":
+        return "own", own_options(args.driver, args.host)
     if args.host is None:
         raise InputError(f"--robot {args.robot} needs --host with the arm's address")
     return args.robot, {"host": args.host}

@@ -56,11 +56,14 @@ class MpcArgs:
     goal: Path | None = None
     """goal.json: which things should go where, in place of the task's goal."""
     robot: RobotName = "sim"
-    """The arm. sim: an FR3 in MuJoCo. fake: numbers behind the real processes. franka-sim: a simulated control box."""
+    """The arm. sim: an FR3 in MuJoCo. fake: numbers behind the real processes. franka-sim: a simulated control box.
+    own: yours, by --driver."""
     host: str | None = None
     """Address of the arm."""
     python: Path | None = None
     """Python of the environment that has the arm's SDK (for franka-sim: franky-control and franky-sim)."""
+    driver: Path | None = None
+    """Python file of your own whose make_robot(clock) returns the arm (--robot own); see docs/bring_your_own_arm.md."""
     model: str = ""
     """Description of the arm: a bundled robot or a URDF; by default the one that goes with --robot."""
     camera: tuple[str, ...] = ("sim",)
@@ -160,6 +163,7 @@ class MpcArgs:
             model=self.model,
             host=self.host,
             python=self.python,
+            driver=self.driver,
             cameras=self.camera,
             calibrations=self.calibration,
             space=self.space(),

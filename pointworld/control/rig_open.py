@@ -41,7 +41,7 @@ from pointworld.plan.tasks import Task
 from pointworld.robot import RobotModel
 from pointworld.types import Capture
 
-RobotName = Literal["sim", "fake", "franka-sim", "franka", "ur", "xarm"]
+RobotName = Literal["sim", "fake", "franka-sim", "franka", "ur", "xarm", "own"]
 #: An arm gives way at this share of the lag that is a fault; one in a simulation follows better, a simulated box lags
 #: also where nothing is in its way.
 _GIVE_WAY, _GIVE_WAY_SIM, _GIVE_WAY_BOX = 0.5, 0.3, 0.8
@@ -55,7 +55,7 @@ MODELS = {"sim": "fr3", "fake": "fr3", "franka-sim": "fr3", "franka": "fr3", "ur
 class RigConfig:
     """Which arm and cameras.
 
-    model: bundled robot or URDF, "" for the usual one. host, python: see bring_your_own_arm.md. cameras: "sim",
+    model: bundled robot or URDF, "" for the usual one. host, python, driver: see bring_your_own_arm.md. cameras: "sim",
     "replay:DIR" or "realsense:SERIAL". calibrations: files. space: where the tool may be. speed: share of the arm's
     velocity and acceleration limits. planner_timeout: longest time without a new plan while armed [s].
     anywhere: real cameras may be without a calibration, and count as standing in the base frame.
@@ -65,6 +65,7 @@ class RigConfig:
     model: str = ""
     host: str | None = None
     python: Path | None = None
+    driver: Path | None = None
     cameras: tuple[str, ...] = ("sim",)
     calibrations: tuple[Path, ...] = ()
     space: Space | None = None
@@ -84,6 +85,8 @@ class RigConfig:
             raise InputError(f"--camera is {' '.join(self.cameras)}: name one folder, or serials")
         if self.robot in VENDORS and self.host is None:
             raise InputError(f"--robot {self.robot} needs --host with the arm's address")
+        if (self.robot == "own") != (self.driver is not None):
+            raise InputError("--robot own and --driver FILE.py go together")
         if self.robot == "sim" and self.kind == "realsense":
             raise InputError("a real camera does not see a simulated arm: use --camera sim")
         if not self.model and self.robot not in MODELS:
@@ -317,7 +320,15 @@ def _server_options(
         }
     if config.robot == "franka-sim":
         return "franka", {"host": config.host or HOST, "realtime": False, "gripper": False}
+    if config.robot == "own":
+        return "own", own_options(config.driver, config.host)
     return config.robot, {"host": config.host}
+
+
+def own_options(driver: Path | None, host: str | None) -> dict[str, Any]:
+    """Options of a robot server for a driver of the user's own; the host only where one is given."""
+    options = {"driver": str(Path(driver or "").absolute())}
+    return options if host is None else options | {"host": host}
 
 
 def _safety(config: RigConfig, task: Task | None) -> SafetyConfig:

@@ -50,6 +50,27 @@ def test_the_simulated_arm_is_examined_in_this_process(capsys: pytest.CaptureFix
     assert 0.1 < report["stop_time_s"] < 2.0
 
 
+def test_an_arm_of_ones_own_is_examined_by_its_driver(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    driver = tmp_path / "my_arm.py"
+    driver.write_text(
+        "import numpy as np\n"
+        "from pointworld.control.backends import FakeRobot\n"
+        "HOME = np.array([0.0, -0.6, 0.0, -2.2, 0.0, 1.6, 0.8])\n"
+        "def make_robot(clock, host='desk'):\n"
+        "    return FakeRobot(tuple(f'{host}{i}' for i in range(7)), HOME, clock, max_width=0.08)\n"
+    )
+    own = ["--robot", "own", "--driver", str(driver), "--host", "shelf", *QUICK[2:]]
+    code, report = _run(own, capsys)
+    assert code == (0 if report["ok"] else 2) and not _real(report["problems"])
+    np.testing.assert_allclose(
+        report["joint_positions"], [0, -0.6, 0, -2.2, 0, 1.6, 0.8], atol=1e-6
+    )
+    with pytest.raises(InputError, match="--driver"):
+        doctor_robot.main(["--robot", "own", *QUICK[2:]])
+
+
 @pytest.mark.rejects_input
 def test_a_simulated_box_needs_its_environment(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="pip install franky-control franky-sim"):

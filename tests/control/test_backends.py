@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -24,7 +25,10 @@ from pointworld.control.protocols import Robot
 from pointworld.control.serve import start_server
 from pointworld.control.types import ControlError, JointCommand, Reason, RobotMode
 from pointworld.errors import InputError, MissingExtraError
+from tests.control.own_driver import Follower, arm_of
 from tests.control.simulated import simulated_arm
+
+DRIVER = Path(__file__).parent / "own_driver.py"
 
 #: A command so far away is sent on as it is by every driver, also by one that bounds its torque [rad].
 STEP = 0.02
@@ -104,8 +108,11 @@ def _mujoco(monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 def _served(monkeypatch: pytest.MonkeyPatch) -> Bench:
     """A fake arm behind a robot server's process; a busy machine may hold up both."""
-    options = {"joints": list("abcdefg"), "home": [0.0] * 7, "max_width": 0.08}
-    server = start_server("fake", options, watchdog=20.0)
+    return _behind_server("fake", {"joints": list("abcdefg"), "home": [0.0] * 7, "max_width": 0.08})
+
+
+def _behind_server(kind: str, options: dict[str, Any]) -> Bench:
+    server = start_server(kind, options, watchdog=20.0)
     robot = RemoteRobot(server.address, server.token, SystemClock(), timeout=30.0)
 
     def advance(seconds: float) -> None:
@@ -271,33 +278,17 @@ def _xarm(monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 
 def _lerobot(monkeypatch: pytest.MonkeyPatch) -> Bench:
-    class Follower:
-        def __init__(self) -> None:
-            self.is_connected = False
-            self.values = {"pan.pos": 0.0, "lift.pos": 0.0, "hand.pos": 100.0}
-
-        def connect(self) -> None:
-            self.is_connected = True
-
-        def disconnect(self) -> None:
-            self.is_connected = False
-
-        def get_observation(self) -> dict[str, float]:
-            return dict(self.values)
-
-        def send_action(self, action: dict[str, float]) -> dict[str, float]:
-            self.values.update(action)
-            return action
-
     follower, clock = Follower(), ManualClock()
-    robot = LeRobotArm(
-        follower, clock=clock, joints=("pan", "lift"), gripper="hand", max_width=0.07
-    )
     return Bench(
-        robot,
+        arm_of(follower, clock),
         _by_hand(clock),
         lambda: np.deg2rad([follower.values["pan.pos"], follower.values["lift.pos"]]),
     )
+
+
+def _own(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """A driver file behind a robot server's process."""
+    return _behind_server("own", {"driver": str(DRIVER), "host": "here"})
 
 
 MAKERS = {
@@ -308,6 +299,7 @@ MAKERS = {
     "ur": _ur,
     "xarm": _xarm,
     "lerobot": _lerobot,
+    "own": _own,
 }
 
 
@@ -424,3 +416,16 @@ def test_missing_sdks_and_unknown_arms(monkeypatch: pytest.MonkeyPatch) -> None:
         make_robot("r2d2", {}, ManualClock())
     with pytest.raises(InputError, match="options"):
         make_robot("ur", {"hots": "x"}, ManualClock())
+
+
+@pytest.mark.rejects_input
+def test_a_driver_file_that_makes_no_arm_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a file"):
+        make_robot("own", {"driver": str(tmp_path / "none.py")}, ManualClock())
+    with pytest.raises(InputError, match="no motors at there"):
+        make_robot("own", {"driver": str(DRIVER), "host": "there"}, ManualClock())
+    (tmp_path / "empty.py").write_text("")
+    with pytest.raises(InputError, match="must define make_robot"):
+        make_robot("own", {"driver": str(tmp_path / "empty.py")}, ManualClock())
+    with pytest.raises(ControlError, match="no motors at there"):
+        start_server("own", {"driver": str(DRIVER), "host": "there"})

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,12 +28,15 @@ def make_robot(kind: str, options: Mapping[str, Any], clock: Clock) -> Robot:
     """An arm that is not connected yet.
 
     Args:
-        kind: fake, franka, ur or xarm.
-        options: keyword arguments of the class: `host` for a vendor's arm; joints, home and max_width for the fake.
+        kind: fake, franka, ur, xarm or own.
+        options: keyword arguments of the class: `host` for a vendor's arm; joints, home and max_width for the fake;
+            `driver`, a Python file, for an arm of the user's own, and what its `make_robot` takes.
 
     Raises:
-        InputError: unknown kind, or options that do not fit it.
+        InputError: unknown kind, options that do not fit it, or no such driver.
     """
+    if kind == "own":
+        return _own_robot(dict(options), clock)
     try:
         if kind == "fake":
             values = dict(options)
@@ -44,4 +50,29 @@ def make_robot(kind: str, options: Mapping[str, Any], clock: Clock) -> Robot:
             return robot
     except (KeyError, TypeError) as error:
         raise InputError(f"robot '{kind}' with options {sorted(options)}: {error}") from error
-    raise InputError(f"robot is '{kind}', expected one of fake, {', '.join(VENDORS)}")
+    raise InputError(f"robot is '{kind}', expected one of fake, own, {', '.join(VENDORS)}")
+
+
+def _own_robot(options: dict[str, Any], clock: Clock) -> Robot:
+    """What `make_robot(clock, **options)` of the Python file `driver` returns."""
+    path = Path(options.pop("driver", ""))
+    if not path.is_file():
+        raise InputError(
+            f"the driver {path} is not a file; expected Python with make_robot(clock, **options)"
+        )
+    spec = importlib.util.spec_from_file_location(f"pointworld_driver_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"the driver {path} is not Python: its name should end in .py")
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses and pickling inside the driver look their module up by its name.
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+        robot: Robot = module.make_robot(clock, **options)
+    except Exception as error:
+        raise InputError(
+            f"the driver {path} makes no robot with options {sorted(options)}: {type(error).__name__}: {error}. "
+            "It must define make_robot(clock, **options), which returns an arm with the calls of "
+            "pointworld.control.protocols.Robot"
+        ) from error
+    return robot
