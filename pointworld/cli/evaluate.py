@@ -37,7 +37,7 @@ from pointworld.train.predictors import (
     carry_predictors,
     graph_predictor,
     model_predictor,
-    simulator_predictor,
+    simulator_predictors,
 )
 from pointworld.train.preparation import Preparation, preparations_of
 from pointworld.train.report import report
@@ -52,7 +52,7 @@ class EvaluateArgs:
 
     Baselines: no motion; rigid carry (points near the hand move with it, radius tuned on --validation); whole-object
     carry (objects known by true segmentation move with the hand once it touches them); a graph network (--gnn); the
-    simulator with nominal friction and mass (--simulator).
+    simulator with nominal friction, mass, and both (--simulator).
 
     `pointworld evaluate --report` makes tables of several evaluations; `pointworld evaluate --released` evaluates on
     the released data sets. Each has its own --help.
@@ -72,7 +72,7 @@ class EvaluateArgs:
     gnn: Path | None = None
     """Folder of `pointworld train gnn`, for its row."""
     simulator: bool = False
-    """Add the row of the simulator with nominal friction and mass; needs clips made by this version."""
+    """Add the simulator with nominal friction, mass, and both; needs clips made by this version."""
     spread: Path | None = None
     """Correct the predicted spread with this file, written by --fit-spread."""
     fit_spread: bool = False
@@ -152,9 +152,7 @@ def _predictors(
     if args.gnn is not None:
         found["gnn"] = graph_predictor(load_graph_model(args.gnn))
     if args.simulator:
-        found["wrong_physics"] = simulator_predictor(
-            [clip_generator(folder) for folder in args.data]
-        )
+        found |= simulator_predictors([clip_generator(folder) for folder in args.data])
     return found
 
 

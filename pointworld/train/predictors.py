@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 
@@ -14,13 +15,22 @@ from pointworld.model.spread import SpreadMap
 from pointworld.train.baselines import no_motion, object_carry, rigid_carry
 from pointworld.train.evaluation_clip import EvaluationClip
 from pointworld.train.graph_model import GraphModel
-from pointworld.train.wrong_physics import nominal_physics, prepare_replay
+from pointworld.train.wrong_physics import Replay, nominal_physics, prepare_replay
 from pointworld.types import RobotFlow, ScenePoints
 
 Tensor = torch.Tensor
 
 #: Rows of an evaluation, in the order of its tables.
-PREDICTORS = ("model", "no_motion", "rigid_carry", "object_carry", "gnn", "wrong_physics")
+PREDICTORS = (
+    "model",
+    "no_motion",
+    "rigid_carry",
+    "object_carry",
+    "gnn",
+    "wrong_physics",
+    "wrong_friction",
+    "wrong_mass",
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,21 +126,37 @@ def graph_predictor(model: GraphModel) -> Predictor:
     return predict
 
 
-def simulator_predictor(generators: Sequence[tuple[DatasetSpec, ClipGenerator]]) -> Predictor:
-    """The simulator with nominal friction and mass; says nothing of clips without free objects, or with soft ones.
+def simulator_predictors(
+    generators: Sequence[tuple[DatasetSpec, ClipGenerator]],
+) -> dict[str, Predictor]:
+    """The simulator with nominal friction and mass, and with one of the two.
+
+    They say nothing of clips without free objects, or with soft ones.
 
     Args:
         generators: what made the clips, one per data set; seed and robot tell which.
     """
     made = {(spec.seed, spec.robot): generator for spec, generator in generators}
 
-    def predict(clip: EvaluationClip) -> Forecast | None:
-        generator = made[clip.clip.seed, clip.clip.robot]
-        replay = prepare_replay(generator, clip.clip)
-        if replay is None:
-            return None
-        sample = clip.sample
-        moved = replay.displacements(sample.scene.points, sample.body_ids, nominal_physics(replay))
-        return Forecast(displacements=moved)
+    # All three see a clip before the next one comes.
+    @lru_cache(maxsize=1)
+    def replay_of(clip: EvaluationClip) -> Replay | None:
+        return prepare_replay(made[clip.clip.seed, clip.clip.robot], clip.clip)
 
-    return predict
+    def guessing(*, friction: bool, mass: bool) -> Predictor:
+        def predict(clip: EvaluationClip) -> Forecast | None:
+            replay = replay_of(clip)
+            if replay is None:
+                return None
+            physics = nominal_physics(replay, friction=friction, mass=mass)
+            sample = clip.sample
+            moved = replay.displacements(sample.scene.points, sample.body_ids, physics)
+            return Forecast(displacements=moved)
+
+        return predict
+
+    return {
+        "wrong_physics": guessing(friction=True, mass=True),
+        "wrong_friction": guessing(friction=True, mass=False),
+        "wrong_mass": guessing(friction=False, mass=True),
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pointworld.errors import InputError
 from pointworld.train.targets import Result, targets
 
 LABELS = {
@@ -14,15 +15,23 @@ LABELS = {
     "gnn": "graph network, same data",
     "wrong_physics": "simulator, nominal friction and mass",
 }
+#: What the simulator does not know, in the order of its table.
+PHYSICS = {
+    "wrong_friction": "friction unknown",
+    "wrong_mass": "mass unknown",
+    "wrong_physics": "both unknown",
+}
 _COLUMNS = ("l2", "l2_moved", "l2_static", "l2_conf", "l2_moved_conf", "l2_static_conf")
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
-def _cell(group: Result, name: str, metric: str, scale: float = 1e3, digits: int = 1) -> str:
+def cell(group: Result, name: str, metric: str, scale: float = 1e3, digits: int = 1) -> str:
+    """A metric's mean ± standard error; a dash where it is undefined."""
     summary = group["metrics"].get(name, {}).get(metric)
     if summary is None or summary["mean"] is None:
         return "–"
@@ -30,12 +39,14 @@ def _cell(group: Result, name: str, metric: str, scale: float = 1e3, digits: int
     return f"{mean:.{digits}f} ± {error:.{digits}f}"
 
 
-def _number(value: float | None, scale: float = 1.0, digits: int = 3) -> str:
+def number(value: float | None, scale: float = 1.0, digits: int = 3) -> str:
+    """A number; a dash where it is undefined."""
     return "–" if value is None else f"{value * scale:.{digits}f}"
 
 
-def _ratio(group: Result, name: str) -> str:
-    return _number(group["ratios_to_no_motion"].get(name))
+def ratio_cell(group: Result, name: str) -> str:
+    """Mover error over no motion."""
+    return number(group["ratios_to_no_motion"].get(name))
 
 
 def _mean(group: Result, name: str, metric: str) -> float | None:
@@ -56,10 +67,9 @@ def rows_of(results: Mapping[str, Result]) -> list[tuple[str, Result, str]]:
 def targets_table(results: Mapping[str, Result]) -> str:
     """Markdown: every target against the first evaluation."""
     rows = [
-        (t.name, t.wanted, t.measured, "met" if t.met else "**missed**")
-        for t in targets(next(iter(results.values())))
+        (t.name, t.wanted, t.measured, t.verdict) for t in targets(next(iter(results.values())))
     ]
-    return _markdown(("target", "wanted", "measured", ""), rows)
+    return markdown_table(("target", "wanted", "measured", ""), rows)
 
 
 def main_table(results: Mapping[str, Result]) -> str:
@@ -80,32 +90,34 @@ def main_table(results: Mapping[str, Result]) -> str:
         rows.append(
             (
                 label,
-                _cell(group, name, "l2_moved"),
-                _ratio(group, name),
-                _cell(group, name, "l2_moved_last"),
-                _cell(group, name, "l2", digits=2),
-                _cell(group, name, "l2_never_moving", digits=2),
-                _number(group["never_moving_p99"].get(name), 1e3, 1),
-                _cell(group, name, "false_motion_share", scale=1e2, digits=2),
+                cell(group, name, "l2_moved"),
+                ratio_cell(group, name),
+                cell(group, name, "l2_moved_last"),
+                cell(group, name, "l2", digits=2),
+                cell(group, name, "l2_never_moving", digits=2),
+                number(group["never_moving_p99"].get(name), 1e3, 1),
+                cell(group, name, "false_motion_share", scale=1e2, digits=2),
             )
         )
-    return _markdown(header, rows)
+    return markdown_table(header, rows)
 
 
-def family_table(results: Mapping[str, Result]) -> str:
-    """Markdown: mover error over no motion per family of motion, and over the families of rigid objects."""
-    first = next(iter(results.values()))
-    others = [row for row in rows_of(results) if row[2] != "no_motion"]
-    header = ("family", "clips with movers", "no motion [mm]", *(label for label, _, _ in others))
+def family_rows(first: Result, columns: Sequence[tuple[str, Result, str]]) -> list[list[str]]:
+    """Cells of every family, of the families of rigid objects, and of all.
+
+    Args:
+        first: names the families and says what no motion is.
+        columns: label, evaluation and predictor of what is compared.
+    """
 
     def row(title: str, pick: Callable[[Result], Result | None]) -> list[str]:
         group = pick(first)
         movers = {} if group is None else group["metrics"].get("no_motion", {}).get("l2_moved", {})
-        still = "–" if group is None else _cell(group, "no_motion", "l2_moved")
+        still = "–" if group is None else cell(group, "no_motion", "l2_moved")
         cells = [title, str(movers.get("count", 0)), still]
-        for _, result, name in others:
+        for _, result, name in columns:
             found = pick(result)
-            cells.append("–" if found is None else _ratio(found, name))
+            cells.append("–" if found is None else ratio_cell(found, name))
         return cells
 
     rows = [
@@ -114,7 +126,44 @@ def family_table(results: Mapping[str, Result]) -> str:
     ]
     rows.append(row("families of rigid objects", lambda result: result["rigid"]))
     rows.append(row("**all**", lambda result: result["overall"]))
-    return _markdown(header, rows)
+    return rows
+
+
+def family_table(results: Mapping[str, Result]) -> str:
+    """Markdown: mover error over no motion per family of motion, and over the families of rigid objects."""
+    first = next(iter(results.values()))
+    others = [row for row in rows_of(results) if row[2] != "no_motion"]
+    header = ("family", "clips with movers", "no motion [mm]", *(label for label, _, _ in others))
+    return markdown_table(header, family_rows(first, others))
+
+
+def physics_table(result: Result) -> str:
+    """Markdown: what the simulator leaves of no motion when it does not know friction, mass or both, by family.
+
+    Raises:
+        InputError: the evaluation was made without the simulator, or by a version that knew fewer guesses.
+    """
+    if not set(PHYSICS) <= set(result["overall"]["metrics"]):
+        raise InputError(
+            f"the evaluation of {result['data']} has no simulator with wrong friction and mass. "
+            "Make one: pointworld evaluate DATA --simulator --out FOLDER"
+        )
+    groups = {**result["families"], "**all**": result["overall"]}
+    rows = []
+    for title, group in groups.items():
+        known = group["metrics"].get("wrong_physics", {}).get("l2_moved", {"count": 0})
+        if known["count"]:
+            ratios = [_ratio_with_error(group, name) for name in PHYSICS]
+            rows.append([title, str(known["count"]), *ratios])
+    return markdown_table(("family", "clips with movers", *PHYSICS.values()), rows)
+
+
+def _ratio_with_error(group: Result, name: str) -> str:
+    """Mover error over no motion on the same clips, ± its standard error over clips."""
+    summary, ratio = group["metrics"][name]["l2_moved"], group["ratios_to_no_motion"][name]
+    if not ratio:
+        return number(ratio)
+    return f"{ratio:.3f} ± {summary['standard_error'] * ratio / summary['mean']:.3f}"
 
 
 def step_numbers(group: Result) -> list[int]:
@@ -130,12 +179,12 @@ def step_table(results: Mapping[str, Result]) -> str:
     rows = []
     for step in step_numbers(first):
         metric = f"l2_moved@{step}"
-        cells = [str(step), _cell(first, "no_motion", metric)]
+        cells = [str(step), cell(first, "no_motion", metric)]
         for _, result, name in others:
-            cells.append(_number(step_ratio(result["overall"], name, step)))
+            cells.append(number(step_ratio(result["overall"], name, step)))
         rows.append(cells)
     header = ("step", "no motion [mm]", *(label for label, _, _ in others))
-    return _markdown(header, rows)
+    return markdown_table(header, rows)
 
 
 def step_ratio(group: Result, name: str, step: int) -> float | None:
@@ -154,13 +203,13 @@ def rest_table(results: Mapping[str, Result]) -> str:
         rows.append(
             (
                 label,
-                _cell(group, name, "l2_came_to_rest"),
-                _number(ratio),
-                _cell(group, name, "l2_held"),
+                cell(group, name, "l2_came_to_rest"),
+                number(ratio),
+                cell(group, name, "l2_held"),
             )
         )
     header = ("predictor", "came to rest [mm]", "/ no motion", "tools held in the hand [mm]")
-    return _markdown(header, rows)
+    return markdown_table(header, rows)
 
 
 def spread_table(results: Mapping[str, Result]) -> str:
@@ -169,11 +218,11 @@ def spread_table(results: Mapping[str, Result]) -> str:
     for suffix, who in (("_near", "points looked at"), ("_moved", "movers"), ("", "all points")):
         columns |= {f"coverage_{p}{suffix}": f"{p} % interval, {who}" for p in (68, 95)}
     rows = [
-        (label, *(_cell(result["overall"], name, metric, 1.0, 2) for metric in columns))
+        (label, *(cell(result["overall"], name, metric, 1.0, 2) for metric in columns))
         for label, result, name in rows_of(results)
         if "spearman_moved" in result["overall"]["metrics"].get(name, {})
     ]
-    return _markdown(("model", *columns.values()), rows)
+    return markdown_table(("model", *columns.values()), rows)
 
 
 def released_table(results: Mapping[str, Result]) -> str:
@@ -183,14 +232,14 @@ def released_table(results: Mapping[str, Result]) -> str:
             label,
             mode,
             *(
-                _cell(result["overall"], "model", f"released/{mode}/{name}", digits=2)
+                cell(result["overall"], "model", f"released/{mode}/{name}", digits=2)
                 for name in _COLUMNS
             ),
         )
         for label, result in results.items()
         for mode in ("compat", "exact")
     ]
-    return _markdown(("model", "mode", *_COLUMNS), rows)
+    return markdown_table(("model", "mode", *_COLUMNS), rows)
 
 
 def _about(results: Mapping[str, Result]) -> str:

@@ -20,21 +20,49 @@ BASELINES = ("rigid_carry", "object_carry", "gnn")
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """One target, what was measured, and whether it is met; an undefined measurement is a miss."""
+    """One target, what was measured, and whether it is met; an undefined measurement is a miss.
+
+    off: by how much it is missed; empty where it is met or undefined.
+    """
 
     name: str
     wanted: str
     measured: str
     met: bool
+    off: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """Markdown: met, or missed and by how much."""
+        return "met" if self.met else f"**missed**{f' by {self.off}' if self.off else ''}"
 
 
-def _most(name: str, value: float | None, limit: float, scale: float, unit: str) -> Target:
+def at_most(
+    name: str,
+    value: float | None,
+    limit: float,
+    *,
+    scale: float = 1.0,
+    unit: str = "",
+    wanted: str | None = None,
+) -> Target:
+    """A target that a value may not exceed.
+
+    Args:
+        scale, unit: of the text.
+        wanted: text instead of "at most LIMIT".
+    """
     digits = 3 if not unit else 2
+    met = value is not None and value <= limit
+    off = ""
+    if value is not None and not met:
+        off = f"{(value - limit) * scale:.{digits}f}{unit} ({100 * (value / limit - 1):.0f} %)"
     return Target(
         name=name,
-        wanted=f"at most {limit * scale:g}{unit}",
+        wanted=wanted or f"at most {limit * scale:g}{unit}",
         measured="–" if value is None else f"{value * scale:.{digits}f}{unit}",
-        met=value is not None and value <= limit,
+        met=met,
+        off=off,
     )
 
 
@@ -57,12 +85,8 @@ def targets(result: Result) -> list[Target]:
     """All targets against one evaluation (the JSON of `pointworld evaluate`)."""
     overall = result["overall"]
     found = [
-        _most(
-            f"mover error / no motion, {name}",
-            group["ratios_to_no_motion"].get("model"),
-            limit,
-            1.0,
-            "",
+        at_most(
+            f"mover error / no motion, {name}", group["ratios_to_no_motion"].get("model"), limit
         )
         for name, group, limit in (
             ("families of rigid objects", result["rigid"], RIGID),
@@ -73,11 +97,23 @@ def targets(result: Result) -> list[Target]:
     percentile = overall["never_moving_p99"].get("model")
     false_motion = _mean(overall, "false_motion_share")
     found += [
-        _most(
-            "bodies that never move, mean", _mean(overall, "l2_never_moving"), REST_MEAN, 1e3, " mm"
+        at_most(
+            "bodies that never move, mean",
+            _mean(overall, "l2_never_moving"),
+            REST_MEAN,
+            scale=1e3,
+            unit=" mm",
         ),
-        _most("bodies that never move, 99th percentile", percentile, REST_P99, 1e3, " mm"),
-        _most("their points predicted to move > 1 cm", false_motion, FALSE_MOTION, 1e2, " %"),
+        at_most(
+            "bodies that never move, 99th percentile", percentile, REST_P99, scale=1e3, unit=" mm"
+        ),
+        at_most(
+            "their points predicted to move > 1 cm",
+            false_motion,
+            FALSE_MOTION,
+            scale=1e2,
+            unit=" %",
+        ),
     ]
     spearman = _mean(overall, "spearman_moved")
     found.append(
@@ -86,6 +122,9 @@ def targets(result: Result) -> list[Target]:
             wanted=f"at least {SPEARMAN:g}",
             measured="–" if spearman is None else f"{spearman:.2f}",
             met=spearman is not None and spearman >= SPEARMAN,
+            off=f"{SPEARMAN - spearman:.2f}"
+            if spearman is not None and spearman < SPEARMAN
+            else "",
         )
     )
     return found + [
@@ -106,11 +145,11 @@ def _family_targets(families: Mapping[str, Result]) -> list[Target]:
         limit = FAMILY if best is None else min(FAMILY, best[1])
         against = "" if best is None or best[1] > FAMILY else f" ({best[0].replace('_', ' ')})"
         found.append(
-            Target(
-                name=f"mover error / no motion, {family}",
+            at_most(
+                f"mover error / no motion, {family}",
+                ratio,
+                limit,
                 wanted=f"at most {limit:.3f}{against}",
-                measured="–" if ratio is None else f"{ratio:.3f}",
-                met=ratio is not None and ratio <= limit,
             )
         )
     return found
@@ -118,9 +157,11 @@ def _family_targets(families: Mapping[str, Result]) -> list[Target]:
 
 def _coverage_target(group: Result, percent: int, nominal: float, suffix: str, who: str) -> Target:
     value = _mean(group, f"coverage_{percent}{suffix}")
+    beyond = 0.0 if value is None else abs(value - nominal) - COVERAGE
     return Target(
         name=f"{percent} % coverage, {who}",
         wanted=f"{100 * (nominal - COVERAGE):.0f} to {min(100.0, 100 * (nominal + COVERAGE)):.0f} %",
         measured="–" if value is None else f"{100 * value:.1f} %",
-        met=value is not None and abs(value - nominal) <= COVERAGE,
+        met=value is not None and beyond <= 0,
+        off=f"{100 * beyond:.1f} points" if beyond > 0 else "",
     )

@@ -1,4 +1,4 @@
-"""The simulator with wrong friction and mass: how far perfect geometry and mechanics come that are blind to both.
+"""The simulator with wrong friction, mass or both: how far perfect geometry and mechanics come that are blind to them.
 
 A clip's scene is drawn again from what the clip was drawn from, so that geometry, joint path and the state at time 0
 are exact; only then friction and mass of the free objects become guesses.
@@ -144,12 +144,17 @@ def _friction_ranges(replay: Replay) -> list[tuple[float, float]]:
     ]
 
 
-def nominal_physics(replay: Replay) -> Physics:
-    """The middle of what objects are drawn with, for all of them."""
-    ranges = _friction_ranges(replay)
+def nominal_physics(replay: Replay, *, friction: bool = True, mass: bool = True) -> Physics:
+    """The middle of what objects are drawn with, for all of them.
+
+    Args:
+        friction, mass: which of the two is a guess; the other one is true.
+    """
+    ranges, true = _friction_ranges(replay), replay.true_physics
+    middle = math.sqrt(DENSITY[0] * DENSITY[1])
     return Physics(
-        friction=tuple(sum(limits) / 2 for limits in ranges),
-        density=(math.sqrt(DENSITY[0] * DENSITY[1]),) * len(ranges),
+        friction=tuple(sum(r) / 2 for r in ranges) if friction else true.friction,
+        density=(middle,) * len(ranges) if mass else true.density,
     )
 
 

@@ -70,9 +70,12 @@ def test_every_baseline_and_a_fitted_spread(clips: Path, checkpoint: Path, tmp_p
         "object_carry",
         "gnn",
         "wrong_physics",
+        "wrong_friction",
+        "wrong_mass",
     }
-    # It knows geometry, path and mechanics: nothing else comes near it.
-    assert ratios["wrong_physics"] < 0.4 < ratios["gnn"]
+    # They know geometry, path and mechanics: nothing else comes near them.
+    for name in ("wrong_physics", "wrong_friction", "wrong_mass"):
+        assert 0 < ratios[name] < 0.4 < ratios["gnn"]
     model = result["overall"]["metrics"]["model"]
     near = {p: model[f"coverage_{p}_near"]["mean"] for p in (68, 95)}
     assert abs(near[68] - 0.683) < 0.15 and abs(near[95] - 0.95) < 0.15

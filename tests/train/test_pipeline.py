@@ -12,7 +12,7 @@ from pointworld.cli.app import main
 from pointworld.data import list_clips, read_clip, true_positions
 from pointworld.errors import InputError
 from pointworld.robot import RobotModel
-from pointworld.train import PREDICTORS, build_cache, read_cache, read_evaluation_clip, tune_radius
+from pointworld.train import build_cache, read_cache, read_evaluation_clip, tune_radius
 from pointworld.train.evaluator import evaluate_clip
 from pointworld.train.metrics import summarise
 from pointworld.train.predictors import carry_predictors
@@ -107,7 +107,7 @@ def test_evaluation_of_shards_prints_one_object(
     assert printed == json.loads((tmp_path / "evaluation.json").read_text())
     assert printed["clips"] == 2
     for scores in [printed["overall"], *printed["families"].values()]:
-        assert set(scores["metrics"]) == set(PREDICTORS) - {"gnn", "wrong_physics"}
+        assert set(scores["metrics"]) == {"model", "no_motion", "rigid_carry", "object_carry"}
         for metrics in scores["metrics"].values():
             assert set(metrics["l2"]) == {"mean", "standard_error", "count"}
     assert main(["evaluate", str(validation), *options, "--noisy"]) == 0

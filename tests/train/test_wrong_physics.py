@@ -104,6 +104,9 @@ def test_guesses_lie_in_what_the_generator_draws(replay: Replay) -> None:
     assert len(nominal.friction) == len(guess.density) == count
     assert all(DENSITY[0] <= d <= DENSITY[1] for d in (*nominal.density, *guess.density))
     assert guess != draw_physics(replay, rng)
+    true = replay.true_physics
+    assert nominal_physics(replay, mass=False) == replace(nominal, density=true.density)
+    assert nominal_physics(replay, friction=False) == replace(nominal, friction=true.friction)
 
 
 def test_a_clip_of_another_generator_is_refused(generator: ClipGenerator, clip: Clip) -> None:
