@@ -13,6 +13,8 @@ import numpy as np
 from pointworld.control.limits import JointLimits
 
 _REST = 1e-9
+#: What rounding does to an acceleration that is taken from positions [rad/s2 or m/s2].
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,7 +91,8 @@ def follow_acceleration(
 ) -> np.ndarray:
     """Acceleration (joints,) of the next tick towards a target that is due then and moves at `speed`.
 
-    Exactly onto the target where the limits allow it, else as near as a motion goes that can still stop on it.
+    Exactly onto the target where the limits allow it, else as near as a motion goes that can still stop on it. A motion
+    of this function, given as target with its own speed, comes out again.
     """
     step = limits.jerk * dt
     low = np.maximum(-limits.acceleration, motion.a - step)
@@ -97,7 +100,11 @@ def follow_acceleration(
     slowest, fastest = limits.velocity_range(motion.q)
     exact = ((target - motion.q) / dt - motion.v) / dt
     v = motion.v + exact * dt
-    reachable = (low <= exact) & (exact <= high) & (slowest <= v) & (v <= fastest)
+    # What lies on a limit must not fall out of it by rounding: the other way below is a much weaker one.
+    eps = _ROUNDING
+    reachable = (low - eps <= exact) & (exact <= high + eps)
+    reachable &= (slowest - eps * dt <= v) & (v <= fastest + eps * dt)
+    exact = np.minimum(np.maximum(exact, low), high)
     # Onto the target at another speed than its own, the next ticks would only swing about it.
     reachable &= np.abs(v - speed) <= step * dt
     if reachable.all():
