@@ -17,6 +17,7 @@ from pointworld.errors import InputError
 from pointworld.files import atomic_folder
 from pointworld.geometry import invert
 from pointworld.model import Precision, WorldModel, load
+from pointworld.model.robot_surface import seen_surface
 from pointworld.robot import (
     RobotModel,
     SurfacePoints,
@@ -272,19 +273,22 @@ def _robot_flow(
 def _surface(
     robot: RobotModel, model: WorldModel, args: PredictArgs
 ) -> tuple[SurfacePoints, list[str]]:
-    """Surface points on the links that the model knows, or on the robot's gripper where it lacks those links."""
+    """Surface points that the model sees, and a note where the robot lacks the links that it knows."""
     spec = model.spec
-    links = spec.robot_links_of(args.domain)
-    absent = [] if isinstance(links, str) else sorted(set(links) - set(robot.link_names))
+    surface, absent = seen_surface(
+        robot,
+        spec.robot_links_of(args.domain),
+        spec.max_robot_points,
+        released=spec.features == "released",
+        seed=args.seed,
+    )
     if not absent:
-        if spec.features == "released":
-            return robot.sample_surface_released(spec.max_robot_points), []
-        return robot.sample_surface(spec.max_robot_points, links=links, seed=args.seed), []
+        return surface, []
     note = (
         f"the model was trained on the links of '{spec.robot}', of which '{robot.name}' lacks {', '.join(absent)}: "
         f"using the gripper of '{robot.name}'"
     )
-    return robot.sample_surface(spec.max_robot_points, links="gripper", seed=args.seed), [note]
+    return surface, [note]
 
 
 def _check_reach(flow: RobotFlow, workspace: Workspace) -> None:

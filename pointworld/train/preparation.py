@@ -22,6 +22,7 @@ from pointworld.encoders import ImageEncoder, load_encoder
 from pointworld.errors import InputError
 from pointworld.model import ModelSpec, load
 from pointworld.model.released_encoder import fingerprint, stored_encoder_weights
+from pointworld.model.robot_surface import seen_surface
 from pointworld.robot import RobotModel, SurfacePoints
 from pointworld.scene import point_features
 from pointworld.scene.features import RELEASED_DEPTH_THRESHOLD, Sampling
@@ -79,11 +80,13 @@ class Preparation:
 
     def surface(self, robot: RobotModel) -> SurfacePoints:
         """The robot's points that the model sees."""
-        lacking = not isinstance(self.links, str) and set(self.links) - set(robot.link_names)
-        if self.released_surface and not lacking:
-            return robot.sample_surface_released(self.surface_points)
-        links = "gripper" if lacking else self.links
-        return robot.sample_surface(self.surface_points, links=links, seed=SURFACE_SEED)
+        return seen_surface(
+            robot,
+            self.links,
+            self.surface_points,
+            released=self.released_surface,
+            seed=SURFACE_SEED,
+        )[0]
 
     def image_features(self, points: Tensor, frames: Sequence[RGBDFrame]) -> Tensor:
         """Features (points, channels) of `points` (points, 3) [m]; the frames' world is the robot's base.
