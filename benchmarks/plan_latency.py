@@ -18,8 +18,7 @@ Results (EPYC, 2 quiet cores, torch 2.13, `tiny` of 21 November 2026, 2 331 scen
 
 With OMP_WAIT_POLICY=passive, which is right where cores are shared, two threads take 2.1 s and one is better.
 
-Spearman of 24 costs, cropped against full, 40 scenes, the `tiny` after that training:
-mean 0.992.
+Spearman of 64 costs, cropped against full, 50 scenes: mean 0.993, least 0.974, 98 % of the scenes at 0.98 or above.
 """
 
 from __future__ import annotations
