@@ -1,7 +1,11 @@
 """Times the network core against the public reference on the CPU, in one process, in float32 and bfloat16.
 
-    python benchmarks/ptv3_speed.py [--size small] [--batch 1] [--tokens N ...] [--repeats 12] [--threads 2]
-        [--cpu-time]
+    python benchmarks/ptv3_speed.py [--size small base large] [--batch 1 4 16] [--tokens N ...] [--repeats 12]
+        [--threads 2] [--cpu-time] [--memory] [--out FILE]
+
+Every size, batch and number of tokens is measured by a process of its own. --out keeps them in a JSON file, and those
+that are there are not measured again. With --memory nothing is timed: one forward pass in a process of its own, in
+float32 and in bfloat16, and the most memory that this process held.
 
 With POINTWORLD_REFERENCE naming a checkout of github.com/NVlabs/PointWorld its network is timed in turn with ours
 (stand-ins for its CUDA parts: benchmarks/ptv3_reference.py) and their outputs are compared; otherwise ours are set
@@ -25,7 +29,7 @@ Results: EPYC Zen 4 with 2 virtual cores, torch 2.13.0, nothing else running, 2 
 Largest difference between the two outputs with the same draws: 6e-6 to 1e-5.
 
 bfloat16 products (convolutions too; attention, norms and sums stay float32), the same machine and threads on another
-day, best of 3, weights as drawn; peak memory of the process with all four variants in it:
+day, best of 3, weights as drawn; peak memory of the process with all four variants in it (of one alone: --memory):
 
     size    tokens   ours           bfloat16       reference      bfloat16 / reference   change of the output   memory
     small    3,100   0.204          0.156          0.390          0.40                   0.80 %                 0.9 GB
@@ -59,13 +63,15 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import os
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from cells import limit_memory, peak_memory, run_cells
 
 from pointworld.geometry.voxel import voxel_representatives
 from pointworld.model.predictor import DynamicsPredictor
@@ -75,6 +81,7 @@ from pointworld.ptv3.levels import released_pyramid
 
 GRID = 0.015
 CASES = ((2000, 100), (6000, 200), (12000, 300))  # scene points, robot points per step
+TOKENS = tuple(points + 11 * robot_points for points, robot_points in CASES)
 RECORDED = {  # best seconds of the reference, EPYC Zen 4, 2 threads, torch 2.13, float32
     "small": (0.21, 0.45, 1.01),
     "base": (0.78, 1.73, 3.59),
@@ -170,11 +177,6 @@ def relative_rms(difference: torch.Tensor, values: torch.Tensor) -> float:
     return float(difference.square().mean().sqrt() / values.square().mean().sqrt())
 
 
-def peak_memory() -> float:
-    """Most memory that this process has held so far [GB]."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-
-
 def gemm_speed(clock: Callable[[], float], repeats: int = 8) -> float:
     """Floating-point operations per second of a large float32 matrix product."""
     a, b = torch.rand(2, 2048, 2048)
@@ -182,83 +184,167 @@ def gemm_speed(clock: Callable[[], float], repeats: int = 8) -> float:
     return 2 * 2048**3 / seconds
 
 
-def main() -> None:
-    """Prints one row per number of tokens."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--size", choices=sorted(WIDTH), default="small")
-    parser.add_argument("--batch", type=int, default=1, help="samples that go through together")
-    parser.add_argument(
-        "--tokens", type=int, nargs="+", help="of the cases 3100, 8200, 15300; default all"
-    )
-    parser.add_argument("--repeats", type=int, default=12)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument(
-        "--cpu-time", action="store_true", help="CPU seconds, for a shared machine; use --threads 1"
-    )
-    arguments = parser.parse_args()
+def batch_of(size: str, batch: int, case: int) -> tuple[torch.Tensor, ...]:
+    """Inputs of `batch` scenes of CASES[case]."""
+    scenes = [scene(*CASES[case], WIDTH[size], seed) for seed in range(batch)]
+    return tuple(torch.cat(parts) for parts in zip(*scenes, strict=True))
+
+
+def drawn_network(size: str) -> DynamicsPredictor:
+    """Our network in released mode, weights as drawn."""
+    generator = torch.Generator().manual_seed(0)
+    return DynamicsPredictor(arch_of(size), "released", GRID, generator=generator).eval()
+
+
+def forward_memory(size: str, batch: int, case: int, precision: str) -> dict[str, float]:
+    """Peak memory of this process with the weights alone, and after one forward pass [GB]."""
+    network = drawn_network(size)
+    weights = peak_memory()
+    inputs = batch_of(size, batch, case)
+    with (
+        torch.no_grad(),
+        torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"),
+    ):
+        start = time.perf_counter()
+        network(*inputs)
+        seconds = time.perf_counter() - start
+    numbers = {"memory_gb": peak_memory(), "with_weights_alone_gb": weights, "first_s": seconds}
+    return {name: round(value, 3) for name, value in numbers.items()}
+
+
+def time_forward(size: str, batch: int, case: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Shortest seconds of every variant, and what they are compared with."""
     clock = time.process_time if arguments.cpu_time else time.perf_counter
-    torch.set_num_threads(arguments.threads)
-    arch, size = arch_of(arguments.size), arguments.size
-    ours = DynamicsPredictor(
-        arch, "released", GRID, generator=torch.Generator().manual_seed(0)
-    ).eval()
+    ours, reference = drawn_network(size), None
     checkout = os.environ.get("POINTWORLD_REFERENCE")
-    reference = None
     if checkout and size != "tiny":
         from ptv3_reference import load_reference
 
         reference = load_reference(Path(checkout), size, WIDTH[size])
         reference.load_state_dict(ours.state_dict(), strict=True)
-    print(
-        f"torch {torch.__version__}, {arguments.threads} threads, {size}, best of {arguments.repeats}"
-    )
-    for row, (points, robot_points) in enumerate(CASES):
-        if arguments.tokens and points + 11 * robot_points not in arguments.tokens:
-            continue
-        scenes = [scene(points, robot_points, WIDTH[size], seed) for seed in range(arguments.batch)]
-        inputs = tuple(torch.cat(parts) for parts in zip(*scenes, strict=True))
-        coords = torch.cat([torch.cat([s[0][0], s[3][0].flatten(0, 1)]) for s in scenes])
-        samples = torch.arange(arguments.batch).repeat_interleave(len(coords) // arguments.batch)
-        pyramid = released_pyramid(coords, samples, arguments.batch, arch=arch, grid_size=GRID)
-        flops = forward_flops(arch, pyramid)
+    inputs = batch_of(size, batch, case)
 
-        def run_ours(mode: str, inputs: tuple[torch.Tensor, ...] = inputs) -> torch.Tensor:
-            ours.mode = mode
+    def run_ours(mode: str) -> torch.Tensor:
+        ours.mode = mode
+        return ours(*inputs)[0]
+
+    def run_fast() -> torch.Tensor:
+        ours.mode = "released"
+        with torch.autocast("cpu", torch.bfloat16):
             return ours(*inputs)[0]
 
-        def run_fast(inputs: tuple[torch.Tensor, ...] = inputs) -> torch.Tensor:
-            ours.mode = "released"
-            with torch.autocast("cpu", torch.bfloat16):
-                return ours(*inputs)[0]
-
-        runs: dict[str, Callable[[], object]] = {
-            "ours": lambda: run_ours("released"),
-            "bfloat16": run_fast,
-            "stable": lambda: run_ours("stable"),
-        }
+    runs: dict[str, Callable[[], object]] = {
+        "ours": lambda: run_ours("released"),
+        "bfloat16": run_fast,
+        "stable": lambda: run_ours("stable"),
+    }
+    if reference is not None:
+        network = reference
+        runs["reference"] = lambda: network(*inputs)["pred"]
+    with torch.no_grad():
+        best = best_seconds(runs, arguments.repeats, clock)
+        result: dict[str, Any] = {"seconds": best, "gemm_flops": gemm_speed(clock)}
+        exact = run_ours("released")
+        result["bfloat16_changes"] = relative_rms(run_fast().float() - exact, exact)
+        result["memory_of_all_gb"] = peak_memory()
         if reference is not None:
-            network = reference
-            runs["reference"] = lambda inputs=inputs, network=network: network(*inputs)["pred"]  # type: ignore[misc]
-        with torch.no_grad():
-            best = best_seconds(runs, arguments.repeats, clock)
-            best_gemm = gemm_speed(clock)
-            exact = run_ours("released")
-            note = f" | bfloat16 changes {relative_rms(run_fast().float() - exact, exact):.2%}"
-            note += f", peak memory {peak_memory():.2f} GB"
-            if reference is not None:
-                note += f" | largest difference {largest_difference(ours, reference, inputs):.1e}"
-            elif size in RECORDED:
-                best["recorded reference"] = RECORDED[size][row]
-        limit = flops / best_gemm
-        print(
-            f"{len(coords)} tokens, {[len(level.batch) for level in pyramid.levels]}, {flops / 1e9:.1f} GFLOP, "
-            f"GEMM {best_gemm / 1e9:.0f} GFLOP/s | "
-            + ", ".join(f"{name} {s:.3f} s = {s / limit:.2f}x" for name, s in best.items())
-            + note,
-            flush=True,
-        )
+            result["largest_difference"] = largest_difference(ours, reference, inputs)
+        elif size in RECORDED and batch == 1:
+            best["recorded reference"] = RECORDED[size][case]
+    return result | work_of(arch_of(size), inputs)
+
+
+def work_of(arch: PTv3Arch, inputs: tuple[torch.Tensor, ...]) -> dict[str, Any]:
+    """Tokens of every level, and floating-point operations of the matrix products."""
+    batch = len(inputs[0])
+    coords = torch.cat([inputs[0], inputs[3].flatten(1, 2)], 1).flatten(0, 1)
+    samples = torch.arange(batch).repeat_interleave(len(coords) // batch)
+    pyramid = released_pyramid(coords, samples, batch, arch=arch, grid_size=GRID)
+    levels = [len(level.batch) for level in pyramid.levels]
+    return {"tokens": levels, "flops": forward_flops(arch, pyramid)}
+
+
+def time_line(result: dict[str, Any]) -> str:
+    """One row for people."""
+    limit = result["flops"] / result["gemm_flops"]
+    times = ", ".join(f"{n} {s:.3f} s = {s / limit:.2f}x" for n, s in result["seconds"].items())
+    line = f"{result['tokens']} tokens, {result['flops'] / 1e9:.1f} GFLOP, "
+    line += f"GEMM {result['gemm_flops'] / 1e9:.0f} GFLOP/s | {times} | "
+    line += f"bfloat16 changes {result['bfloat16_changes']:.2%}, "
+    line += f"memory with all variants {result['memory_of_all_gb']:.2f} GB"
+    if "largest_difference" in result:
+        line += f" | largest difference {result['largest_difference']:.1e}"
+    return line
+
+
+def cells_of(arguments: argparse.Namespace) -> dict[str, list[str]]:
+    """Name of every cell to the command that measures it."""
+    kinds = ("float32", "bfloat16") if arguments.memory else ("time",)
+    passed = ["--threads", str(arguments.threads), "--repeats", str(arguments.repeats)]
+    passed += ["--gb", str(arguments.gb), *(["--cpu-time"] if arguments.cpu_time else [])]
+    how = f"{arguments.threads} threads"
+    if not arguments.memory:
+        how += f", best of {arguments.repeats}{', CPU' if arguments.cpu_time else ''}"
+    commands = {}
+    for size in arguments.size:
+        for batch in arguments.batch:
+            for tokens in arguments.tokens or TOKENS:
+                cell = ["--size", size, "--batch", str(batch), "--tokens", str(tokens)]
+                for kind in kinds:
+                    name = f"{size}, {batch} x {tokens}, {kind}, {how}"
+                    commands[name] = [__file__, "--cell", kind, *cell, *passed]
+    return commands
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", choices=sorted(WIDTH), nargs="+", default=["small"])
+    parser.add_argument(
+        "--batch", type=int, nargs="+", default=[1], help="samples that go through together"
+    )
+    parser.add_argument("--tokens", type=int, nargs="+", choices=TOKENS, help="default all")
+    parser.add_argument("--repeats", type=int, default=12)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="CPU seconds, for a shared machine; use --threads 1"
+    )
+    parser.add_argument("--memory", action="store_true", help="measure memory instead of time")
+    parser.add_argument("--out", type=Path, help="JSON file that keeps what is measured")
+    parser.add_argument("--gb", type=float, default=18, help="a cell that needs more memory fails")
+    parser.add_argument("--minutes", type=float, default=15, help="a cell that takes longer fails")
+    parser.add_argument("--cell", choices=("time", "float32", "bfloat16"), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def measure_cell(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the process of one cell does."""
+    limit_memory(arguments.gb)
+    torch.set_num_threads(arguments.threads)
+    (size,), (batch,), (tokens,) = arguments.size, arguments.batch, arguments.tokens
+    case = TOKENS.index(tokens)
+    if arguments.cell == "time":
+        return time_forward(size, batch, case, arguments)
+    return forward_memory(size, batch, case, arguments.cell)
+
+
+def main() -> None:
+    """Prints one row per cell."""
+    arguments = parse_arguments()
+    if arguments.cell:
+        print(json.dumps(measure_cell(arguments)))
+        return
+    found = run_cells(cells_of(arguments), arguments.out, minutes=arguments.minutes)
+    print(f"\ntorch {torch.__version__}")
+    for name, result in found.items():
+        if "failed" in result:
+            print(f"{name}: {result['failed']}")
+        elif "seconds" in result:
+            print(f"{name}: {time_line(result)}")
+        else:
+            print(f"{name}: {result['memory_gb']:.2f} GB")
 
 
 if __name__ == "__main__":
