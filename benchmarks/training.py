@@ -178,7 +178,9 @@ def main() -> None:
         first, known = next(iter(commands)), read_cells(arguments.out)
         if first in known and not set(commands) <= set(known):
             print("samples of an earlier run are gone: making them again", flush=True)
-            measure(commands[first], arguments.minutes)
+            again = measure(commands[first], arguments.minutes)
+            if "failed" in again:
+                raise SystemExit(f"no samples: {again['failed']}")
         found = run_cells(commands, arguments.out, minutes=arguments.minutes)
     print(f"\ntorch {torch.__version__}")
     for name, result in found.items():

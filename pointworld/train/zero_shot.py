@@ -57,8 +57,8 @@ def _movers(group: Result) -> int:
     return int(group["metrics"]["no_motion"]["l2_moved"]["count"])
 
 
-def _ratio(group: Result | None) -> float | None:
-    return None if group is None else group["ratios_to_no_motion"].get("model")
+def _ratio(group: Result) -> float | None:
+    return group["ratios_to_no_motion"].get("model")
 
 
 def _trained_family(zero_shot: ZeroShot, family: str) -> str:
