@@ -1,4 +1,4 @@
-"""`pointworld train`: train a world model on simulated clips."""
+"""`pointworld train`: train a world model on simulated clips, own recordings and released data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -19,12 +19,21 @@ from pointworld.cli.common import (
     stdout_json,
     write_run_json,
 )
+from pointworld.cli.train_released import (
+    ReleasedDataArgs,
+    check_domains,
+    domain_steps,
+    find_released,
+    released_robot,
+    robots_of,
+    streamed,
+)
 from pointworld.data import require_disjoint
 from pointworld.data.families import GROUPS, REGISTRY, group_of
+from pointworld.encoders import ImageEncoder, load_encoder
 from pointworld.errors import InputError
 from pointworld.model import ModelSpec, WorldModel, load, save_checkpoint
 from pointworld.model.released_encoder import provenance, stored_encoder_weights
-from pointworld.model.spread import SpreadMap
 from pointworld.ptv3 import PTv3Arch
 from pointworld.train import (
     CachedSample,
@@ -38,8 +47,9 @@ from pointworld.train import (
     train,
 )
 from pointworld.train.cache import cache_folder, spread_out
+from pointworld.train.corrections import with_corrections
 from pointworld.train.preparation import SURFACE_POINTS, Preparation, preparations_of
-from pointworld.train.spread import fit_model_spread, fit_still_below
+from pointworld.train.source import Source
 
 #: Validation samples on which the predicted spread and motions lost in it are corrected.
 CORRECTION_CLIPS = 100
@@ -47,21 +57,24 @@ SIZES = {"tiny": PTv3Arch.tiny, "small": PTv3Arch.small}
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainArgs:
-    """Train a world model (stable mode, relative features) on clips of `pointworld generate`.
+class TrainArgs(ReleasedDataArgs):
+    """Train a world model (stable mode, relative features) on clips of `pointworld generate`, or on released data.
 
     A run that was interrupted goes on where it stopped when the command is given again.
 
     Example: pointworld train --data data/train --validation data/val --out runs/tiny --train.minutes 60
     Example: pointworld train --init tiny --data my_clips --validation my_val --out runs/mine --train.minutes 10
     Example: pointworld train --init small-droid --data my_clips --validation my_val --out runs/mine
+    Example: pointworld train --init converted/droid --released wds/droid --out runs/tuned --train.optimiser adamw
     Example: torchrun --nproc-per-node 2 -m pointworld.cli.app train --data train --validation val --out runs/two
     """
 
-    data: tuple[Path, ...]
+    data: tuple[Path, ...] = ()
     """Folders of training clips; several of one domain are one set."""
-    validation: tuple[Path, ...]
+    validation: tuple[Path, ...] = ()
     """Folders of validation clips."""
+    validation_split: str = "test"
+    """Split of --released to validate on."""
     out: Path
     """Run folder: model.safetensors + model.json (usable by name of the folder), curve.csv, curve.png, run.json."""
     without: tuple[str, ...] = ()
@@ -72,7 +85,9 @@ class TrainArgs:
     """Checkpoint (name, folder or released .pt) to start from; its architecture, encoder and normalisation are kept."""
     domains: tuple[str, ...] = ()
     """Domain of each folder, whose normalisation it shares; "sim" for all of them by default. With --init names of the
-    checkpoint's own domains, or as many others, in its order."""
+    checkpoint's own domains, or as many others, in its order. Released data name their own, droid or behavior."""
+    mix: Literal["clips", "domains"] = "clips"
+    """What is drawn equally often: every clip, or every domain, as in the release."""
     size: str = "tiny"
     """Backbone: tiny or small."""
     robot: str = "fr3"
@@ -90,9 +105,9 @@ class TrainArgs:
     threads: int = 0
     """CPU threads; 0 = all."""
     workers: int = 2
-    """Processes that turn clips into samples, once."""
+    """Processes that turn clips into samples, once; threads that read released clips ahead of each step."""
     cache: Path | None = None
-    """Where the samples are kept; a folder beside --data by default."""
+    """Where the samples are kept, beside --data by default; and the list of released clips, in --out by default."""
     statistics: Path | None = None
     """File of pointworld statistics with the normalisation; measured from --data when absent."""
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -106,6 +121,12 @@ def main(argv: list[str]) -> int:
     args = parse(TrainArgs, argv, prog="pointworld train")
     if args.size not in SIZES:
         raise InputError(f"--size is '{args.size}', expected one of {', '.join(SIZES)}")
+    if not args.released and not (args.data and args.validation):
+        raise InputError(
+            "there is nothing to train on: give --data with --validation, --released, or all of them"
+        )
+    if args.released and args.split == args.validation_split:
+        raise InputError(f"--split and --validation-split are both '{args.split}'; name two splits")
     domains = domain_names(args)
     require_disjoint({"training": args.data, "validation": args.validation})
     if args.threads:
@@ -139,18 +160,29 @@ def _train(
     ranks: Ranks,
 ) -> None:
     start = time.perf_counter()
-    names = tuple(dict.fromkeys(domains[0]))
+    splits = (args.split, args.validation_split)
+    found = find_released(args, splits, args.cache or args.out, args.workers, ranks)
+    own = tuple(dict.fromkeys(domains[0]))
+    names = tuple(dict.fromkeys((*own, *found.domains)))
+    check_domains(found, args.init, None if init is None else init.spec)
     rows = domain_rows(names, args.init, None if init is None else init.spec)
-    demanded = _preparations(args, init, rows)
-    samples, validation = (
-        read_samples(args, folders, given, rows, demanded, ranks, noisy=noisy)
-        for folders, given, noisy in zip(
-            (args.data, args.validation), domains, (args.noisy, 0.0), strict=True
-        )
-    )
+    demanded = _preparations(args, init, own, rows)
+    encoder = _encoder(args, init, ranks) if found.domains else None
+    robots = robots_of(args, found.domains)
+
+    def sources(
+        folders: Sequence[Path], given: Sequence[str], split: str, noisy: float
+    ) -> list[Source]:
+        return [
+            *read_samples(args, folders, given, rows, demanded, ranks, noisy=noisy),
+            *streamed(found.by_split[split], robots, rows, encoder),
+        ]
+
+    samples = sources(args.data, domains[0], args.split, args.noisy)
+    validation = sources(args.validation, domains[1], args.validation_split, 0.0)
     samples = chosen_samples(samples, args)
     cached = time.perf_counter()
-    spec = init.spec if init is not None else model_spec(args, names, samples[0])
+    spec = init.spec if init is not None else model_spec(args, names, own, samples[0], encoder)
     with _shown(ranks, len(samples)) as on_step:
         model = train(
             spec,
@@ -161,6 +193,8 @@ def _train(
             init=init,
             statistics=None if args.statistics is None else read_statistics(args.statistics),
             ranks=ranks,
+            equal_domains=args.mix == "domains",
+            readers=args.workers if found.domains else 0,
             on_step=on_step,
         )
     if ranks.leads:
@@ -189,39 +223,23 @@ def domain_rows(
 
 
 def _preparations(
-    args: TrainArgs, init: WorldModel | None, rows: Mapping[str, int]
+    args: TrainArgs, init: WorldModel | None, names: Sequence[str], rows: Mapping[str, int]
 ) -> dict[str, Preparation]:
     """How the clips of every named domain become samples."""
     if init is None or args.init is None:
-        return dict.fromkeys(rows, Preparation(encoder=args.encoder))
+        return dict.fromkeys(names, Preparation(encoder=args.encoder))
     demanded = preparations_of(args.init, init.spec)
-    return {name: demanded[row] for name, row in rows.items()}
+    return {name: demanded[rows[name]] for name in names}
 
 
-def with_corrections(model: WorldModel, validation: Sequence[CachedSample]) -> WorldModel:
-    """The model with its spread, and with motions that are lost in it, corrected on validation samples."""
-    spread = fit_model_spread(_with_spec(model, spread=(), still_below=0.0), validation)
-    model = _with_spec(model, spread=_knots(spread), still_below=0.0)
-    model = _with_spec(model, still_below=fit_still_below(model, validation))
-    # What is taken for still has errors of another size.
-    return _with_spec(model, spread=_knots(spread, fit_model_spread(model, validation)))
+def _encoder(args: TrainArgs, init: WorldModel | None, ranks: Ranks) -> ImageEncoder | None:
+    """What gives released clips their image features, on this process's device."""
+    if init is not None:
+        return init.image_encoder(ranks.device)
+    return None if args.encoder is None else load_encoder(args.encoder, device=ranks.device)
 
 
-def _knots(spread: SpreadMap, then: SpreadMap | None = None) -> tuple[tuple[float, float], ...]:
-    """`ModelSpec.spread` of a map, or of two maps one after the other."""
-    sigma = torch.tensor(spread.sigma)
-    corrected = spread(sigma) if then is None else then(spread(sigma))
-    return tuple(zip(spread.sigma, (corrected / sigma).tolist(), strict=True))
-
-
-def _with_spec(model: WorldModel, **changes: Any) -> WorldModel:
-    """A copy of a model with another description of the same network."""
-    copy = WorldModel(replace(model.spec, **changes))
-    copy.load_state_dict(model.state_dict())
-    return copy.to(model.device).eval()
-
-
-def chosen_samples(samples: list[CachedSample], args: TrainArgs) -> list[CachedSample]:
+def chosen_samples(samples: list[Source], args: TrainArgs) -> list[Source]:
     """The samples that `--without` and `--max-clips` leave.
 
     Raises:
@@ -239,10 +257,23 @@ def chosen_samples(samples: list[CachedSample], args: TrainArgs) -> list[CachedS
     return left
 
 
-def model_spec(args: TrainArgs, domains: tuple[str, ...], sample: CachedSample) -> ModelSpec:
-    """The model that these arguments ask for, for samples like this one."""
-    channels = sample.features.shape[1] if sample.features is not None else 0
-    return ModelSpec(
+def model_spec(
+    args: TrainArgs,
+    domains: tuple[str, ...],
+    own: Sequence[str],
+    sample: Source,
+    encoder: ImageEncoder | None = None,
+) -> ModelSpec:
+    """The model that these arguments ask for, for samples like this one.
+
+    Args:
+        own: those of `domains` that are not released ones.
+        encoder: of released clips.
+    """
+    channels = 0 if encoder is None else encoder.channels
+    if isinstance(sample, CachedSample) and sample.features is not None:
+        channels = sample.features.shape[1]
+    spec = ModelSpec(
         arch=SIZES[args.size](),
         image_channels=channels if args.encoder else 0,
         encoder=args.encoder,
@@ -251,6 +282,16 @@ def model_spec(args: TrainArgs, domains: tuple[str, ...], sample: CachedSample) 
         robot_tokens=args.robot_tokens,
         context_points=args.context_points,
         max_robot_points=SURFACE_POINTS,
+    )
+    if set(domains) <= set(own):
+        return spec
+    steps = domain_steps(domains, own, spec.step_dt)
+    return replace(
+        spec,
+        step_dt=steps[0],
+        domain_step_dt=steps,
+        grippers=2 if "behavior" in domains else 1,
+        robot=args.robot if own else released_robot(args, domains[0]),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -66,17 +67,32 @@ def square_symmetry(index: int) -> Tensor:
     return torch.linalg.matrix_power(quarter, index % 4) @ mirror
 
 
-def check_step_dt(sample: CachedSample, step_dt: float) -> None:
+class Timed(Protocol):
+    """Anything with a name and seconds between steps."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def step_dt(self) -> float: ...
+
+
+def check_step_dt(sample: Timed, step_dt: float) -> None:
     """Refuse a sample whose time between steps is not the model's.
 
     Raises:
         InputError: they differ by more than 1 %.
     """
     if not math.isclose(sample.step_dt, step_dt, rel_tol=STEP_DT_TOLERANCE):
+        remedy = (
+            f"Make the clips with --label.step-dt {step_dt:.6g} (pointworld capture label), or "
+            f"--tabletop.step-dt {step_dt:.6g} (pointworld generate)"
+            if isinstance(sample, CachedSample)
+            else "Released clips keep their step: start from a checkpoint of their domain, or from none"
+        )
         raise InputError(
             f"clip {sample.key} has {sample.step_dt:.4g} s between its steps, the model {step_dt:.4g} s: speeds would "
-            f"be wrong. Make the clips with --label.step-dt {step_dt:.6g} (pointworld capture label), or "
-            f"--tabletop.step-dt {step_dt:.6g} (pointworld generate)"
+            f"be wrong. {remedy}"
         )
 
 

@@ -52,6 +52,7 @@ class CachedSample:
     surface: (points, 3) where the points really are at step 0 [m], under a sensor's errors; None: where they are seen.
     supervised: (steps, points) bool, True where the motion is known; None where it is everywhere.
     domain: row of the model's normalisation buffers.
+    tracks: (steps, points, 3) [m] where every point is, of data that follow points one by one; they replace the bodies.
     """
 
     points: Tensor
@@ -72,9 +73,12 @@ class CachedSample:
     surface: Tensor | None = None
     supervised: Tensor | None = None
     domain: int = 0
+    tracks: Tensor | None = None
 
     def positions(self, index: Tensor) -> Tensor:
         """Positions (steps, chosen points, 3) [m] of the points at `index`, seen where they are seen at step 0."""
+        if self.tracks is not None:
+            return self.tracks[:, index]
         motion = self.motions[:, self.body_ids[index]]
         seen = self.points[index]
         surface = seen if self.surface is None else self.surface[index]

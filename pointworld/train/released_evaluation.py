@@ -18,6 +18,7 @@ from pointworld.data.released import (
     iterate_shards,
     shard_paths,
 )
+from pointworld.data.released.h5 import h5_files
 from pointworld.data.released.wds import MIN_SHARD_BYTES, local_path
 from pointworld.errors import InputError
 from pointworld.model import WorldModel, collate
@@ -197,20 +198,12 @@ def released_clips(
     if (root / split).is_dir() and any((root / split).glob("*.tar")):
         clips = iterate_shards(shard_paths(root, split, min_bytes=min_shard_bytes))
     else:
-        clips = chain.from_iterable(iterate_h5(path) for path in _h5_files(root))
+        files = h5_files(root)
+        if not files:
+            raise InputError(
+                f"{root} holds no released data: neither shards <folder>/{split}/*.tar nor H5 files"
+            )
+        clips = chain.from_iterable(iterate_h5(path) for path in files)
     for clip in clips:
         if manifest is None or manifest.split_of(clip.key) == split:
             yield clip
-
-
-def _h5_files(root: Path) -> list[Path]:
-    """Files with clips: not the depth videos, camera poses and confidence lists that lie beside them."""
-    if root.is_file():
-        return [root]
-    beside = ("_depth", "_extrinsics", "expert_confidence")
-    found = [p for p in sorted(root.rglob("*.h5")) if not any(word in p.stem for word in beside)]
-    if not found:
-        raise InputError(
-            f"{root} holds no released data: neither shards <folder>/<split>/*.tar nor H5 files"
-        )
-    return found

@@ -11,9 +11,9 @@ from pointworld.errors import InputError
 from pointworld.model import WorldModel
 from pointworld.model.spread import SpreadMap
 from pointworld.train.augment import TrainingSample
-from pointworld.train.cache import CachedSample
 from pointworld.train.metrics import WITHIN, moved_mask
 from pointworld.train.model_sample import forecasts
+from pointworld.train.source import Source
 
 Tensor = torch.Tensor
 
@@ -24,7 +24,7 @@ KNOTS, _LOWEST, _HIGHEST, _TRIED, _FEWEST = 8, 0.05, 20.0, 300, 200
 
 
 @torch.no_grad()
-def fit_model_spread(model: WorldModel, samples: Sequence[CachedSample]) -> SpreadMap:
+def fit_model_spread(model: WorldModel, samples: Sequence[Source]) -> SpreadMap:
     """The map for a model's own spread on samples that it was not trained on.
 
     Raises:
@@ -39,7 +39,7 @@ def fit_model_spread(model: WorldModel, samples: Sequence[CachedSample]) -> Spre
 
 
 @torch.no_grad()
-def fit_still_below(model: WorldModel, samples: Sequence[CachedSample]) -> float:
+def fit_still_below(model: WorldModel, samples: Sequence[Source]) -> float:
     """The largest limit of `ModelSpec.still_below` that costs the movers next to nothing (STILL_COST).
 
     Args:
@@ -59,7 +59,7 @@ def fit_still_below(model: WorldModel, samples: Sequence[CachedSample]) -> float
 
 
 def _predictions(
-    model: WorldModel, samples: Sequence[CachedSample]
+    model: WorldModel, samples: Sequence[Source]
 ) -> Iterator[tuple[TrainingSample, Tensor, Tensor]]:
     """Per sample what is true, the displacements (steps, points, 3) and their stated sigma (steps, points) [m]."""
     context = model.spec.context_points or None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from pointworld.errors import InputError
 from pointworld.files import write_json
 from pointworld.model import ModelSpec, WorldModel, collate
 from pointworld.model.normalisation import moments
-from pointworld.train.augment import AugmentConfig
+from pointworld.train.augment import AugmentConfig, TrainingSample
 from pointworld.train.cache import CachedSample, spread_out
 from pointworld.train.metrics import moved_mask
-from pointworld.train.model_sample import draw_sample
+from pointworld.train.model_sample import draw_sample, warn_left_out
+from pointworld.train.source import Source
 
 Tensor = torch.Tensor
 
@@ -44,28 +45,29 @@ class DomainStatistics:
 
 
 def measure_domain(
-    model: WorldModel, samples: Sequence[CachedSample], *, domain: str, seed: int
+    model: WorldModel, samples: Sequence[Source], *, domain: str, seed: int
 ) -> DomainStatistics:
     """Statistics of samples drawn as training draws them, from all of its folders alike.
+
+    A clip that is read when it is drawn, and cannot be, is left out with a warning.
 
     Args:
         model: computes the raw channels; its weights do not matter.
 
     Raises:
-        InputError: there are no samples.
+        InputError: there are no samples, or none can be read.
     """
     if not samples:
         raise InputError(
             f"there are no training clips of the domain '{domain}': its normalisation would be empty. "
             "Give one --data folder per domain."
         )
-    generator = torch.Generator().manual_seed(seed)
     spread, count = torch.zeros(model.spec.num_steps, dtype=torch.float64), 0
     scene_rows: list[Tensor] = []
     robot_rows: list[Tensor] = []
-    chosen = spread_out(samples, STATISTICS_SAMPLES)
-    for sample in chosen:
-        drawn = draw_sample(model.spec, sample, AugmentConfig(), generator)
+    clips = 0
+    for drawn in _drawn(model.spec, spread_out(samples, STATISTICS_SAMPLES), seed):
+        clips += 1
         moved = (moved_mask(drawn.displacements) & drawn.known()).any(0)
         spread += drawn.displacements[:, moved].double().square().mean(-1).sum(-1)
         count += int(moved.sum())
@@ -74,13 +76,33 @@ def measure_domain(
         robot_rows.append(raw_robot[0].flatten(0, 1))
     (scene_mean, scene_var), (robot_mean, robot_var) = moments(scene_rows), moments(robot_rows)
     return DomainStatistics(
-        clips=len(chosen),
+        clips=clips,
         displacement_var=_values(spread / max(count, 1)),
         scene_mean=_values(scene_mean),
         scene_var=_values(scene_var),
         robot_mean=_values(robot_mean),
         robot_var=_values(robot_var),
     )
+
+
+def _drawn(spec: ModelSpec, samples: Sequence[Source], seed: int) -> Iterator[TrainingSample]:
+    """One draw of every sample that can be read; the last error where none can."""
+    generator = torch.Generator().manual_seed(seed)
+    failed: InputError | None = None
+    none = True
+    for sample in samples:
+        try:
+            drawn = draw_sample(spec, sample, AugmentConfig(), generator)
+        except InputError as error:
+            if isinstance(sample, CachedSample):
+                raise
+            warn_left_out(sample, error)
+            failed = error
+            continue
+        none = False
+        yield drawn
+    if none and failed is not None:
+        raise failed
 
 
 def _values(row: Tensor) -> tuple[float, ...]:
@@ -122,7 +144,7 @@ def apply_statistics(model: WorldModel, statistics: Mapping[str, DomainStatistic
 
 
 def measure(
-    spec: ModelSpec, samples: Sequence[CachedSample], *, seed: int
+    spec: ModelSpec, samples: Sequence[Source], *, seed: int
 ) -> dict[str, DomainStatistics]:
     """Statistics of every domain of a model."""
     model = WorldModel(spec)

@@ -14,13 +14,14 @@ from pointworld.errors import InputError
 from pointworld.files import atomic_path
 from pointworld.model import ModelSpec, WorldModel
 from pointworld.ptv3 import PTv3
-from pointworld.train.augment import TrainingSample
-from pointworld.train.cache import CachedSample, spread_out
+from pointworld.train.batches import Batches, draw_generator
+from pointworld.train.cache import spread_out
 from pointworld.train.config import TrainConfig, learning_rate
-from pointworld.train.model_sample import draw_sample, require_step_dt
+from pointworld.train.model_sample import require_step_dt
 from pointworld.train.objective import batch_loss, prepare_heads, validate
 from pointworld.train.optimiser import make_optimiser
 from pointworld.train.parallel import Ranks
+from pointworld.train.source import Source
 from pointworld.train.state import TrainState, read_state, write_state
 from pointworld.train.statistics import DomainStatistics, apply_statistics, measure
 
@@ -29,14 +30,16 @@ VALIDATION_CLIPS = 64
 
 def train(
     spec: ModelSpec,
-    samples: Sequence[CachedSample],
-    validation: Sequence[CachedSample],
+    samples: Sequence[Source],
+    validation: Sequence[Source],
     folder: str | Path,
     config: TrainConfig,
     *,
     init: WorldModel | None = None,
     statistics: Mapping[str, DomainStatistics] | None = None,
     ranks: Ranks | None = None,
+    equal_domains: bool = False,
+    readers: int = 0,
     on_step: Callable[[int, float], None] | None = None,
 ) -> WorldModel:
     """Train, or continue the run in `folder`, and return the averaged model.
@@ -47,6 +50,8 @@ def train(
         init: a model of the same spec to start from; it keeps its normalisation statistics.
         statistics: per domain, for the normalisation; measured from `samples` when absent.
         ranks: the processes of this run; one when absent.
+        equal_domains: draw every domain equally often, as the release does; else every clip.
+        readers: threads that make the next batch during a step, for clips that are read when they are drawn.
         on_step: called with the step and the share of the budget that is used.
 
     Raises:
@@ -75,7 +80,15 @@ def train(
                 statistics = measure(spec, samples, seed=config.seed)
             apply_statistics(model, statistics)
         state = TrainState.start(model)
-    _Loop(model, optimizer, state, samples, validation, out, config, ranks).run(on_step)
+    with Batches(
+        spec,
+        samples,
+        config,
+        ranks.mine(config.batch_size),
+        equal_domains=equal_domains,
+        readers=readers,
+    ) as batches:
+        _Loop(model, optimizer, state, batches, validation, out, config, ranks).run(on_step)
     return state.averaged_model(model)
 
 
@@ -88,19 +101,14 @@ def _start_from(model: WorldModel, init: WorldModel) -> None:
     model.load_state_dict(init.state_dict())
 
 
-def draw_generator(seed: int, step: int, slot: int) -> torch.Generator:
-    """The random numbers of one sample of one step: they depend on nothing that came before."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 65_536 + slot)
-
-
 class _Loop:
     def __init__(
         self,
         model: WorldModel,
         optimizer: torch.optim.Optimizer,
         state: TrainState,
-        samples: Sequence[CachedSample],
-        validation: Sequence[CachedSample],
+        batches: Batches,
+        validation: Sequence[Source],
         out: Path,
         config: TrainConfig,
         ranks: Ranks,
@@ -110,7 +118,7 @@ class _Loop:
         for part in model.modules():
             if isinstance(part, PTv3):
                 part.recompute = config.recompute
-        self.samples, self.validation = samples, spread_out(validation, VALIDATION_CLIPS)
+        self.batches, self.validation = batches, spread_out(validation, VALIDATION_CLIPS)
         self.out, self.config, self.ranks = out, config, ranks
         self.resumed_at, self.elapsed_before = time.monotonic(), state.elapsed
 
@@ -135,14 +143,9 @@ class _Loop:
             if leads and (state.step % config.save_every == 0 or done):
                 write_state(self.out, self.model, self.optimizer, state, config)
 
-    def _sample(self, slot: int) -> TrainingSample:
-        generator = draw_generator(self.config.seed, self.state.step, slot)
-        chosen = int(torch.randint(len(self.samples), (), generator=generator))
-        return draw_sample(self.model.spec, self.samples[chosen], self.config.augment, generator)
-
     def _step(self) -> float:
         config, state, ranks = self.config, self.state, self.ranks
-        batch = [self._sample(slot) for slot in ranks.mine(config.batch_size)]
+        batch = self.batches.batch(state.step)
         # Drop path draws from torch's own generator, whose state must not depend on what ran before.
         torch.manual_seed(
             draw_generator(config.seed, state.step, 65_535 - ranks.rank).initial_seed()

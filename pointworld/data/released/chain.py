@@ -29,7 +29,7 @@ from pointworld.encoders import ImageEncoder
 from pointworld.errors import InputError
 from pointworld.geometry import transform_points
 from pointworld.robot import RobotModel
-from pointworld.scene.features import RELEASED_DEPTH_THRESHOLD, point_features
+from pointworld.scene.features import RELEASED_DEPTH_THRESHOLD, Sampling, point_features
 from pointworld.types import RGBDFrame, RobotFlow, ScenePoints
 
 #: A point that moves farther than this in one step has moved, to the release [m].
@@ -106,15 +106,19 @@ class ReleasedSample:
         return replace(flow, scene=scene, robot=robot, positions=moved(flow.positions))
 
     def with_features(
-        self, encoder: ImageEncoder, *, depth_threshold: float = RELEASED_DEPTH_THRESHOLD
+        self,
+        encoder: ImageEncoder,
+        *,
+        sampling: Sampling = "released",
+        depth_threshold: float = RELEASED_DEPTH_THRESHOLD,
     ) -> ReleasedSample:
-        """The sample with image features, sampled by the release's conventions."""
+        """The sample with image features, looked up by the release's conventions or by our own."""
         features, count = point_features(
             self.base_points().float(),
             self.frames,
             encoder,
             T_world_base=np.eye(4),
-            sampling="released",
+            sampling=sampling,
             depth_threshold=depth_threshold,
         )
         scene = replace(self.flow.scene, features=features, view_count=count)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import h5py
 
 _CAMERA_PREFIX = "camera_"
+#: In the names of H5 files that hold no clips.
+_BESIDE = ("_depth", "_extrinsics", "expert_confidence")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,15 @@ class Episode:
     def keys(self) -> tuple[str, ...]:
         """Canonical ids of the clips."""
         return tuple(layout.clip_id(self.path, clip, self.domain) for clip in self.clips)
+
+
+def h5_files(root: str | Path) -> list[Path]:
+    """The H5 files with clips at or below `root`, sorted; not the depth videos, camera poses and lists beside them."""
+    folder = Path(root)
+    if folder.is_file():
+        return [folder]
+    found = (path for suffix in ("*.h5", "*.hdf5") for path in folder.rglob(suffix))
+    return sorted(path for path in found if not any(word in path.stem for word in _BESIDE))
 
 
 def read_episode(path: str | Path) -> Episode:

@@ -13,6 +13,7 @@ import numpy as np
 
 from pointworld.data.released.layout import canonical_key, check_domain
 from pointworld.errors import InputError
+from pointworld.files import write_json
 
 T = TypeVar("T")
 SPLIT_SCHEMA = "wds_manifest.v1"
@@ -75,6 +76,37 @@ def _keys(values: Any) -> frozenset[str]:
     if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
         raise TypeError("clip keys are no list of strings")
     return frozenset(canonical_key(v) for v in values)
+
+
+def write_manifest(path: str | Path, manifest: SplitManifest) -> None:
+    """Write a manifest that `read_manifest`, and the release, read."""
+    keys = sorted(manifest.test_keys)
+    selected = len(keys) if manifest.include is None else len(manifest.include)
+    content: dict[str, Any] = {
+        "schema_version": SPLIT_SCHEMA,
+        "domain": manifest.domain,
+        "seed": manifest.seed,
+        "test_percentage": manifest.test_percentage,
+        "stats": {"num_selected_total": selected, "num_selected_test": len(keys)},
+        "test_clip_keys": keys,
+    }
+    if manifest.include is not None:
+        content["include_clip_keys"] = sorted(manifest.include)
+    write_json(path, content)
+
+
+def local_manifest(
+    domain: str, keys: Iterable[str], *, seed: int = 42, test_share: float = 0.1
+) -> SplitManifest:
+    """The manifest of `local_split`."""
+    train, test = local_split(keys, seed=seed, test_share=test_share)
+    return SplitManifest(
+        domain=domain,
+        seed=seed,
+        test_percentage=test_share,
+        test_keys=frozenset(test),
+        include=frozenset((*train, *test)),
+    )
 
 
 def local_split(

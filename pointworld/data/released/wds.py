@@ -6,13 +6,15 @@ regular files `<clip id>.<camera>_<modality>.<npy|jpg|pyd>`; anything else in it
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -111,23 +113,104 @@ def iterate_shard(path: str | Path) -> Iterator[RawClip]:
     Raises:
         InputError: not a plain tar, links, devices, folders or paths in it, damaged, or absurd sizes.
     """
+    source = _shard(path)
+    with source.open("rb") as stream:
+        yield from _clips(_contents(stream, source), source)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardClip:
+    """Where a clip lies in a shard: key as written, its domain, and the bytes of its members, headers included."""
+
+    key: str
+    domain: str
+    offset: int
+    size: int
+
+
+def index_shard(path: str | Path) -> tuple[ShardClip, ...]:
+    """The clips of one shard from its headers alone, in their order.
+
+    Raises:
+        InputError: as `iterate_shard`, but for what only the contents show.
+    """
+    source = _shard(path)
+    starts: list[tuple[str, str, int]] = []
+    done: set[str] = set()
+    end = 0
+    with source.open("rb") as stream:
+        for info, _ in _entries(stream, source, read=False):
+            key, field = _member_name(info.name, source)
+            if not starts or key != starts[-1][0]:
+                _once(key, done, source)
+                starts.append((key, "droid", info.offset))
+            if "local_scene_points" in field:
+                starts[-1] = (key, "behavior", starts[-1][2])
+            end = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    edges = [*(offset for _, _, offset in starts), end]
+    return tuple(
+        ShardClip(key, domain, offset, edges[row + 1] - offset)
+        for row, (key, domain, offset) in enumerate(starts)
+    )
+
+
+def read_shard_clip(path: str | Path, place: ShardClip) -> RawClip:
+    """One clip of a shard, by its place.
+
+    Raises:
+        InputError: as `iterate_shard`, or there is another clip at this place.
+    """
+    source = _shard(path)
+    if place.size > _MAX_CLIP_BYTES:
+        raise InputError(f"{source}: clip '{place.key}' has more than {_MAX_CLIP_BYTES} bytes")
+    with source.open("rb") as stream:
+        stream.seek(place.offset)
+        data = stream.read(place.size)
+    if len(data) != place.size:
+        raise InputError(f"{source}: ends inside clip '{place.key}'. Download it again.")
+    found = list(_clips(_contents(io.BytesIO(data), source), source))
+    if [clip.key for clip in found] != [layout.canonical_key(place.key)]:
+        raise InputError(
+            f"{source}: clip '{place.key}' is no longer where the index has it; delete the index"
+        )
+    return found[0]
+
+
+def _shard(path: str | Path) -> Path:
     source = local_path(path)
+    if not source.is_file():
+        raise InputError(f"{source}: no such shard (only local files are read)")
+    return source
+
+
+def _member_name(name: str, source: Path) -> tuple[str, str]:
+    """Clip id, and `<field>.<extension>`, of a member."""
+    match = _MEMBER.fullmatch(name)
+    if match is None:
+        raise InputError(
+            f"{source}: member '{name[:120]}' is not named <clip id>.<field>.npy, .jpg or .pyd"
+        )
+    return match[1], f"{match[2]}.{match[3]}"
+
+
+def _once(key: str, done: set[str], source: Path) -> None:
+    if key in done:
+        raise InputError(f"{source}: the members of clip '{key}' are not together")
+    done.add(key)
+
+
+def _clips(contents: Iterable[tuple[str, bytes]], source: Path) -> Iterator[RawClip]:
+    """Clips of members that come one clip after the other."""
     key, members, size = "", dict[str, bytes](), 0
     done: set[str] = set()
-    for name, data in _members(source):
-        match = _MEMBER.fullmatch(name)
-        if match is None:
-            raise InputError(
-                f"{source}: member '{name[:120]}' is not named <clip id>.<field>.npy, .jpg or .pyd"
-            )
-        if match[1] != key:
+    for name, data in contents:
+        found, member = _member_name(name, source)
+        if found != key:
             if members:
                 yield raw_clip(key, members, str(source))
-            key, members, size = match[1], {}, 0
-            if key in done:
-                raise InputError(f"{source}: the members of clip '{key}' are not together")
-            done.add(key)
-        member, size = f"{match[2]}.{match[3]}", size + len(data)
+            key, members, size = found, {}, 0
+            _once(key, done, source)
+        size += len(data)
         if member in members or len(members) >= _MAX_MEMBERS or size > _MAX_CLIP_BYTES:
             raise InputError(
                 f"{source}: clip '{key}' has '{member}' twice, more than {_MAX_MEMBERS} members or "
@@ -138,22 +221,28 @@ def iterate_shard(path: str | Path) -> Iterator[RawClip]:
         yield raw_clip(key, members, str(source))
 
 
-def _members(path: Path) -> Iterator[tuple[str, bytes]]:
+def _contents(stream: IO[bytes], path: Path) -> Iterator[tuple[str, bytes]]:
     """Names and contents of the regular files of an uncompressed tar."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such shard (only local files are read)")
-    total, last = path.stat().st_size, -1
+    return ((info.name, data) for info, data in _entries(stream, path, read=True))
+
+
+def _entries(
+    stream: IO[bytes], path: Path, *, read: bool
+) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    """Headers of the regular files of an uncompressed tar, and their contents where `read`."""
+    total, last = stream.seek(0, io.SEEK_END), -1
+    stream.seek(0)
     try:
-        with tarfile.open(path, mode="r:") as archive:
+        with tarfile.open(fileobj=stream, mode="r:") as archive:
             while (info := archive.next()) is not None:
                 _check_member(info, path, total, last)
                 last = info.offset
-                content = archive.extractfile(info)
+                content = archive.extractfile(info) if read else None
                 data = b"" if content is None else content.read()
-                if len(data) != info.size:
+                if read and len(data) != info.size:
                     raise InputError(f"{path}: ends inside '{info.name[:120]}'. Download it again.")
                 archive.members.clear()  # type: ignore[attr-defined]
-                yield info.name, data
+                yield info, data
     except (tarfile.TarError, OSError, ValueError, EOFError, RecursionError) as error:
         if isinstance(error, InputError):
             raise

@@ -1,0 +1,115 @@
+"""The batches of a run: which clip every slot of every step draws, made ahead of the step where reading takes time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+import torch
+
+from pointworld.errors import InputError
+from pointworld.model import ModelSpec
+from pointworld.train.augment import TrainingSample
+from pointworld.train.cache import CachedSample
+from pointworld.train.config import TrainConfig
+from pointworld.train.model_sample import draw_sample, warn_left_out
+from pointworld.train.source import Source
+
+#: Clips in a row that may be unreadable before a run ends: more is no damaged clip, but a wrong folder or robot.
+TRIES = 8
+
+
+def draw_generator(seed: int, step: int, slot: int) -> torch.Generator:
+    """The random numbers of one sample of one step: they depend on nothing that came before."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 65_536 + slot)
+
+
+class Batches:
+    """The batches of this process; a context manager that ends its readers.
+
+    Every sample depends on the seed, its step and its slot alone, so readers change nothing but speed.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        samples: Sequence[Source],
+        config: TrainConfig,
+        slots: range,
+        *,
+        equal_domains: bool = False,
+        readers: int = 0,
+    ) -> None:
+        """Draw from `samples`.
+
+        Args:
+            slots: of the batch, those that this process computes.
+            equal_domains: every domain is equally likely, however many clips it has; else every clip is.
+            readers: threads that make the next batch during a step; 0 = none, made when it is asked for.
+        """
+        self.spec, self.config, self.slots = spec, config, slots
+        self.groups: Sequence[Sequence[Source]] = (
+            _by_domain(samples) if equal_domains else [samples]
+        )
+        self.pool = ThreadPoolExecutor(readers) if readers > 0 else None
+        self.ahead: dict[int, list[Future[TrainingSample]]] = {}
+
+    def __enter__(self) -> Batches:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
+
+    def batch(self, step: int) -> list[TrainingSample]:
+        """The samples of a step.
+
+        Raises:
+            InputError: a sample cannot be drawn.
+        """
+        if self.pool is None:
+            return [self.sample(step, slot) for slot in self.slots]
+        for wanted in (step, step + 1):
+            if wanted not in self.ahead:
+                jobs = [self.pool.submit(self.sample, wanted, slot) for slot in self.slots]
+                self.ahead[wanted] = jobs
+        return [job.result() for job in self.ahead.pop(step)]
+
+    def sample(self, step: int, slot: int) -> TrainingSample:
+        """One sample. For a clip that is read now and cannot be, the next draw takes its place, with a warning.
+
+        Raises:
+            InputError: a cached sample does not fit the model, or `TRIES` clips in a row cannot be read.
+        """
+        generator = draw_generator(self.config.seed, step, slot)
+        failure: InputError | None = None
+        for _ in range(TRIES):
+            source = self.choose(generator)
+            try:
+                return draw_sample(self.spec, source, self.config.augment, generator)
+            except InputError as error:
+                if isinstance(source, CachedSample):
+                    raise
+                warn_left_out(source, error)
+                failure = error
+        raise InputError(f"{TRIES} clips in a row cannot be used; the last: {failure}") from failure
+
+    def choose(self, generator: torch.Generator) -> Source:
+        """The clip of one draw."""
+        group = self.groups[0]
+        if len(self.groups) > 1:
+            group = self.groups[int(torch.randint(len(self.groups), (), generator=generator))]
+        return group[int(torch.randint(len(group), (), generator=generator))]
+
+
+def _by_domain(samples: Sequence[Source]) -> list[list[Source]]:
+    groups: dict[int, list[Source]] = {}
+    for sample in samples:
+        groups.setdefault(sample.domain, []).append(sample)
+    return [groups[domain] for domain in sorted(groups)]
