@@ -87,6 +87,8 @@ RECORDED = {  # best seconds of the reference, EPYC Zen 4, 2 threads, torch 2.13
     "base": (0.78, 1.73, 3.59),
     "large": (1.43, 3.66, 6.15),
 }
+#: Most seconds that ours may take of the reference's, in float32 and in bfloat16.
+LIMITS = {"small": (0.75, 0.6), "base": (0.85, 0.5), "large": (0.85, 0.5)}
 WIDTH = {"small": 128, "base": 256, "large": 256, "tiny": 64}
 
 
@@ -264,7 +266,7 @@ def work_of(arch: PTv3Arch, inputs: tuple[torch.Tensor, ...]) -> dict[str, Any]:
     return {"tokens": levels, "flops": forward_flops(arch, pyramid)}
 
 
-def time_line(result: dict[str, Any]) -> str:
+def time_line(size: str, result: dict[str, Any]) -> str:
     """One row for people."""
     limit = result["flops"] / result["gemm_flops"]
     times = ", ".join(f"{n} {s:.3f} s = {s / limit:.2f}x" for n, s in result["seconds"].items())
@@ -274,7 +276,20 @@ def time_line(result: dict[str, Any]) -> str:
     line += f"memory with all variants {result['memory_of_all_gb']:.2f} GB"
     if "largest_difference" in result:
         line += f" | largest difference {result['largest_difference']:.1e}"
-    return line
+    return line + against_limits(size, result["seconds"])
+
+
+def against_limits(size: str, seconds: dict[str, float]) -> str:
+    """Ratios to the reference, where it was timed or recorded, and whether they keep LIMITS."""
+    reference = seconds.get("reference", seconds.get("recorded reference"))
+    if reference is None or size not in LIMITS:
+        return ""
+    texts = []
+    for name, limit in zip(("ours", "bfloat16"), LIMITS[size], strict=True):
+        ratio = seconds[name] / reference
+        verdict = "met" if ratio <= limit else "missed"
+        texts.append(f"{name} / reference {ratio:.2f}, at most {limit}: {verdict}")
+    return " | " + "; ".join(texts)
 
 
 def cells_of(arguments: argparse.Namespace) -> dict[str, list[str]]:
@@ -342,7 +357,7 @@ def main() -> None:
         if "failed" in result:
             print(f"{name}: {result['failed']}")
         elif "seconds" in result:
-            print(f"{name}: {time_line(result)}")
+            print(f"{name}: {time_line(name.split(',')[0], result)}")
         else:
             print(f"{name}: {result['memory_gb']:.2f} GB")
 
