@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
         *read_samples(like, args.data, domains, rows, plain, ranks, noisy=like.noisy),
         *streamed(found.by_split[args.split], robots_of(args, found.domains), rows, None),
     ]
-    spec = model_spec(like, names, own, samples[0])
+    spec = model_spec(like, names, found.domains, samples[0])
     statistics = measure(spec, samples, seed=args.seed)
     write_statistics(args.out, statistics)
     for name, entry in statistics.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,9 +21,10 @@ from pointworld.cli.common import (
 )
 from pointworld.cli.train_released import (
     ReleasedDataArgs,
+    as_in_release,
     check_domains,
-    domain_steps,
     find_released,
+    for_released,
     released_robot,
     robots_of,
     streamed,
@@ -53,7 +54,12 @@ from pointworld.train.source import Source
 
 #: Validation samples on which the predicted spread and motions lost in it are corrected.
 CORRECTION_CLIPS = 100
-SIZES = {"tiny": PTv3Arch.tiny, "small": PTv3Arch.small}
+SIZES: dict[str, Callable[[], PTv3Arch]] = {
+    "tiny": PTv3Arch.tiny,
+    "small": PTv3Arch.small,
+    "base": PTv3Arch.base,
+    "large": PTv3Arch.large,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +95,9 @@ class TrainArgs(ReleasedDataArgs):
     mix: Literal["clips", "domains"] = "clips"
     """What is drawn equally often: every clip, or every domain, as in the release."""
     size: str = "tiny"
-    """Backbone: tiny or small."""
+    """Backbone: tiny, or small, base, large as in the release."""
+    mode: Literal["stable", "released"] = "stable"
+    """Without --init: our conventions, or all that the release does (whole scenes, its raw features and tokens)."""
     robot: str = "fr3"
     """Robot of the first clips, which the checkpoint names; every clip knows its own."""
     device: str = "auto"
@@ -182,7 +190,11 @@ def _train(
     validation = sources(args.validation, domains[1], args.validation_split, 0.0)
     samples = chosen_samples(samples, args)
     cached = time.perf_counter()
-    spec = init.spec if init is not None else model_spec(args, names, own, samples[0], encoder)
+    spec = (
+        init.spec
+        if init is not None
+        else model_spec(args, names, found.domains, samples[0], encoder)
+    )
     with _shown(ranks, len(samples)) as on_step:
         model = train(
             spec,
@@ -260,15 +272,18 @@ def chosen_samples(samples: list[Source], args: TrainArgs) -> list[Source]:
 def model_spec(
     args: TrainArgs,
     domains: tuple[str, ...],
-    own: Sequence[str],
+    released: Sequence[str],
     sample: Source,
     encoder: ImageEncoder | None = None,
 ) -> ModelSpec:
     """The model that these arguments ask for, for samples like this one.
 
     Args:
-        own: those of `domains` that are not released ones.
+        released: those of `domains` that have released clips.
         encoder: of released clips.
+
+    Raises:
+        InputError: `released` mode with clips that are not released ones.
     """
     channels = 0 if encoder is None else encoder.channels
     if isinstance(sample, CachedSample) and sample.features is not None:
@@ -278,21 +293,20 @@ def model_spec(
         image_channels=channels if args.encoder else 0,
         encoder=args.encoder,
         domains=domains,
-        robot=args.robot,
+        robot=args.robot if args.data else released_robot(args, domains[0]),
         robot_tokens=args.robot_tokens,
         context_points=args.context_points,
         max_robot_points=SURFACE_POINTS,
     )
-    if set(domains) <= set(own):
+    if released:
+        spec = for_released(spec, released)
+    if args.mode == "stable":
         return spec
-    steps = domain_steps(domains, own, spec.step_dt)
-    return replace(
-        spec,
-        step_dt=steps[0],
-        domain_step_dt=steps,
-        grippers=2 if "behavior" in domains else 1,
-        robot=args.robot if own else released_robot(args, domains[0]),
-    )
+    if args.data:
+        raise InputError(
+            "--mode released learns from --released alone; own clips need a checkpoint to start from (--init)"
+        )
+    return as_in_release(spec, encoder)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pointworld.cli.common import progress
@@ -13,10 +13,12 @@ from pointworld.data.released import SplitManifest, read_manifest
 from pointworld.data.released.decode import STEP_DT
 from pointworld.data.released.index import ClipPlace, find_clips, require_unique
 from pointworld.data.released.manifest import write_manifest
+from pointworld.data.released.robot import ROBOT_POINTS
 from pointworld.data.released.wds import MIN_SHARD_BYTES
 from pointworld.encoders import ImageEncoder
 from pointworld.errors import InputError
 from pointworld.model import ModelSpec
+from pointworld.model.released_contract import ROBOT_LINKS
 from pointworld.robot import RobotModel
 from pointworld.train import Ranks
 from pointworld.train.released_data import ReleasedFeed, StreamedClip
@@ -170,6 +172,31 @@ def streamed(
     return [StreamedClip(place, feeds[place.domain]) for place in places]
 
 
-def domain_steps(names: Sequence[str], own: Sequence[str], own_step: float) -> tuple[float, ...]:
-    """Seconds between steps of every domain of a new model: the released ones' own, `own_step` for the user's."""
-    return tuple(own_step if name in own else STEP_DT[name] for name in names)
+def for_released(spec: ModelSpec, released: Sequence[str]) -> ModelSpec:
+    """The description of a new model whose domains `released` have released clips: their steps and grippers."""
+    steps = tuple(STEP_DT[d] if d in released else spec.step_dt for d in spec.domains)
+    links = tuple(ROBOT_LINKS[d] if d in released else spec.robot_links for d in spec.domains)
+    return replace(
+        spec,
+        step_dt=steps[0],
+        domain_step_dt=steps,
+        robot_links=links[0],
+        domain_robot_links=links,
+        grippers=2 if "behavior" in released else 1,
+    )
+
+
+def as_in_release(spec: ModelSpec, encoder: ImageEncoder | None) -> ModelSpec:
+    """The same for a new model with all conventions of the release."""
+    return replace(
+        spec,
+        mode="released",
+        features="released",
+        sampling="released",
+        encoder_layers=() if encoder is None else encoder.layers,
+        simulated_domains=tuple(d for d in spec.domains if d == "behavior"),
+        robot_tokens=0,
+        context_points=0,
+        max_robot_points=ROBOT_POINTS,
+        head_init_scale=1.0 if "droid" in spec.domains else 0.0,
+    )

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import trimesh
 
 from pointworld.cli.app import main
 from pointworld.data.released import (
@@ -42,6 +43,7 @@ from pointworld.train.released_data import (
     tracked,
 )
 from pointworld.train.released_evaluation import predict_sample
+from pointworld.train.source import Source
 from tests.model import released_file as rf
 from tests.model.test_released_checkpoint import SIZES
 from tests.train.synthetic import push
@@ -201,8 +203,8 @@ def test_other_models_see_the_base_frame(h5: Path, robot: RobotModel) -> None:
 def test_two_domains_with_own_clips(h5: Path, robot: RobotModel, tmp_path: Path) -> None:
     spec = replace(SPEC, domains=("sim", "droid"), domain_step_dt=(0.1, STEP_DT))
     released = sources(h5, robot, row=1)[:1]
-    samples = [*(push(i) for i in range(30)), *released]
-    validation = [push(100), *sources(h5, robot, "test", row=1)]
+    samples: list[Source] = [*(push(i) for i in range(30)), *released]
+    validation: list[Source] = [push(100), *sources(h5, robot, "test", row=1)]
     model = train(spec, samples, validation, tmp_path, replace(CONFIG, steps=2), equal_domains=True)
     assert not torch.equal(model.scene_norm_mean[0], model.scene_norm_mean[1])
     chosen = {}
@@ -342,18 +344,65 @@ def test_the_command_fine_tunes(shards: Path, tmp_path: Path) -> None:
     assert not torch.equal(after.robot_type_emb, before.robot_type_emb)
 
 
+def test_the_command_trains_both_domains_as_the_release_does(tmp_path: Path) -> None:
+    """From nothing in `released` mode: two grippers, own time steps, BEHAVIOR's spread a constant."""
+    clips: dict[str, dict[str, RawClip]] = {"droid": {}, "behavior": {}}
+    for i in range(10):
+        name, rng = f"{i}:{i + 11}", np.random.default_rng(i)
+        clips["droid"][name] = synthetic.droid_clip(rng, key=f"d-{name}", points=300)
+        joints = ("left_slide", "right_slide")
+        made = synthetic.behavior_clip(rng, key=f"e-{name}", joint_names=joints)
+        clips["behavior"][name] = made
+    for domain, of in clips.items():
+        synthetic.write_h5(tmp_path / domain / "episode_1.hdf5", of)
+    roots = [str(tmp_path / domain) for domain in clips]
+    command = ["train", "--released", *roots, "--behavior-robot", str(two_arms(tmp_path))]
+    command += ["--mode", "released", "--encoder", "rgb", "--mix", "domains", "--device", "cpu"]
+    assert main([*command, *TWO_STEPS.split(), "--out", str(tmp_path / "run")]) == 0
+    model = load(tmp_path / "run")
+    spec = model.spec
+    assert (spec.mode, spec.features, spec.grippers) == ("released", "released", 2)
+    assert [spec.step_dt_of(name) for name in spec.domains] == pytest.approx([0.2, STEP_DT])
+    assert spec.domains == ("behavior", "droid") and spec.simulated_domains == ("behavior",)
+    assert spec.image_channels == 3 and (spec.scene_channels, spec.robot_channels) == (42, 17)
+    assert not torch.equal(model.scene_norm_mean[0], model.scene_norm_mean[1])
+    assert sorted(p.name for p in (tmp_path / "run").glob("split-*.json")) == [
+        "split-behavior.json",
+        "split-droid.json",
+    ]
+
+
+def two_arms(folder: Path) -> Path:
+    """A URDF of two gripper boxes on slides, named as the links of the R1 Pro."""
+    joints = ""
+    for side, y in (("left", 0.2), ("right", -0.2)):
+        mesh = f"{side}_gripper_link.stl"
+        trimesh.creation.box((0.06, 0.04, 0.1)).export(folder / mesh)
+        joints += (
+            f'<link name="{side}_gripper_link"><visual><geometry><mesh filename="{mesh}"/></geometry></visual></link>'
+            f'<joint name="{side}_slide" type="prismatic"><parent link="base"/><child link="{side}_gripper_link"/>'
+            f'<origin xyz="0.4 {y} 0.2"/><axis xyz="1 0 0"/>'
+            '<limit lower="-1" upper="1" effort="1" velocity="1"/></joint>'
+        )
+    path = folder / "two_arms.urdf"
+    path.write_text(f'<robot name="two_arms"><link name="base"/>{joints}</robot>')
+    return path
+
+
 @pytest.mark.slow
 def test_the_command_in_two_processes(h5: Path, tmp_path: Path) -> None:
     command = ["-m", "pointworld.cli.app", "train", "--released", str(h5), "--device", "cpu"]
     command += TWO_STEPS.split()
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29631"]
-    weights = []
+    rows = []
     for name, more in (("one", []), ("two", launch)):
         full = [sys.executable, *more, *command, "--out", str(tmp_path / name)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         subprocess.run(full, env=environment, check=True, timeout=600, capture_output=True)
-        weights.append(load(tmp_path / name).state_dict())
-    assert all((weights[1][name] - value).abs().max() < 2e-5 for name, value in weights[0].items())
+        rows += read_curve(tmp_path / name / "curve.csv")
+    for value in ("loss", "moved_ratio", "rest_mm"):
+        assert rows[0][value] == pytest.approx(rows[1][value], rel=1e-4)
+    assert load(tmp_path / "two").spec == load(tmp_path / "one").spec
 
 
 @pytest.mark.rejects_input
@@ -368,6 +417,7 @@ def test_the_command_in_two_processes(h5: Path, tmp_path: Path) -> None:
         (["--released", "{h5}", "--init", "tiny"], "start from a checkpoint of their domain"),
         (["--released", "{h5}", "--manifest", "{behavior}"], "lists behavior clips"),
         (["--manifest", "{behavior}"], "nothing to train on"),
+        (["--released", "{h5}", "--size", "giant"], "expected one of tiny, small, base, large"),
     ],
 )
 def test_what_cannot_be_trained_on_is_said(
