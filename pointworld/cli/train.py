@@ -47,6 +47,7 @@ from pointworld.train import (
     read_statistics,
     train,
 )
+from pointworld.train.batches import Mix
 from pointworld.train.cache import cache_folder, spread_out
 from pointworld.train.corrections import with_corrections
 from pointworld.train.preparation import SURFACE_POINTS, Preparation, preparations_of
@@ -92,8 +93,9 @@ class TrainArgs(ReleasedDataArgs):
     domains: tuple[str, ...] = ()
     """Domain of each folder, whose normalisation it shares; "sim" for all of them by default. With --init names of the
     checkpoint's own domains, or as many others, in its order. Released data name their own, droid or behavior."""
-    mix: Literal["clips", "domains"] = "clips"
-    """What is drawn equally often: every clip, or every domain, as in the release."""
+    mix: Mix = "clips"
+    """What is drawn equally often: every clip; every domain, as in the release; or sources: in every domain, clips of
+    --data and of --released."""
     size: str = "tiny"
     """Backbone: tiny, or small, base, large as in the release."""
     mode: Literal["stable", "released"] = "stable"
@@ -205,7 +207,7 @@ def _train(
             init=init,
             statistics=None if args.statistics is None else read_statistics(args.statistics),
             ranks=ranks,
-            equal_domains=args.mix == "domains",
+            mix=args.mix,
             readers=args.workers if found.domains else 0,
             on_step=on_step,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
+from typing import Literal
 
 import torch
 
@@ -16,6 +17,9 @@ from pointworld.train.config import TrainConfig
 from pointworld.train.model_sample import draw_sample, warn_left_out
 from pointworld.train.source import Source
 
+#: What is drawn equally often: every clip; every domain, as in the release; or in every domain, clips cached in memory
+#: and clips that are read when they are drawn.
+Mix = Literal["clips", "domains", "sources"]
 #: Clips in a row that may be unreadable before a run ends: more is no damaged clip, but a wrong folder or robot.
 TRIES = 8
 
@@ -38,20 +42,18 @@ class Batches:
         config: TrainConfig,
         slots: range,
         *,
-        equal_domains: bool = False,
+        mix: Mix = "clips",
         readers: int = 0,
     ) -> None:
         """Draw from `samples`.
 
         Args:
             slots: of the batch, those that this process computes.
-            equal_domains: every domain is equally likely, however many clips it has; else every clip is.
+            mix: what is equally likely (`Mix`).
             readers: threads that make the next batch during a step; 0 = none, made when it is asked for.
         """
         self.spec, self.config, self.slots = spec, config, slots
-        self.groups: Sequence[Sequence[Source]] = (
-            _by_domain(samples) if equal_domains else [samples]
-        )
+        self.groups = _groups(samples, mix)
         self.pool = ThreadPoolExecutor(readers) if readers > 0 else None
         self.ahead: dict[int, list[Future[TrainingSample]]] = {}
 
@@ -108,8 +110,12 @@ class Batches:
         return group[int(torch.randint(len(group), (), generator=generator))]
 
 
-def _by_domain(samples: Sequence[Source]) -> list[list[Source]]:
-    groups: dict[int, list[Source]] = {}
+def _groups(samples: Sequence[Source], mix: Mix) -> Sequence[Sequence[Source]]:
+    """Samples that share a chance, in an order that does not depend on theirs."""
+    if mix == "clips":
+        return [samples]
+    groups: dict[tuple[int, bool], list[Source]] = {}
     for sample in samples:
-        groups.setdefault(sample.domain, []).append(sample)
-    return [groups[domain] for domain in sorted(groups)]
+        lazy = mix == "sources" and not isinstance(sample, CachedSample)
+        groups.setdefault((sample.domain, lazy), []).append(sample)
+    return [groups[name] for name in sorted(groups)]

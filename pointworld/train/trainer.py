@@ -14,7 +14,7 @@ from pointworld.errors import InputError
 from pointworld.files import atomic_path
 from pointworld.model import ModelSpec, WorldModel
 from pointworld.ptv3 import PTv3
-from pointworld.train.batches import Batches, draw_generator
+from pointworld.train.batches import Batches, Mix, draw_generator
 from pointworld.train.cache import spread_out
 from pointworld.train.config import TrainConfig, learning_rate
 from pointworld.train.model_sample import require_step_dt
@@ -38,7 +38,7 @@ def train(
     init: WorldModel | None = None,
     statistics: Mapping[str, DomainStatistics] | None = None,
     ranks: Ranks | None = None,
-    equal_domains: bool = False,
+    mix: Mix = "clips",
     readers: int = 0,
     on_step: Callable[[int, float], None] | None = None,
 ) -> WorldModel:
@@ -50,7 +50,7 @@ def train(
         init: a model of the same spec to start from; it keeps its normalisation statistics.
         statistics: per domain, for the normalisation; measured from `samples` when absent.
         ranks: the processes of this run; one when absent.
-        equal_domains: draw every domain equally often, as the release does; else every clip.
+        mix: what is drawn equally often (`Mix`).
         readers: threads that make the next batch during a step, for clips that are read when they are drawn.
         on_step: called with the step and the share of the budget that is used.
 
@@ -85,7 +85,7 @@ def train(
         samples,
         config,
         ranks.mine(config.batch_size),
-        equal_domains=equal_domains,
+        mix=mix,
         readers=readers,
     ) as batches:
         _Loop(model, optimizer, state, batches, validation, out, config, ranks).run(on_step)

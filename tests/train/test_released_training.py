@@ -32,7 +32,7 @@ from pointworld.model.released_checkpoint import convert_released
 from pointworld.robot import RobotModel
 from pointworld.train import Ranks, TrainConfig, measure, read_curve, read_statistics, train
 from pointworld.train.augment import AugmentConfig, TrainingSample
-from pointworld.train.batches import Batches, draw_generator
+from pointworld.train.batches import Batches, Mix, draw_generator
 from pointworld.train.model_sample import draw_sample, forecasts
 from pointworld.train.objective import batch_loss
 from pointworld.train.released_data import (
@@ -205,14 +205,18 @@ def test_two_domains_with_own_clips(h5: Path, robot: RobotModel, tmp_path: Path)
     released = sources(h5, robot, row=1)[:1]
     samples: list[Source] = [*(push(i) for i in range(30)), *released]
     validation: list[Source] = [push(100), *sources(h5, robot, "test", row=1)]
-    model = train(spec, samples, validation, tmp_path, replace(CONFIG, steps=2), equal_domains=True)
+    model = train(spec, samples, validation, tmp_path, replace(CONFIG, steps=2), mix="domains")
     assert not torch.equal(model.scene_norm_mean[0], model.scene_norm_mean[1])
     chosen = {}
-    for equal_domains in (False, True):
-        with Batches(spec, samples, CONFIG, range(2), equal_domains=equal_domains) as batches:
-            drawn = [batches.choose(draw_generator(0, i, 0)).domain for i in range(400)]
-        chosen[equal_domains] = sum(drawn)
-    assert chosen[False] < 40 < 160 < chosen[True] < 240
+    alike = [replace(push(0), domain=1), *samples]
+    mixes: tuple[Mix, ...] = ("clips", "domains", "sources")
+    for mix in mixes:
+        with Batches(spec, alike, CONFIG, range(2), mix=mix) as batches:
+            drawn = [batches.choose(draw_generator(0, i, 0)) for i in range(400)]
+        chosen[mix] = sum(clip is released[0] for clip in drawn)
+    # One clip of 32; one of the two of its domain; the only released one of three sources.
+    for mix, share in (("clips", 1 / 32), ("domains", 1 / 4), ("sources", 1 / 3)):
+        assert chosen[mix] / 400 == pytest.approx(share, abs=0.05)
 
 
 def test_a_released_checkpoint_is_fine_tuned(
