@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from pointworld.data.released.h5 import h5_files, read_episode, read_h5_clip
 from pointworld.data.released.layout import RawClip, canonical_key, clip_id
-from pointworld.data.released.manifest import SplitManifest, local_manifest
+from pointworld.data.released.manifest import SplitManifest, local_manifest, read_integrity
 from pointworld.data.released.wds import (
     MIN_SHARD_BYTES,
     ShardClip,
@@ -28,6 +28,8 @@ from pointworld.errors import InputError
 from pointworld.files import atomic_path
 
 FORMAT = "pointworld-released-index-1"
+#: Result of the release's check of H5 files, in their folder.
+INTEGRITY = "integrity_check.json"
 #: New files after which the index is written again: an interruption costs no more.
 _SAVE_EVERY = 500
 
@@ -75,6 +77,9 @@ def find_clips(
 ) -> SplitPlaces:
     """The clips of shards `<folder>/<split>/*.tar`, or else of every H5 file at or below `folder`, by split.
 
+    With `<folder>/integrity_check.json`, as the release's check writes it, clips of H5 files count only if it calls
+    them valid.
+
     Args:
         splits: which are wanted. H5 files have none of their own: they are split by `manifests`, else by the release's
             rule for local data (`local_split`) into train and test.
@@ -84,7 +89,7 @@ def find_clips(
         on_progress: called with 1 after every file.
 
     Raises:
-        InputError: no released data, no such split, or a split without clips.
+        InputError: no released data, no such split, a split without clips, or a clip twice.
     """
     root = local_path(folder)
     lists = manifests or {}
@@ -101,7 +106,7 @@ def find_clips(
             raise InputError(
                 f"{root} holds no released data: neither shards <folder>/<split>/*.tar nor H5 files"
             )
-        everything = finder.find(files, _h5_entries)
+        everything = _valid(finder.find(files, _h5_entries), root)
         require_unique(everything)
         made = _local(everything, lists, splits)
         places = dict.fromkeys(splits, everything)
@@ -124,6 +129,25 @@ def _shards_of(root: Path, split: str, min_bytes: int) -> Sequence[Path]:
             f"{root} has no split '{split}' with shards; it has {', '.join(known)}. Name the split that you mean."
         )
     return shard_paths(root, split, min_bytes=min_bytes)
+
+
+def _valid(places: list[ClipPlace], root: Path) -> list[ClipPlace]:
+    """The clips that the folder's integrity check calls valid; all without one. Files are known by their names."""
+    path = root / INTEGRITY
+    if not path.is_file():
+        return places
+    domains = {place.domain for place in places}
+    listed = {
+        (domain, clip_id(PurePath(file), clip, domain))
+        for file, clip in read_integrity(path)
+        for domain in domains
+    }
+    found = [place for place in places if (place.domain, place.key) in listed]
+    if not found:
+        raise InputError(
+            f"{path} calls none of the {len(places)} clips beside it valid: it is of other data; move it away"
+        )
+    return found
 
 
 def _local(

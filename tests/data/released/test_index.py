@@ -93,6 +93,21 @@ def test_a_manifest_splits_and_selects(h5: Path, shards: Path, clips: dict[str, 
     assert find_clips(h5, ("test",), manifests={"droid": manifest}).manifest is None
 
 
+def test_clips_that_the_release_found_damaged_are_left_out(h5: Path, tmp_path: Path) -> None:
+    root = tmp_path / "h5"
+    shutil.copytree(h5, root)
+    (file,) = (root / "lab").glob("*_flows.h5")
+    pairs = [[f"/elsewhere/{file.name}", f"{5 * i}:{5 * i + 11}"] for i in range(10)]
+    (root / "integrity_check.json").write_text(json.dumps({"valid_clips": pairs}))
+    found = find_clips(root, ("train", "test"))
+    chosen = [place.key.rpartition("-")[2] for split in found.by_split.values() for place in split]
+    assert sorted(chosen) == sorted(clip for _, clip in pairs)
+    pairs = [["other_flows.h5", "0:11"]]
+    (root / "integrity_check.json").write_text(json.dumps({"valid_clips": pairs}))
+    with pytest.raises(InputError, match="none of the 12 clips"):
+        find_clips(root, ("train",))
+
+
 def test_the_index_is_kept_until_a_file_changes(shards: Path, tmp_path: Path) -> None:
     root, index, seen = tmp_path / "wds", tmp_path / "kept" / "index.json", list[int]()
     shutil.copytree(shards, root)
