@@ -23,7 +23,6 @@ from pointworld.cli.common import (
     write_run_json,
 )
 from pointworld.data.released import (
-    ChainSettings,
     ReleasedSample,
     decode_clip,
     evaluation_sample,
@@ -35,6 +34,7 @@ from pointworld.errors import InputError
 from pointworld.files import write_json
 from pointworld.model import WorldModel
 from pointworld.robot import RobotModel
+from pointworld.train.released_data import chain_settings
 from pointworld.train.released_evaluation import compare_released, released_clips
 
 _COLUMNS = ("l2", "l2_moved", "l2_static", "l2_moved_conf", "filtered_l2", "filtered_l2_moved")
@@ -119,7 +119,8 @@ def main(argv: list[str]) -> int:
 def samples(args: ReleasedArgs, model: WorldModel) -> Iterator[ReleasedSample]:
     """What the model sees of every clip, with the image features it was made for."""
     encoder = model.image_encoder(model.device)
-    settings = ChainSettings(grippers=model.spec.grippers)
+    spec = model.spec
+    settings = chain_settings(spec)
     robots: dict[str, RobotModel] = {}
     names = {"droid": args.droid_robot, "behavior": args.behavior_robot}
     manifest = None if args.manifest is None else read_manifest(args.manifest)
@@ -136,7 +137,11 @@ def samples(args: ReleasedArgs, model: WorldModel) -> Iterator[ReleasedSample]:
                 )
             robots[clip.domain] = RobotModel.load(name)
         sample = evaluation_sample(clip, robots[clip.domain], settings)
-        yield sample if encoder is None else sample.with_features(encoder)
+        if encoder is not None:
+            sample = sample.with_features(
+                encoder, sampling=spec.sampling, depth_threshold=spec.depth_threshold
+            )
+        yield sample
 
 
 def show(result: dict[str, Any], split: str) -> None:
