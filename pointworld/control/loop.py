@@ -23,6 +23,9 @@ from pointworld.control.types import Chunk, ControlError, Reason, RobotState, Sa
 
 log = logging.getLogger(__name__)
 
+#: In a rehearsal with late ticks every so many-th is one.
+_LATE_EVERY = 6
+
 #: Faults after which the arm is told to stop at once and not only when it has come to rest.
 _AT_ONCE = frozenset({Reason.CLOCK, Reason.WATCHDOG, Reason.ROBOT_ERROR, Reason.ROBOT_LINK})
 
@@ -34,10 +37,12 @@ class LoopConfig:
     give_way: a joint that is held back this far from where it was sent presses against something: the chunk is
     forgotten and the arm goes back to where it is, before the safety filter's `tracking` fault [rad]; infinity =
     never.
+    lateness: a chunk is rehearsed with ticks that come so late, too: what has to be caught up with leads farther [s].
     """
 
     planner_timeout: float = 5.0
     give_way: float = float("inf")
+    lateness: float = 0.0
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
 
 
@@ -172,6 +177,8 @@ class ControlLoop:
     def rehearse(self, chunk: Chunk, seconds: float) -> tuple[Reason, str]:
         """What the filter would say to the first `seconds` of a chunk, if the arm followed exactly; nothing changes.
 
+        Once with a tick in every period, and once with late ones (`LoopConfig.lateness`).
+
         Raises:
             ControlError: as `submit`.
         """
@@ -182,9 +189,28 @@ class ControlLoop:
             executor = self._executor.submit(
                 chunk, now, state.motion.q, state.motion.v, ramp=self._ramp()
             )
-            period, ramp = self.safety.config.period, self._ramp()
-        for _ in range(round(seconds / period)):
-            now += period
+            ramp = self._ramp()
+        for late in dict.fromkeys((0.0, self.config.lateness)):
+            told = self._play(executor, state, now, seconds, ramp=ramp, late=late)
+            if told[0] is not Reason.NONE:
+                return told
+        return Reason.NONE, ""
+
+    def _play(
+        self,
+        executor: Executor,
+        state: FilterState,
+        now: float,
+        seconds: float,
+        *,
+        ramp: Ramp,
+        late: float,
+    ) -> tuple[Reason, str]:
+        """What the filter says to an executor's targets from now on, every `_LATE_EVERY`th tick late by `late` [s]."""
+        period, end, tick = self.safety.config.period, now + seconds, 0
+        while now + 0.5 * period < end:
+            tick += 1
+            now += period + (late if tick % _LATE_EVERY == 0 else 0.0)
             assert state.motion is not None and state.measured is not None
             measured = dataclasses.replace(
                 state.measured,

@@ -11,7 +11,7 @@ from pointworld.control.backends import FakeRobot
 from pointworld.control.body import ArmBody, Space
 from pointworld.control.clock import ManualClock
 from pointworld.control.limits import read_joint_limits
-from pointworld.control.loop import ControlLoop
+from pointworld.control.loop import ControlLoop, LoopConfig
 from pointworld.control.safety import SafetyConfig, SafetyFilter
 from pointworld.control.types import Chunk, ControlError, Reason
 from pointworld.plan.actions import Actions, Body, PathLimits, ToolPathSpace
@@ -60,10 +60,10 @@ def low(robot: RobotModel, planned: ToolPathSpace) -> torch.Tensor:
     return q
 
 
-def armed(safety: SafetyFilter, q: torch.Tensor) -> ControlLoop:
+def armed(safety: SafetyFilter, q: torch.Tensor, lateness: float = 0.0) -> ControlLoop:
     clock = ManualClock(10.0)
     arm = FakeRobot(safety.limits.names, q[:7].numpy(), clock, max_width=0.08)
-    loop = ControlLoop(arm, safety, clock)
+    loop = ControlLoop(arm, safety, clock, config=LoopConfig(lateness=lateness))
     arm.connect()
     loop.arm()
     return loop
@@ -139,6 +139,25 @@ def test_a_rehearsal_changes_nothing_and_tells_what_will_happen(
         clock.time += 0.01
         loop.tick()
     assert loop.status().reason is told[0] is Reason.TABLE
+
+
+def test_late_ticks_lead_farther_and_a_rehearsal_can_count_with_them(
+    safety: SafetyFilter, planned: ToolPathSpace, low: torch.Tensor
+) -> None:
+    """What has to be caught up with is faster, and its way to rest dips deeper."""
+    near = chunk(inward(planned, low, 0.14))
+    assert armed(safety, low).rehearse(near, 0.6)[0] is Reason.NONE
+    assert armed(safety, low, lateness=0.04).rehearse(near, 0.6)[0] is Reason.TABLE
+    slower = chunk(inward(planned, low, 0.06))
+    assert armed(safety, low, lateness=0.04).rehearse(slower, 0.6)[0] is Reason.NONE
+    loop = armed(safety, low)
+    loop.submit(near)
+    clock = loop.clock
+    assert isinstance(clock, ManualClock)
+    for tick in range(1, 50):
+        clock.time += 0.05 if tick % 6 == 0 else 0.01
+        loop.tick()
+    assert loop.status().reason is Reason.TABLE
 
 
 def test_a_loop_that_is_not_armed_cannot_rehearse(
