@@ -22,7 +22,7 @@ from pointworld.control.body import ArmBody, Space
 from pointworld.control.client import RemoteRobot
 from pointworld.control.clock import SystemClock
 from pointworld.control.limits import read_joint_limits
-from pointworld.control.loop import ControlLoop, LoopConfig
+from pointworld.control.loop import REAL_TIME, ControlLoop, LoopConfig
 from pointworld.control.processes import Lifeline, answer_starter
 from pointworld.control.recording import Recorder
 from pointworld.control.safety import SafetyConfig, SafetyFilter
@@ -33,8 +33,6 @@ from pointworld.robot import RobotModel
 
 #: An arm stands when its joints are slower than this for so many looks [rad/s]; how long to wait for it [s].
 _STANDING, _STILL_LOOKS, _STAND_TIME = 1e-4, 5, 3.0
-#: How late ticks may come on a machine that is not made for real time: what a rehearsal counts with [s].
-_LATENESS = 0.04
 #: Time that who connects has to name the token [s]. A planner waits twice as long for its turn.
 _HELLO = 1.0
 
@@ -64,7 +62,7 @@ def build_loop(options: Mapping[str, Any]) -> ControlLoop:
     config = LoopConfig(
         planner_timeout=float(options.get("planner_timeout", 5.0)),
         give_way=float(options.get("give_way") or np.inf),
-        lateness=_LATENESS,
+        rehearsals=REAL_TIME,
     )
     return ControlLoop(robot, safety, clock, config=config, recorder=recorder)
 

@@ -23,11 +23,25 @@ from pointworld.control.types import Chunk, ControlError, Reason, RobotState, Sa
 
 log = logging.getLogger(__name__)
 
-#: In a rehearsal with late ticks every so many-th is one.
-_LATE_EVERY = 6
-
 #: Faults after which the arm is told to stop at once and not only when it has come to rest.
 _AT_ONCE = frozenset({Reason.CLOCK, Reason.WATCHDOG, Reason.ROBOT_ERROR, Reason.ROBOT_LINK})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """When ticks come in a rehearsal.
+
+    first: the first one, in periods from now. late: every sixth is so much later than a period after the one before
+    [s]; what has to be caught up with leads farther.
+    """
+
+    first: float = 1.0
+    late: float = 0.0
+
+
+#: A real clock: a chunk that the filter just about lets pass may be refused when its ticks come a few milliseconds
+#: earlier or later.
+REAL_TIME = (Timing(), Timing(first=1 / 3), Timing(first=2 / 3), Timing(first=2 / 3, late=0.04))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +51,12 @@ class LoopConfig:
     give_way: a joint that is held back this far from where it was sent presses against something: the chunk is
     forgotten and the arm goes back to where it is, before the safety filter's `tracking` fault [rad]; infinity =
     never.
-    lateness: a chunk is rehearsed with ticks that come so late, too: what has to be caught up with leads farther [s].
+    rehearsals: a chunk has to pass with each of these.
     """
 
     planner_timeout: float = 5.0
     give_way: float = float("inf")
-    lateness: float = 0.0
+    rehearsals: tuple[Timing, ...] = (Timing(),)
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
 
 
@@ -177,7 +191,7 @@ class ControlLoop:
     def rehearse(self, chunk: Chunk, seconds: float) -> tuple[Reason, str]:
         """What the filter would say to the first `seconds` of a chunk, if the arm followed exactly; nothing changes.
 
-        Once with a tick in every period, and once with late ones (`LoopConfig.lateness`).
+        With ticks at each of the times of `LoopConfig.rehearsals`.
 
         Raises:
             ControlError: as `submit`.
@@ -190,8 +204,8 @@ class ControlLoop:
                 chunk, now, state.motion.q, state.motion.v, ramp=self._ramp()
             )
             ramp = self._ramp()
-        for late in dict.fromkeys((0.0, self.config.lateness)):
-            told = self._play(executor, state, now, seconds, ramp=ramp, late=late)
+        for timing in self.config.rehearsals:
+            told = self._play(executor, state, now, seconds, ramp=ramp, timing=timing)
             if told[0] is not Reason.NONE:
                 return told
         return Reason.NONE, ""
@@ -204,13 +218,16 @@ class ControlLoop:
         seconds: float,
         *,
         ramp: Ramp,
-        late: float,
+        timing: Timing,
     ) -> tuple[Reason, str]:
-        """What the filter says to an executor's targets from now on, every `_LATE_EVERY`th tick late by `late` [s]."""
+        """What the filter says to an executor's targets for so many seconds from now on."""
         period, end, tick = self.safety.config.period, now + seconds, 0
+        now -= (1 - timing.first) * period
+        # As if the ticks so far had come in the same rhythm.
+        state = dataclasses.replace(state, slot=now, ticked_at=min(state.ticked_at, now))
         while now + 0.5 * period < end:
             tick += 1
-            now += period + (late if tick % _LATE_EVERY == 0 else 0.0)
+            now += period + (timing.late if tick % 6 == 0 else 0.0)
             assert state.motion is not None and state.measured is not None
             measured = dataclasses.replace(
                 state.measured,

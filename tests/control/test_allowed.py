@@ -11,7 +11,7 @@ from pointworld.control.backends import FakeRobot
 from pointworld.control.body import ArmBody, Space
 from pointworld.control.clock import ManualClock
 from pointworld.control.limits import read_joint_limits
-from pointworld.control.loop import ControlLoop, LoopConfig
+from pointworld.control.loop import REAL_TIME, ControlLoop, LoopConfig, Timing
 from pointworld.control.safety import SafetyConfig, SafetyFilter
 from pointworld.control.types import Chunk, ControlError, Reason
 from pointworld.plan.actions import Actions, Body, PathLimits, ToolPathSpace
@@ -60,10 +60,10 @@ def low(robot: RobotModel, planned: ToolPathSpace) -> torch.Tensor:
     return q
 
 
-def armed(safety: SafetyFilter, q: torch.Tensor, lateness: float = 0.0) -> ControlLoop:
+def armed(safety: SafetyFilter, q: torch.Tensor, *rehearsals: Timing) -> ControlLoop:
     clock = ManualClock(10.0)
     arm = FakeRobot(safety.limits.names, q[:7].numpy(), clock, max_width=0.08)
-    loop = ControlLoop(arm, safety, clock, config=LoopConfig(lateness=lateness))
+    loop = ControlLoop(arm, safety, clock, config=LoopConfig(rehearsals=rehearsals or (Timing(),)))
     arm.connect()
     loop.arm()
     return loop
@@ -147,9 +147,9 @@ def test_late_ticks_lead_farther_and_a_rehearsal_can_count_with_them(
     """What has to be caught up with is faster, and its way to rest dips deeper."""
     near = chunk(inward(planned, low, 0.14))
     assert armed(safety, low).rehearse(near, 0.6)[0] is Reason.NONE
-    assert armed(safety, low, lateness=0.04).rehearse(near, 0.6)[0] is Reason.TABLE
+    assert armed(safety, low, Timing(late=0.04)).rehearse(near, 0.6)[0] is Reason.TABLE
     slower = chunk(inward(planned, low, 0.06))
-    assert armed(safety, low, lateness=0.04).rehearse(slower, 0.6)[0] is Reason.NONE
+    assert armed(safety, low, Timing(late=0.04)).rehearse(slower, 0.6)[0] is Reason.NONE
     loop = armed(safety, low)
     loop.submit(near)
     clock = loop.clock
@@ -158,6 +158,35 @@ def test_late_ticks_lead_farther_and_a_rehearsal_can_count_with_them(
         clock.time += 0.05 if tick % 6 == 0 else 0.01
         loop.tick()
     assert loop.status().reason is Reason.TABLE
+
+
+def test_a_real_clock_ticks_at_times_of_its_own_and_a_rehearsal_can_count_with_them(
+    safety: SafetyFilter, planned: ToolPathSpace, low: torch.Tensor
+) -> None:
+    """Of chunks that just about pass, some are refused when the ticks come a few milliseconds earlier."""
+
+    def refused(near: Chunk, phase: float) -> bool:
+        loop = armed(safety, low)
+        loop.submit(near)
+        clock = loop.clock
+        assert isinstance(clock, ManualClock)
+        clock.time += phase
+        for _ in range(50):
+            loop.tick()
+            clock.time += 0.01
+        return loop.status().reason is Reason.TABLE
+
+    phases = np.random.default_rng(5).uniform(0, 0.01, 5)
+    once, often = [], []
+    for speed in np.arange(0.12, 0.15, 0.003):
+        near = chunk(inward(planned, low, float(speed)))
+        outcomes = [refused(near, phase) for phase in phases]
+        if armed(safety, low).rehearse(near, 0.5)[0] is Reason.NONE:
+            once += outcomes
+        if armed(safety, low, *REAL_TIME).rehearse(near, 0.5)[0] is Reason.NONE:
+            often += outcomes
+    assert sum(once) > 2 * sum(often), (once, often)
+    assert len(often) >= 5
 
 
 def test_a_loop_that_is_not_armed_cannot_rehearse(
