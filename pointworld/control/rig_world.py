@@ -250,7 +250,8 @@ class RigWorld:
         for share in SLOWER:
             chunk = Chunk(
                 sequence=self._number,
-                start_time=start,
+                # Refused attempts took their time: what an arm does that stands starts now.
+                start_time=start if self._early else self.clock.now(),
                 joint_positions=path,
                 step_dt=actions.step_dt / share,
                 gripper_width=width if self.rig.grips else None,
