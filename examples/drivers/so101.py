@@ -1,6 +1,6 @@
 """A driver file for an SO-101 that LeRobot drives; needs LeRobot in the environment given with --python.
 
-pointworld doctor robot --robot own --driver examples/drivers/lerobot.py --host /dev/ttyACM0 --model so101.urdf \
+pointworld doctor robot --robot own --driver examples/drivers/so101.py --host /dev/ttyACM0 --model so101.urdf \
     --python /opt/lerobot/bin/python
 """
 
