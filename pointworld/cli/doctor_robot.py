@@ -23,7 +23,7 @@ from pointworld.control.clock import SystemClock
 from pointworld.control.limits import read_joint_limits
 from pointworld.control.processes import end_process
 from pointworld.control.protocols import Robot
-from pointworld.control.rig_open import RobotName, own_options
+from pointworld.control.rig_open import MODELS, RobotName, own_options
 from pointworld.control.safety import FilterState, SafetyConfig, SafetyFilter, Target
 from pointworld.control.serve import start_server
 from pointworld.control.types import CameraFrame, ControlError, Reason, RobotState, SafetyMode
@@ -51,8 +51,8 @@ class DoctorRobotArgs:
     own: yours, by --driver."""
     host: str | None = None
     """Its address."""
-    model: str = "fr3"
-    """Bundled robot, or path of a URDF, with the arm's limits and shape."""
+    model: str = ""
+    """Bundled robot, or path of a URDF, with the arm's limits and shape; by default the one that goes with --robot."""
     python: Path | None = None
     """Python of the environment that has the vendor's SDK (for franka-sim: franky-sim too); default: this one."""
     driver: Path | None = None
@@ -90,7 +90,9 @@ def main(argv: list[str]) -> int:
         raise InputError("--calibration and --capture go together")
     if (args.robot == "own") != (args.driver is not None):
         raise InputError("--robot own and --driver FILE.py go together")
-    model, report = RobotModel.load(args.model), _Report()
+    if not args.model and args.robot not in MODELS:
+        raise InputError(f"--robot {args.robot} needs --model: a bundled robot or a URDF")
+    model, report = RobotModel.load(args.model or MODELS[args.robot]), _Report()
     try:
         _examine_arm(args, model, report)
     except ControlError as error:

@@ -119,7 +119,7 @@ class TrainArgs(ReleasedDataArgs):
     cache: Path | None = None
     """Where the samples are kept, beside --data by default; and the list of released clips, in --out by default."""
     statistics: Path | None = None
-    """File of pointworld statistics with the normalisation; measured from --data when absent."""
+    """File of pointworld statistics with the normalisation; measured from --data and --released when absent."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Budget, optimiser, loss, augmentation."""
     json: bool = False

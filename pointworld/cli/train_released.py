@@ -12,7 +12,7 @@ from pointworld.cli.common import progress
 from pointworld.data.released import SplitManifest, read_manifest
 from pointworld.data.released.decode import STEP_DT
 from pointworld.data.released.index import ClipPlace, find_clips, require_unique
-from pointworld.data.released.manifest import write_manifest
+from pointworld.data.released.manifest import joined, write_manifest
 from pointworld.data.released.robot import ROBOT_POINTS
 from pointworld.data.released.wds import MIN_SHARD_BYTES
 from pointworld.encoders import ImageEncoder
@@ -89,8 +89,9 @@ def find_released(
             made=found.made if places.manifest is None else (*found.made, places.manifest),
         )
     if ranks.leads:
-        for manifest in found.made:
-            write_manifest(folder / f"split-{manifest.domain}.json", manifest)
+        for domain in sorted({manifest.domain for manifest in found.made}):
+            parts = [manifest for manifest in found.made if manifest.domain == domain]
+            write_manifest(folder / f"split-{domain}.json", joined(parts))
         ranks.wait()
     require_unique([place for places in found.by_split.values() for place in places])
     if unused := sorted(set(lists) - set(found.domains)):

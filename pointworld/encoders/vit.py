@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,6 +97,8 @@ class ViTEncoder:
         self._model = model.eval().requires_grad_(False).to(device)
         self._blocks = _find_blocks(self._model, depth)
         self._norm: nn.Module = _final_norm(self._model)
+        # Hooks and grid sizes belong to the network: of two threads one would catch the other's states.
+        self._lock = threading.Lock()
 
     @property
     def model(self) -> nn.Module:
@@ -109,9 +112,12 @@ class ViTEncoder:
         rows, columns = images.shape[-2] // self.stride, images.shape[-1] // self.stride
         pixels = imagenet_normalize(images.to(self._device, torch.float32))
         pixels = pixels[..., : rows * self.stride, : columns * self.stride]
-        states = (
-            self._video_states(pixels, rows, columns) if self._video else self._image_states(pixels)
-        )
+        with self._lock:
+            states = (
+                self._video_states(pixels, rows, columns)
+                if self._video
+                else self._image_states(pixels)
+            )
         maps = [
             self._norm(state)[:, self._prefix :]
             .transpose(1, 2)

@@ -61,7 +61,17 @@ def test_an_arm_of_ones_own_is_examined_by_its_driver(
         "def make_robot(clock, host='desk'):\n"
         "    return FakeRobot(tuple(f'{host}{i}' for i in range(7)), HOME, clock, max_width=0.08)\n"
     )
-    own = ["--robot", "own", "--driver", str(driver), "--host", "shelf", *QUICK[2:]]
+    own = [
+        "--robot",
+        "own",
+        "--driver",
+        str(driver),
+        "--host",
+        "shelf",
+        "--model",
+        "fr3",
+        *QUICK[2:],
+    ]
     code, report = _run(own, capsys)
     assert code == (0 if report["ok"] else 2) and not _real(report["problems"])
     np.testing.assert_allclose(
@@ -69,6 +79,8 @@ def test_an_arm_of_ones_own_is_examined_by_its_driver(
     )
     with pytest.raises(InputError, match="--driver"):
         doctor_robot.main(["--robot", "own", *QUICK[2:]])
+    with pytest.raises(InputError, match="--model"):
+        doctor_robot.main(["--robot", "own", "--driver", str(driver), *QUICK[2:]])
 
 
 @pytest.mark.rejects_input

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,15 @@ def test_one_view_equals_many(generator: torch.Generator) -> None:
     images = torch.rand(3, 3, 48, 64, generator=generator)
     alone = torch.cat([encoder.encode(images[i : i + 1]) for i in range(3)])
     assert torch.allclose(encoder.encode(images), alone, atol=1e-5)
+
+
+def test_threads_that_share_an_encoder_get_their_own_maps(generator: torch.Generator) -> None:
+    encoder = ViTEncoder(build("dinov2"), name="dinov2:test")
+    images = [torch.rand(1, 3, 56, 56 + 14 * (i % 3), generator=generator) for i in range(24)]
+    alone = [encoder.encode(image) for image in images]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(encoder.encode, images))
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
 def test_default_layers() -> None:

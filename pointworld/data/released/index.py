@@ -156,6 +156,11 @@ def _local(
     """The split of H5 files that no manifest splits."""
     domains = {place.domain for place in places}
     if domains & set(manifests):
+        if lacking := sorted(domains - set(manifests)):
+            raise InputError(
+                f"these H5 files also hold clips of {', '.join(lacking)}, which no list of clips splits: give a list "
+                "of each domain, or one folder per domain"
+            )
         return None
     if not set(splits) <= {"train", "test"}:
         raise InputError(
@@ -221,14 +226,14 @@ class _Finder:
         self, files: Sequence[Path], entries: Callable[[Path], list[list[Any]]]
     ) -> list[ClipPlace]:
         """Clips of all files; `entries` reads those of one as JSON-ready rows."""
-        stale = [
-            path for path in files if self.known.get(self._name(path), {}).get("of") != _stamp(path)
-        ]
+        # Before they are read: a file that changes meanwhile is read again next time.
+        stamps = {path: _stamp(path) for path in files}
+        stale = [p for p in files if self.known.get(self._name(p), {}).get("of") != stamps[p]]
         with ThreadPoolExecutor(self.workers) as pool:
             for number, (path, rows) in enumerate(
                 zip(stale, pool.map(entries, stale), strict=True)
             ):
-                self.known[self._name(path)] = {"of": _stamp(path), "clips": rows}
+                self.known[self._name(path)] = {"of": stamps[path], "clips": rows}
                 self.on_progress(1)
                 if number % _SAVE_EVERY == _SAVE_EVERY - 1:
                     self._save()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -93,6 +93,17 @@ def write_manifest(path: str | Path, manifest: SplitManifest) -> None:
     if manifest.include is not None:
         content["include_clip_keys"] = sorted(manifest.include)
     write_json(path, content)
+
+
+def joined(manifests: Sequence[SplitManifest]) -> SplitManifest:
+    """One manifest of the clips of several that were made by one rule for one domain."""
+    first = manifests[0]
+    included = [m.include for m in manifests if m.include is not None]
+    return replace(
+        first,
+        test_keys=frozenset().union(*(m.test_keys for m in manifests)),
+        include=frozenset().union(*included) if len(included) == len(manifests) else None,
+    )
 
 
 def local_manifest(

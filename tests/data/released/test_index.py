@@ -12,7 +12,7 @@ import pytest
 
 from pointworld.data.released import RawClip, iterate_shard, read_manifest, synthetic
 from pointworld.data.released.index import ClipPlace, find_clips
-from pointworld.data.released.manifest import local_manifest, local_split, write_manifest
+from pointworld.data.released.manifest import joined, local_manifest, local_split, write_manifest
 from pointworld.data.released.wds import index_shard, read_shard_clip
 from pointworld.errors import InputError
 from tests.data.released.conftest import UUID, Files
@@ -91,6 +91,26 @@ def test_a_manifest_splits_and_selects(h5: Path, shards: Path, clips: dict[str, 
         found = find_clips(root, ("train",), manifests={"droid": manifest}, min_shard_bytes=0)
         assert set(keys(found.by_split["train"])) <= set(sorted(clips)[:8]) - manifest.test_keys
     assert find_clips(h5, ("test",), manifests={"droid": manifest}).manifest is None
+
+
+def test_lists_of_one_domain_are_joined(clips: dict[str, RawClip]) -> None:
+    names = sorted(clips)
+    parts = [local_manifest("droid", some, test_share=0.5) for some in (names[:6], names[6:])]
+    whole = joined(parts)
+    for part, some in zip(parts, (names[:6], names[6:]), strict=True):
+        assert [whole.split_of(key) for key in some] == [part.split_of(key) for key in some]
+    assert whole.split_of("another-0:11") is None
+
+
+@pytest.mark.rejects_input
+def test_clips_of_a_domain_without_a_list_are_in_no_split(
+    h5: Path, clips: dict[str, RawClip], behavior: Files, tmp_path: Path
+) -> None:
+    shutil.copytree(h5, tmp_path / "both")
+    shutil.copy(behavior.h5, tmp_path / "both" / behavior.h5.name)
+    manifest = local_manifest("droid", sorted(clips))
+    with pytest.raises(InputError, match="also hold clips of behavior"):
+        find_clips(tmp_path / "both", ("train",), manifests={"droid": manifest})
 
 
 def test_clips_that_the_release_found_damaged_are_left_out(h5: Path, tmp_path: Path) -> None:
