@@ -191,7 +191,8 @@ class ControlLoop:
     def rehearse(self, chunk: Chunk, seconds: float) -> tuple[Reason, str]:
         """What the filter would say to the first `seconds` of a chunk, if the arm followed exactly; nothing changes.
 
-        With ticks at each of the times of `LoopConfig.rehearsals`.
+        With ticks at each of the times of `LoopConfig.rehearsals`. A chunk that starts later is rehearsed as if it were
+        submitted then: until its start the arm goes on with what it has.
 
         Raises:
             ControlError: as `submit`.
@@ -200,12 +201,9 @@ class ControlLoop:
             state, now = self._filter, self.clock.now()
             if state.motion is None or state.measured is None:
                 raise ControlError(Reason.NOT_ARMED, "only an armed loop can rehearse")
-            executor = self._executor.submit(
-                chunk, now, state.motion.q, state.motion.v, ramp=self._ramp()
-            )
-            ramp = self._ramp()
+            executor, ramp = self._executor, self._ramp()
         for timing in self.config.rehearsals:
-            told = self._play(executor, state, now, seconds, ramp=ramp, timing=timing)
+            told = self._play(executor, state, now, chunk, seconds, ramp=ramp, timing=timing)
             if told[0] is not Reason.NONE:
                 return told
         return Reason.NONE, ""
@@ -215,20 +213,25 @@ class ControlLoop:
         executor: Executor,
         state: FilterState,
         now: float,
+        chunk: Chunk,
         seconds: float,
         *,
         ramp: Ramp,
         timing: Timing,
     ) -> tuple[Reason, str]:
-        """What the filter says to an executor's targets for so many seconds from now on."""
-        period, end, tick = self.safety.config.period, now + seconds, 0
+        """What the filter says to an executor's targets from now on, which takes the chunk over when that starts."""
+        period, tick, taken = self.safety.config.period, 0, False
+        takeover = max(now, chunk.start_time)
         now -= (1 - timing.first) * period
         # As if the ticks so far had come in the same rhythm.
         state = dataclasses.replace(state, slot=now, ticked_at=min(state.ticked_at, now))
-        while now + 0.5 * period < end:
+        while now + 0.5 * period < takeover + seconds:
             tick += 1
             now += period + (timing.late if tick % 6 == 0 else 0.0)
             assert state.motion is not None and state.measured is not None
+            if not taken and now >= takeover:
+                q, v = state.motion.q, state.motion.v
+                executor, taken = executor.submit(chunk, takeover, q, v, ramp=ramp), True
             measured = dataclasses.replace(
                 state.measured,
                 time=now,

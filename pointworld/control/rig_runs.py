@@ -16,9 +16,10 @@ from pointworld.control.filming import export_capture
 from pointworld.control.goal_view import GoalTracker
 from pointworld.control.recording import read_recording
 from pointworld.control.rig import Look, check_cameras
+from pointworld.control.rig_mpc import RigResult, WatchedPlanner, run_on_rig
 from pointworld.control.rig_open import OpenRig, RigConfig, open_rig
 from pointworld.control.rig_truth import GoalTruth, task_truth
-from pointworld.control.rig_world import RigResult, RigWorld, WatchedPlanner, run_on_rig
+from pointworld.control.rig_world import RigWorld
 from pointworld.control.safety import SafetyFilter
 from pointworld.control.task_runs import RunConfig, build_planner, scene_renderer, world_model
 from pointworld.control.task_setup import held_depth, held_width
@@ -35,7 +36,7 @@ from pointworld.plan.mpc import MpcSettings
 from pointworld.plan.tasks import Task, make_task
 from pointworld.plan.tasks.push_paths import FLOOR, PRESS, THIN
 from pointworld.plan.tasks.seen import CameraView, Seen
-from pointworld.plan.tasks.task import STILL
+from pointworld.plan.tasks.task import STILL, body_poses
 from pointworld.robot import RobotModel
 from pointworld.scene import Workspace
 from pointworld.types import Capture, RGBDFrame
@@ -250,9 +251,7 @@ def _perception(
     scene = opened.scene
     if what.goal is None:
         assert task is not None and scene is not None
-        view = CameraView(
-            task, robot, _renderer(what, task), encoder=encoder, track=what.run.perception == "rgbd"
-        )
+        view = CameraView(task, robot, encoder=encoder, track=what.run.perception == "rgbd")
         return lambda look: _see_task(view, scene, look), task_truth(task, scene)
     box = opened.safety.config.space
     lower = (box.lower[0], box.lower[1], min(box.lower[2], box.table or 0.0) - _BELOW)
@@ -275,7 +274,8 @@ def _perception(
 def _see_task(view: CameraView, scene: MujocoArm, look: Look) -> Seen:
     with scene.lock:
         import_mujoco().mj_forward(scene.model, scene.data)
-        return view.see(scene.data, look.joints)
+        bodies = body_poses(scene.data)
+    return view.see(look.frames, look.joints, bodies)
 
 
 def take_look(what: RigRun, seed: int, folder: Path) -> int:

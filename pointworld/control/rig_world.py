@@ -8,27 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from pointworld.control.allowed import Allowed
 from pointworld.control.clock import Clock
 from pointworld.control.filming import look_record, plan_record
-from pointworld.control.planning import planning
 from pointworld.control.recording import Recorder
 from pointworld.control.rig import Look, Rig
-from pointworld.control.task_setup import task_cost
 from pointworld.control.task_world import SLOWER
 from pointworld.control.types import Chunk, ControlError, Reason
-from pointworld.errors import InputError
-from pointworld.plan.actions import Actions, ToolPathSpace
+from pointworld.plan.actions import Actions
 from pointworld.plan.dynamics import Dynamics, PlanState
-from pointworld.plan.mpc import MpcSettings, MpcStep, run_mpc
-from pointworld.plan.planners import Planner
-from pointworld.plan.problem import PlanResult, Problem
-from pointworld.plan.tasks.pushing import gives_up
+from pointworld.plan.mpc import MpcStep
 from pointworld.plan.tasks.seen import Seen
 
 #: After a part of a plan the arm stands this long after its time [s], where planning is slow.
@@ -37,43 +30,12 @@ SETTLE = 0.4
 LATE = 4.0
 #: Planning overlaps the motion when it takes less than this share of it.
 QUICK = 0.8
-#: Oldest pictures to plan from while the arm moves [s].
+#: Oldest pictures to plan from [s]; of an arm that stands, older ones are taken again once, where newer can be had.
 FRESH = 0.3
+#: A plan of a moving arm takes over this late at most [s].
+PUNCTUAL = 0.03
 #: Times this near are the same [s].
 _SAME = 1e-3
-#: A goal must hold this long [s].
-HOLD = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class RigResult:
-    """How a run on a rig went.
-
-    outcome: success, missed, lost (out of sight), fault or dry run. distance: mean of the chosen surfaces to their
-    goals at the end as the cameras see them [m], start_distance: before; None where nothing was seen. steps: of 0.1 s
-    carried out. plans: made; plan_seconds, look_seconds: mean time of one. frame_age: oldest frame that a plan was
-    made from, when planning started [s]. overlapped: plans made while the arm moved, stale: looks that took too long
-    for that, so that the arm stopped and was looked at again.
-    slowed, held: chunks that the filter would have refused and that were sent more slowly, or not at all. gave_way:
-    chunks forgotten because the arm was held back. reason: of a fault.
-    """
-
-    outcome: str
-    distance: float | None
-    start_distance: float | None
-    tolerance: float
-    steps: int
-    plans: int
-    plan_seconds: float
-    look_seconds: float
-    frame_age: float
-    overlapped: int
-    slowed: int
-    held: int
-    seconds: float
-    gave_way: int = 0
-    stale: int = 0
-    reason: str = ""
 
 
 class RigWorld:
@@ -96,9 +58,10 @@ class RigWorld:
         self._chunk: Chunk | None = None
         self._handover = self._looked = self._asked = -np.inf
         self._spent: list[float] = []
+        self._checking = 0.0
         self.look_seconds: list[float] = []
         self.frame_ages: list[float] = []
-        self.overlapped, self.stale = 0, 0
+        self.overlapped, self.stale, self.late = 0, 0, 0
         self.slowed, self.held, self.gave_way = 0, 0, 0
         self._refused = False
         self._early = False
@@ -130,10 +93,12 @@ class RigWorld:
         """
         begun, asked = time.perf_counter(), self.clock.now()
         look, seen = self._see()
-        if self._age(look) > FRESH and look.time < self._handover - _SAME:
-            # By now the arm is elsewhere, and what it pushes too: it stops, and everything is looked at again.
+        moving = look.time < self._handover - _SAME
+        if self._age(look) > FRESH and (moving or min(self.frame_ages, default=0.0) <= FRESH):
             self.stale += 1
-            self._stand()
+            if moving:
+                # By now the arm is elsewhere, and what it pushes too: it stops, and everything is looked at again.
+                self._stand()
             asked = self.clock.now()
             look, seen = self._see()
         gave_way = look.gave_way > self.gave_way
@@ -194,35 +159,46 @@ class RigWorld:
         if not self._armed:
             self.rig.arm(dry_run=self.dry_run)
             self._armed = True
-        now, part = self.clock.now(), steps * actions.step_dt
-        self._spent = [*self._spent[-2:], now - self._asked]
-        ahead = 1.2 * max(self._spent) if self.rig.real_time else 0.0
-        # Pictures may be this old at most when a plan is made from them while the arm moves.
-        quick = ahead < QUICK * part and self.frame_ages[-1] <= FRESH
-        if self._early:
-            self.rig.wait(self._handover)
-            now = self.clock.now()
+        planned, part = self.clock.now(), steps * actions.step_dt
+        self._spent = [*self._spent[-2:], planned - self._asked + self._checking]
+        quick = self._ahead < QUICK * part and self.frame_ages[-1] <= FRESH
         self._number += 1
-        self._chunk = self._fitting(actions, now, None if quick else steps)
-        if self._chunk is not None and not self._early:
+        self._chunk = None if self._late() else self._fitting(actions, None if quick else steps)
+        now = self.clock.now()
+        self._checking, self._spent[-1] = now - planned, now - self._asked
+        late = self._late()
+        self._refused = self._chunk is None and not late
+        if late:
+            # By now the arm is not where this plan begins: it stops, and everything is looked at again.
+            self.late, self._chunk, part = self.late + 1, None, 0.0
+        if self._chunk is not None:
             # The check took its time, and an arm that stands can start whenever it is done.
-            now = self.clock.now()
+            now = self._handover if self._early else self.clock.now()
             self._chunk = replace(self._chunk, start_time=now)
-        self._refused = self._chunk is None
         if self._chunk is None or not self._hand_over(self._chunk):
-            self.held += 1
+            self.held += int(not late)
             self._chunk = None
             self.rig.hold()
         self._handover = now + part
         self._record()
         if quick and self._chunk is not None:
-            self.rig.wait(self._handover - ahead)
+            self.rig.wait(self._handover - self._ahead)
         else:
             self._stand()
             self._chunk = None
 
+    @property
+    def _ahead(self) -> float:
+        """How long before it takes over the next plan is begun [s]: looking, planning and checking take their time."""
+        return 1.2 * max(self._spent) if self.rig.real_time else 0.0
+
+    def _late(self) -> bool:
+        """The arm moves and has gone on from where the plan begins."""
+        return self._early and self.clock.now() > self._handover + PUNCTUAL
+
     def _hand_over(self, chunk: Chunk) -> bool:
         """False when the chunk ran out before it arrived, as on a machine that is far too busy."""
+        self.rig.wait(chunk.start_time)
         try:
             self.rig.submit(chunk)
         except ControlError as error:
@@ -231,7 +207,7 @@ class RigWorld:
             raise
         return True
 
-    def _fitting(self, actions: Actions, start: float, steps: int | None) -> Chunk | None:
+    def _fitting(self, actions: Actions, steps: int | None) -> Chunk | None:
         """The motion as a chunk, as fast as the filter lets it pass; None where it never does.
 
         Args:
@@ -251,7 +227,7 @@ class RigWorld:
             chunk = Chunk(
                 sequence=self._number,
                 # Refused attempts took their time: what an arm does that stands starts now.
-                start_time=start if self._early else self.clock.now(),
+                start_time=self._handover if self._early else self.clock.now(),
                 joint_positions=path,
                 step_dt=actions.step_dt / share,
                 gripper_width=width if self.rig.grips else None,
@@ -284,113 +260,3 @@ class RigWorld:
         if self._armed:
             self.rig.disarm()
         self._armed, self._chunk = False, None
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class WatchedPlanner:
-    """A planner whose failure stops the arm: see `planning`. deadline: ten times this is too long [s]."""
-
-    planner: Planner
-    rig: Rig
-    deadline: float
-
-    @property
-    def idle(self) -> int:
-        """Looks in a row at which the planner found nothing that helps; 0 for one that does not say."""
-        return int(getattr(self.planner, "idle", 0))
-
-    def plan(self, problem: Problem, *, seed: int, budget_s: float | None = None) -> PlanResult:
-        """See `Planner.plan`."""
-        with planning(self.rig, self.rig.clock, deadline=self.deadline):
-            return self.planner.plan(problem, seed=seed, budget_s=budget_s)
-
-
-def run_on_rig(
-    world: RigWorld,
-    space: ToolPathSpace,
-    planner: Planner,
-    *,
-    allowed: Allowed,
-    table: float,
-    settings: MpcSettings,
-    seed: int,
-    depth: float = 0.0,
-    uncertainty: float = 0.0,
-) -> RigResult:
-    """Plan and act until the goal holds, the steps are used up, or something goes wrong.
-
-    Args:
-        allowed: what the safety filter asks of plans. table: its height [m]. settings: `tolerance` is the mean
-            distance at which the goal counts as reached [m]. depth, uncertainty: see `task_cost`.
-    """
-    began, rounds, steps = time.perf_counter(), list[MpcStep](), 0
-    outcome, reason = "", ""
-
-    def note(step: MpcStep) -> None:
-        rounds.append(step)
-        world.note(step)
-
-    try:
-        while not outcome:
-            result = run_mpc(
-                world,
-                space,
-                world.dynamics,
-                planner,
-                lambda state: task_cost(
-                    world.look(), table, depth=depth, allowed=allowed, uncertainty=uncertainty
-                ),
-                lambda state: -np.inf if gives_up(planner) else world.look().error,
-                settings=replace(settings, max_steps=settings.max_steps - steps),
-                seed=seed + steps,
-                on_round=note,
-            )
-            steps += result.steps
-            world.hold(HOLD)
-            if world.dry_run:
-                outcome = "dry run"
-            elif world.look().error <= settings.tolerance:
-                outcome = "success"
-            elif steps >= settings.max_steps or result.steps == 0:
-                outcome = "missed"
-    except ControlError as error:
-        outcome, reason = "fault", f"{error.reason.value}: {error}"
-    except InputError as error:
-        world.rig.stop(Reason.PLANNER_ERROR, str(error))
-        outcome, reason = "lost", str(error)
-    return _result(world, rounds, outcome, reason, steps, settings, time.perf_counter() - began)
-
-
-def _result(
-    world: RigWorld,
-    rounds: list[MpcStep],
-    outcome: str,
-    reason: str,
-    steps: int,
-    settings: MpcSettings,
-    seconds: float,
-) -> RigResult:
-    # A fault or a lost target comes before the steps of its plan are counted.
-    done = rounds[-1].step + settings.execute if rounds and reason else steps
-    return RigResult(
-        outcome=outcome,
-        distance=world.error,
-        start_distance=rounds[0].error if rounds else world.error,
-        tolerance=settings.tolerance,
-        steps=done,
-        plans=len(rounds),
-        plan_seconds=_mean([r.plan_seconds for r in rounds]),
-        look_seconds=_mean(world.look_seconds),
-        frame_age=max(world.frame_ages, default=0.0),
-        overlapped=world.overlapped,
-        stale=world.stale,
-        slowed=world.slowed,
-        held=world.held,
-        gave_way=world.gave_way,
-        seconds=seconds,
-        reason=reason,
-    )
-
-
-def _mean(values: list[float]) -> float:
-    return float(np.mean(values)) if values else 0.0

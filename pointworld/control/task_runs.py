@@ -39,7 +39,7 @@ from pointworld.plan.simulator_dynamics import SimulatorDynamics
 from pointworld.plan.tasks import TASKS, Task, make_task
 from pointworld.plan.tasks.choice import PushChooser
 from pointworld.plan.tasks.pushing import Guided, OpenLoop, RandomMotion, StraightPush
-from pointworld.plan.tasks.seen import CameraView, Seen, TrueView
+from pointworld.plan.tasks.seen import CameraView, Seen, SimulatedView, TrueView
 from pointworld.robot import RobotModel
 
 DynamicsName = Literal["model", "oracle", "none"]
@@ -179,13 +179,8 @@ def _view(config: RunConfig, task: Task, model: Any) -> View:
     if config.perception == "true" and config.dynamics != "model":
         return TrueView(task)
     encoder = None if model is None else model.image_encoder(model.device)
-    return CameraView(
-        task,
-        _robot(),
-        scene_renderer(config.renderer, *task.image),
-        encoder=encoder,
-        track=config.perception == "rgbd",
-    )
+    view = CameraView(task, _robot(), encoder=encoder, track=config.perception == "rgbd")
+    return SimulatedView(task, view, scene_renderer(config.renderer, *task.image))
 
 
 def _dynamics(config: RunConfig, task: Task, model: Any) -> Dynamics:

@@ -35,7 +35,7 @@ _GIVE_WAY = 0.06
 
 
 class View(Protocol):
-    """What looks at the task: `TrueView` or `CameraView`."""
+    """What looks at the task: `TrueView` or `SimulatedView`."""
 
     def see(self, data: Any, joints: np.ndarray) -> Seen:
         """The task now."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from pointworld.data.tabletop import TabletopConfig
 from pointworld.data.target import open_target
 from pointworld.errors import InputError
 from pointworld.robot import RobotModel
+from pointworld.workers import unordered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,12 +168,7 @@ def _run_workers(
     spec: DatasetSpec, root: Path, missing: list[int], workers: int
 ) -> Iterator[dict[str, Any]]:
     tasks = [(spec, str(root), i) for i in missing]
-    if workers == 0:
-        yield from map(_make_one, tasks)
-        return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(max(1, min(workers, len(missing))), _start_worker, (spec,)) as pool:
-        yield from pool.imap_unordered(_make_one, tasks, chunksize=1)
+    yield from unordered(_make_one, tasks, workers, initializer=_start_worker, initargs=(spec,))
 
 
 def _summary(spec: DatasetSpec, facts: list[dict[str, Any]], wall: float) -> dict[str, Any]:

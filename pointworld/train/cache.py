@@ -7,7 +7,6 @@ sample is read in under a millisecond.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from pointworld.geometry import point_clusters
 from pointworld.robot import RobotModel
 from pointworld.train.labelled_cache import cache_labelled
 from pointworld.train.preparation import Preparation, prepared_sample
+from pointworld.workers import unordered
 
 Tensor = torch.Tensor
 Item = TypeVar("Item")
@@ -206,20 +206,10 @@ def build_cache(
     _check_settings(target, settings if cameras is None else settings | {"cameras": cameras})
     work = partial(_cache_file, folder=target, preparation=wanted, cameras=cameras, noisy=noisy)
     advance = on_progress or (lambda _: None)
-    if workers <= 1:
-        for clip in clips:
-            work(clip)
-            advance(1)
-        return len(clips)
-    # Spawn: a forked worker would inherit OpenMP's state and die at its first parallel region.
-    with multiprocessing.get_context("spawn").Pool(workers, initializer=_one_thread) as pool:
-        for _ in pool.imap_unordered(work, clips, chunksize=4):
-            advance(1)
+    processes = workers if workers > 1 else 0
+    for _ in unordered(work, clips, processes, initializer=torch.set_num_threads, initargs=(1,)):
+        advance(1)
     return len(clips)
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def _check_settings(folder: Path, settings: dict[str, object]) -> None:

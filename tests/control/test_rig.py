@@ -16,9 +16,10 @@ from pointworld.capture import read_capture
 from pointworld.cli.mpc import main as mpc_main
 from pointworld.control.allowed import Allowed
 from pointworld.control.recording import read_recording
+from pointworld.control.rig_mpc import RigResult, WatchedPlanner, run_on_rig
 from pointworld.control.rig_open import RigConfig, open_rig
 from pointworld.control.rig_runs import RigRun, judged, run_rig, take_look
-from pointworld.control.rig_world import RigResult, RigWorld, WatchedPlanner, run_on_rig
+from pointworld.control.rig_world import RigWorld
 from pointworld.control.task_runs import RunConfig, scene_renderer
 from pointworld.control.types import CameraFrame, Chunk, ControlError, Reason, SafetyMode
 from pointworld.errors import InputError

@@ -54,3 +54,25 @@ def test_old_pictures_of_a_moving_arm_are_taken_again() -> None:
     assert len(looks) == 5 and world.stale == 1
     assert looks[4] - looks[3] > 0.5, "the arm was waited for"
     assert world.overlapped == 2 and max(world.frame_ages) <= FRESH
+
+
+def test_old_pictures_of_a_standing_arm_are_taken_again_where_newer_can_be_had() -> None:
+    pytest.importorskip("mujoco", reason="mujoco is not installed")
+    stage = Stage()
+    rig: Any = simulated_rig(stage)[0].rig
+    rig.real_time = True
+    seen, takes = _blank(stage), iter([0.02, 0.5, 0.02, 0.5, 0.4])
+    taken: list[float] = []
+
+    def perceive(look: Look) -> Seen:
+        taken.append(next(takes))
+        rig.wait(rig.clock.now() + taken[-1])
+        return seen
+
+    world = RigWorld(rig, perceive, dynamics=ConstantMotion())
+    for _ in range(3):
+        world.observe()
+    rig.close()
+    # The first in time; the second once more, and then in time; the third only once more.
+    assert len(taken) == 5 and world.stale == 2
+    assert world.frame_ages == pytest.approx([0.02, 0.02, 0.4], abs=0.02)

@@ -17,7 +17,7 @@ from pointworld.plan.simulator_dynamics import SimulatorDynamics
 from pointworld.plan.tasks import make_task
 from pointworld.plan.tasks.choice import PushChooser
 from pointworld.plan.tasks.held_view import HeldView
-from pointworld.plan.tasks.seen import CameraView, TrueView
+from pointworld.plan.tasks.seen import CameraView, SimulatedView, TrueView
 from pointworld.robot import RobotModel
 from pointworld.types import ScenePoints
 
@@ -77,7 +77,8 @@ def test_the_sweep_of_a_tool_is_predicted_as_it_happens(
     data = task.restart()
     joints = np.array([data.joint(name).qpos[0] for name in task.tree.joint_names])
     true = TrueView(task).see(data, joints)
-    seen = CameraView(task, robot, make_renderer("rays", *task.image)).see(data, joints)
+    view = SimulatedView(task, CameraView(task, robot), make_renderer("rays", *task.image))
+    seen = view.see(data, joints)
     assert seen.state.held is not None and len(seen.state.held.index) > 20
     assert not np.isin(seen.state.held.index, seen.still_index).any()
     body = Body.of(robot, step_dt=0.1, num_steps=11, surface=96)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -26,6 +25,7 @@ from pointworld.files import write_json
 from pointworld.robot import RobotModel
 from pointworld.scene import ROBOT_MARGIN, Workspace, build_scene, mask_of_mesh, pose_robot
 from pointworld.types import RGBDFrame
+from pointworld.workers import unordered
 
 FORMAT = "pointworld-labelled-clips-1"
 
@@ -256,19 +256,8 @@ def _present(root: Path, settings: dict[str, Any]) -> set[tuple[str, float]]:
 
 
 def _each(work: Callable[[Any], dict[str, Any] | None], tasks: Sequence[Any], workers: int) -> Any:
-    if workers <= 1 or len(tasks) <= 1:
-        return map(work, tasks)
-    return _pooled(work, tasks, workers)
-
-
-def _pooled(
-    work: Callable[[Any], dict[str, Any] | None], tasks: Sequence[Any], workers: int
-) -> Any:
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(
-        min(workers, len(tasks)), initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        yield from pool.imap_unordered(work, tasks, chunksize=1)
+    processes = workers if min(workers, len(tasks)) > 1 else 0
+    return unordered(work, tasks, processes, initializer=torch.set_num_threads, initargs=(1,))
 
 
 def _label_one(

@@ -162,16 +162,12 @@ class CameraView:
         self,
         task: Task,
         robot: RobotModel,
-        renderer: SceneRenderer,
         *,
         encoder: ImageEncoder | None = None,
         track: bool = True,
-        depth_noise: float = 0.0015,
     ) -> None:
-        """Args: depth_noise: standard deviation at 1 m, growing with the square of the distance [m]."""
-        self._task, self._robot, self._renderer = task, robot, renderer
-        self._encoder, self._track, self._noise = encoder, track, depth_noise
-        self._rng = np.random.default_rng([task.seed, 17])
+        self._task, self._robot = task, robot
+        self._encoder, self._track = encoder, track
         data = task.restart()
         self._start = body_poses(data)
         self._surfaces = [
@@ -197,20 +193,18 @@ class CameraView:
             depth=0.0 if tool is None else tool.length,
         )
         self._shades: Shades | None = None
-        self.views: Sequence[RenderedView] = ()
 
-    def see(self, data: Any, joints: np.ndarray) -> Seen:
-        """Args: data: the simulation now, to be rendered. joints: (joints,) measured.
+    def see(self, frames: Sequence[RGBDFrame], joints: np.ndarray, bodies: np.ndarray) -> Seen:
+        """The task in pictures of one moment.
+
+        Args:
+            frames: posed in the base frame. joints: (joints,) measured then. bodies: (bodies, 4, 4) where the
+                simulation has them then, of use without `track` only.
 
         Raises:
             InputError: the target cannot be found any more.
         """
         task = self._task
-        self.views = self._renderer.render(task.model, data, task.cameras)
-        frames = [
-            self._frame(i, *pair)
-            for i, pair in enumerate(zip(task.cameras, self.views, strict=True))
-        ]
         scene = build_scene(
             frames,
             T_world_base=np.eye(4),
@@ -231,7 +225,7 @@ class CameraView:
             if self._shades is None:
                 self._shades = Shades(np.concatenate(self._surfaces), points, colors)
             free = self._shades.find(points, colors)
-        self._update(data, points[free & ~mine], tool[:3, 3].numpy())
+        self._update(bodies, points[free & ~mine], tool[:3, 3].numpy())
         moves = self._follower.moves
         whole = np.concatenate(
             [transform_points(T, s) for T, s in zip(moves, self._surfaces, strict=True)]
@@ -260,6 +254,46 @@ class CameraView:
         lowest = self._task.scene.table_height
         return lowest + min(0.006, 0.3 * (float(whole[:, 2].max()) - lowest))
 
+    def _update(self, bodies: np.ndarray, free: np.ndarray, tool: np.ndarray) -> None:
+        """Where every target is now, as the motion from its start."""
+        task = self._task
+        if self._track:
+            free = self._background.without(free, np.concatenate(self._surfaces))
+        known: dict[int, np.ndarray] = {}
+        for i, target in enumerate(task.targets):
+            if not self._track and target.body < task.model.nbody:
+                known[i] = bodies[target.body] @ np.linalg.inv(self._start[target.body])
+            elif self._joints:
+                known[i] = self._joints[i].find(free)
+        self._follower.update([free] * len(task.targets), tool, known)
+
+
+class SimulatedView:
+    """What a task's cameras show of a simulation that stands still while they are rendered."""
+
+    def __init__(
+        self,
+        task: Task,
+        view: CameraView,
+        renderer: SceneRenderer,
+        *,
+        depth_noise: float = 0.0015,
+    ) -> None:
+        """Args: depth_noise: standard deviation at 1 m, growing with the square of the distance [m]."""
+        self._task, self._view, self._renderer = task, view, renderer
+        self._noise, self._rng = depth_noise, np.random.default_rng([task.seed, 17])
+
+    def see(self, data: Any, joints: np.ndarray) -> Seen:
+        """Args: data: the simulation now, to be rendered. joints: (joints,) measured.
+
+        Raises:
+            InputError: the target cannot be found any more.
+        """
+        cameras = self._task.cameras
+        rendered = self._renderer.render(self._task.model, data, cameras)
+        pairs = enumerate(zip(cameras, rendered, strict=True))
+        return self._view.see([self._frame(i, *p) for i, p in pairs], joints, body_poses(data))
+
     def _frame(self, number: int, camera: CameraSpec, view: RenderedView) -> RGBDFrame:
         depth = view.depth.astype(np.float64)
         depth = depth + self._noise * depth**2 * self._rng.standard_normal(depth.shape)
@@ -273,20 +307,6 @@ class CameraView:
             name=f"cam{number}",
             camera=f"cam{number}",
         )
-
-    def _update(self, data: Any, free: np.ndarray, tool: np.ndarray) -> None:
-        """Where every target is now, as the motion from its start."""
-        task = self._task
-        if self._track:
-            free = self._background.without(free, np.concatenate(self._surfaces))
-        known: dict[int, np.ndarray] = {}
-        for i, target in enumerate(task.targets):
-            if not self._track and target.body < task.model.nbody:
-                now = body_poses(data)[target.body]
-                known[i] = now @ np.linalg.inv(self._start[target.body])
-            elif self._joints:
-                known[i] = self._joints[i].find(free)
-        self._follower.update([free] * len(task.targets), tool, known)
 
 
 def find_targets(

@@ -1,0 +1,68 @@
+"""Taking over from a moving arm: a chunk is rehearsed before its time, and comes in time or not at all."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+
+from pointworld.control.rig_world import RigWorld
+from pointworld.control.types import Chunk
+from pointworld.plan import ConstantMotion
+from tests.control.test_goal_view import Stage
+from tests.control.test_rig import _blank, simulated_rig
+
+
+def _rig_whose_checks_take(seconds: list[float]) -> tuple[Any, RigWorld, Any, list[Chunk]]:
+    """A rig whose clock goes on while a chunk is rehearsed; also gives what is handed over."""
+    pytest.importorskip("mujoco", reason="mujoco is not installed")
+    stage = Stage()
+    opened, space = simulated_rig(stage)
+    rig: Any = opened.rig
+    rig.real_time = True
+    taken: list[Chunk] = []
+    passes, submit = rig.passes, rig.submit
+
+    def slowly(chunk: Chunk, length: float) -> bool:
+        told = passes(chunk, length)
+        rig.wait(rig.clock.now() + seconds.pop(0))
+        return bool(told)
+
+    def note(chunk: Chunk) -> None:
+        assert abs(rig.clock.now() - chunk.start_time) < 0.03, "when its start is"
+        taken.append(chunk)
+        submit(chunk)
+
+    rig.passes, rig.submit = slowly, note
+    seen = _blank(stage)
+    world = RigWorld(rig, lambda look: seen, dynamics=ConstantMotion())
+    return rig, world, space, taken
+
+
+def _act(world: RigWorld, space: Any, times: int) -> None:
+    plan = space.rest()
+    plan[:, 1] = torch.linspace(0.02, 0.1, len(plan))
+    for _ in range(times):
+        state = world.observe()
+        world.execute(space.decode(state.joint_positions, plan[None]), 4)
+
+
+def test_the_check_of_a_chunk_is_over_before_it_takes_over() -> None:
+    rig, world, space, taken = _rig_whose_checks_take([0.1] * 4)
+    _act(world, space, 4)
+    rig.close()
+    assert world.overlapped == 3 and world.late == 0 and len(taken) == 4
+    starts = [chunk.start_time for chunk in taken]
+    # The arm goes on without a stop: every chunk begins where the part of the last one ends.
+    assert [b - a for a, b in itertools.pairwise(starts)] == pytest.approx([0.4] * 3)
+
+
+def test_a_plan_that_comes_after_its_time_is_not_carried_out() -> None:
+    rig, world, space, taken = _rig_whose_checks_take([0.1, 0.5, 0.1])
+    _act(world, space, 3)
+    rig.close()
+    assert world.late == 1 and world.held == 0 and len(taken) == 2
+    assert not world.look().blocked, "nothing was refused"
+    assert taken[1].start_time > taken[0].start_time + 0.5
