@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -98,3 +100,9 @@ def test_an_input_error_is_one_line_and_exit_code_2(
     assert main(["predict", "--config", str(tmp_path / "absent.yaml")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_who_stops_reading_gets_no_traceback() -> None:
+    words = f"{sys.executable} -m pointworld.cli.app train --help | head -1"
+    run = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("usage: pointworld train") and run.stderr == ""
