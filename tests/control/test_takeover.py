@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from pointworld.control import rig_runs
+from pointworld.control.rig_open import RigConfig
 from pointworld.control.rig_world import RigWorld
+from pointworld.control.task_runs import RunConfig
 from pointworld.control.types import Chunk
 from pointworld.plan import ConstantMotion
 from tests.control.test_goal_view import Stage
@@ -66,3 +69,30 @@ def test_a_plan_that_comes_after_its_time_is_not_carried_out() -> None:
     assert world.late == 1 and world.held == 0 and len(taken) == 2
     assert not world.look().blocked, "nothing was refused"
     assert taken[1].start_time > taken[0].start_time + 0.5
+
+
+def test_a_task_is_seen_in_the_pictures_of_the_rigs_cameras(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("mujoco", reason="mujoco is not installed")
+    moments: list[float] = []
+    make = rig_runs.scene_renderer
+
+    def counting(*words: Any) -> Any:
+        renderer = make(*words)
+        render = renderer.render
+
+        def count(model: Any, data: Any, cameras: Any) -> Any:
+            moments.append(float(data.time))
+            return render(model, data, cameras)
+
+        renderer.render = count
+        return renderer
+
+    monkeypatch.setattr(rig_runs, "scene_renderer", counting)
+    config = RunConfig(
+        task="tissue_box", dynamics="none", planner="straight", execute=8, max_steps=16
+    )
+    result = rig_runs.run_rig(rig_runs.RigRun(run=config, rig=RigConfig()), 1)
+    assert result["plans"] == 2 and result["truth"]["error"] > 0
+    assert len(moments) >= 3 and len(set(moments)) == len(moments), "no moment is rendered twice"
