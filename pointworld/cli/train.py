@@ -137,6 +137,10 @@ def main(argv: list[str]) -> int:
         )
     if args.released and args.split == args.validation_split:
         raise InputError(f"--split and --validation-split are both '{args.split}'; name two splits")
+    if args.mode == "released" and args.data and args.init is None:
+        raise InputError(
+            "--mode released learns from --released alone; own clips need a checkpoint to start from (--init)"
+        )
     domains = domain_names(args)
     require_disjoint({"training": args.data, "validation": args.validation})
     if args.threads:
@@ -283,9 +287,6 @@ def model_spec(
     Args:
         released: those of `domains` that have released clips.
         encoder: of released clips.
-
-    Raises:
-        InputError: `released` mode with clips that are not released ones.
     """
     channels = 0 if encoder is None else encoder.channels
     if isinstance(sample, CachedSample) and sample.features is not None:
@@ -304,10 +305,6 @@ def model_spec(
         spec = for_released(spec, released)
     if args.mode == "stable":
         return spec
-    if args.data:
-        raise InputError(
-            "--mode released learns from --released alone; own clips need a checkpoint to start from (--init)"
-        )
     return as_in_release(spec, encoder)
 
 
