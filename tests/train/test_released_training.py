@@ -422,7 +422,7 @@ def test_the_command_in_two_processes(h5: Path, tmp_path: Path) -> None:
         (["--released", "{h5}", "--init", "tiny"], "start from a checkpoint of their domain"),
         (["--released", "{h5}", "--manifest", "{behavior}"], "lists behavior clips"),
         (["--manifest", "{behavior}"], "nothing to train on"),
-        ("--mode released --data a --validation b".split(), "from --released alone"),
+        (["--mode", "released", "--data", "a", "--validation", "b"], "from --released alone"),
         (["--released", "{h5}", "--size", "giant"], "expected one of tiny, small, base, large"),
     ],
 )
