@@ -34,6 +34,8 @@ QUICK = 0.8
 FRESH = 0.3
 #: A plan of a moving arm takes over this late at most [s].
 PUNCTUAL = 0.03
+#: Planning takes as long as the longest of so many rounds: now and then it begins with a new idea.
+_MEMORY = 6
 #: Times this near are the same [s].
 _SAME = 1e-3
 
@@ -59,6 +61,8 @@ class RigWorld:
         self._handover = self._looked = self._asked = -np.inf
         self._spent: list[float] = []
         self._checking = 0.0
+        #: Of the oldest picture of the last look when it had been perceived [s]; frame_ages: of those planned from.
+        self.frame_age = 0.0
         self.look_seconds: list[float] = []
         self.frame_ages: list[float] = []
         self.overlapped, self.stale, self.late = 0, 0, 0
@@ -94,7 +98,7 @@ class RigWorld:
         begun, asked = time.perf_counter(), self.clock.now()
         look, seen = self._see()
         moving = look.time < self._handover - _SAME
-        if self._age(look) > FRESH and (moving or min(self.frame_ages, default=0.0) <= FRESH):
+        if self._age(look) > FRESH and (moving or min([*self.frame_ages, self.frame_age]) <= FRESH):
             self.stale += 1
             if moving:
                 # By now the arm is elsewhere, and what it pushes too: it stops, and everything is looked at again.
@@ -114,7 +118,7 @@ class RigWorld:
         )
         # Where the arm was held back, or was not let go at all, the same plan again would change nothing.
         self._seen = replace(seen, state=state, blocked=gave_way or self._refused)
-        self.frame_ages.append(self._age(look))
+        self.frame_age = self._age(look)
         self.look_seconds.append(time.perf_counter() - begun)
         self._asked = asked
         return state
@@ -159,9 +163,10 @@ class RigWorld:
         if not self._armed:
             self.rig.arm(dry_run=self.dry_run)
             self._armed = True
+        self.frame_ages.append(self.frame_age)
         planned, part = self.clock.now(), steps * actions.step_dt
-        self._spent = [*self._spent[-2:], planned - self._asked + self._checking]
-        quick = self._ahead < QUICK * part and self.frame_ages[-1] <= FRESH
+        self._spent = [*self._spent[1 - _MEMORY :], planned - self._asked + self._checking]
+        quick = self._ahead < QUICK * part and self.frame_age <= FRESH
         self._number += 1
         self._chunk = None if self._late() else self._fitting(actions, None if quick else steps)
         now = self.clock.now()
