@@ -30,8 +30,9 @@ SETTLE = 0.4
 LATE = 4.0
 #: Planning overlaps the motion when it takes less than this share of it.
 QUICK = 0.8
-#: Oldest pictures to plan from [s]; of an arm that stands, older ones are taken again once, where newer can be had.
-FRESH = 0.3
+#: Oldest pictures to plan from [s]; of an arm that stands, older ones are taken again where newer have been had, so
+#: often at most.
+FRESH, AGAIN = 0.3, 3
 #: A plan of a moving arm takes over this late at most [s].
 PUNCTUAL = 0.03
 #: Planning takes as long as the longest of so many rounds: now and then it begins with a new idea.
@@ -97,8 +98,11 @@ class RigWorld:
         """
         begun, asked = time.perf_counter(), self.clock.now()
         look, seen = self._see()
-        moving = look.time < self._handover - _SAME
-        if self._age(look) > FRESH and (moving or min([*self.frame_ages, self.frame_age]) <= FRESH):
+        soon = min([*self.frame_ages, self.frame_age]) <= FRESH
+        for _ in range(AGAIN):
+            moving = look.time < self._handover - _SAME
+            if self._age(look) <= FRESH or not (moving or soon):
+                break
             self.stale += 1
             if moving:
                 # By now the arm is elsewhere, and what it pushes too: it stops, and everything is looked at again.
