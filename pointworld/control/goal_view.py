@@ -19,6 +19,7 @@ from pointworld.plan.tasks.following import Follower
 from pointworld.plan.tasks.register import Background
 from pointworld.plan.tasks.seen import Seen, find_targets
 from pointworld.plan.tasks.shades import Shades
+from pointworld.plan.tasks.strays import stray_points
 from pointworld.robot import RobotModel
 from pointworld.scene import Workspace, build_scene
 from pointworld.types import Capture, RGBDFrame, ScenePoints
@@ -113,7 +114,7 @@ class GoalTracker:
         """Find all things again. Returns: (points,) which of the scene's may belong to one of them."""
         assert scene.clusters is not None
         points, colors = scene.points.double().numpy(), scene.colors.double().numpy()
-        free = (scene.clusters != SUPPORT).numpy()
+        free = (scene.clusters != SUPPORT).numpy() & ~stray_points(scene)
         able = [free if t.shades is None else t.shades.find(points, colors) for t in self._things]
         start = np.concatenate(self.surfaces)
         shown = [

@@ -23,6 +23,7 @@ from pointworld.plan.tasks.following import NEAR, THIN, Follower
 from pointworld.plan.tasks.held_view import HeldView
 from pointworld.plan.tasks.register import Background, JointTracker
 from pointworld.plan.tasks.shades import Shades
+from pointworld.plan.tasks.strays import stray_points
 from pointworld.plan.tasks.task import Judge, Task, body_poses, surface_of
 from pointworld.robot import RobotModel
 from pointworld.scene import build_scene
@@ -215,7 +216,7 @@ class CameraView:
         )
         points = scene.points.double().numpy()
         assert scene.clusters is not None
-        free = (scene.clusters != SUPPORT).numpy()
+        free = (scene.clusters != SUPPORT).numpy() & ~stray_points(scene)
         tool = self._robot.tool_pose(torch.from_numpy(joints))
         mine = np.zeros(len(points), dtype=bool)
         if self._held is not None:
@@ -334,7 +335,7 @@ def find_targets(
     """
     points = scene.points.double().numpy()
     assert scene.clusters is not None
-    free = (scene.clusters != SUPPORT).numpy()
+    free = (scene.clusters != SUPPORT).numpy() & ~stray_points(scene)
     surface = [transform_points(T, s) for T, s in zip(poses, surfaces, strict=True)]
     moves = [M @ np.linalg.inv(T) for M, T in zip(motions, poses, strict=True)]
     places = [transform_points(M, s) for M, s in zip(moves, surface, strict=True)]
