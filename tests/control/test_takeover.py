@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from pointworld.control import rig_runs
+from pointworld.control.limits import JointLimits
 from pointworld.control.rig_open import RigConfig
 from pointworld.control.rig_world import RigWorld
 from pointworld.control.task_runs import RunConfig
-from pointworld.control.types import Chunk
+from pointworld.control.types import Chunk, ControlError, Reason, SafetyMode
 from pointworld.plan import ConstantMotion
+from tests.control.conftest import HOME
 from tests.control.test_goal_view import Stage
+from tests.control.test_loop import Scene
 from tests.control.test_rig import _blank, simulated_rig
 
 
@@ -96,3 +100,24 @@ def test_a_task_is_seen_in_the_pictures_of_the_rigs_cameras(
     result = rig_runs.run_rig(rig_runs.RigRun(run=config, rig=RigConfig()), 1)
     assert result["plans"] == 2 and result["truth"]["error"] > 0
     assert len(moments) >= 3 and len(set(moments)) == len(moments), "no moment is rendered twice"
+
+
+def test_what_starts_later_is_rehearsed_from_where_the_arm_will_be_then(
+    fr3_limits: JointLimits,
+) -> None:
+    scene = Scene(fr3_limits)
+    scene.loop.submit(scene.chunk(speed=0.5))
+    first = scene.chunk(start=0.6, speed=0.5)
+    path = first.joint_positions.copy()
+    path[:, 0] += 0.5 * 0.6
+    later = replace(first, joint_positions=path)
+    # From here it would be a jump; from there the arm goes on as it does.
+    with pytest.raises(ControlError, match="rad from where the arm is now"):
+        scene.loop.rehearse(replace(later, start_time=scene.clock.now()), 0.5)
+    assert scene.loop.rehearse(later, 0.5) == (Reason.NONE, "")
+    scene.go(0.6)
+    scene.loop.submit(later)
+    scene.go(0.5)
+    assert scene.loop.status().mode is SafetyMode.ARMED
+    commanded = scene.loop.status().commanded
+    assert commanded is not None and commanded[0] == pytest.approx(HOME[0] + 0.5 * 1.1, abs=0.02)
