@@ -283,10 +283,12 @@ def _start_processes(
         recorder = Recorder(record, joints=names, robot_joints=robot.joint_names, robot=robot.name)
     link = RemoteController(controller.port, controller.token)
     ends.insert(0, link.close)
-    cameras, scene, capture = list[MountedCamera](), None, None
+    cameras, scene, capture, width = list[MountedCamera](), None, None, None
     if config.kind == "sim":
         assert task is not None
-        probe = ProcessRig(link, names, robot, [])
+        # A hand that the arm knows nothing of is as the scene has it.
+        width = float(task.tree.finger_width(_joints(task)[-1]))
+        probe = ProcessRig(link, names, robot, [], width=width)
         twin = Twin(task, probe.measured()[0])
         ends.insert(0, twin.close)
         twin.follow(probe.measured)
@@ -299,10 +301,15 @@ def _start_processes(
     else:
         known = read_calibrations(config.calibrations)
         cameras = realsense_cameras(config.sources, SystemClock(), known, anywhere=config.anywhere)
-    rig = ProcessRig(link, names, robot, cameras, recorder=recorder, ends=ends)
+    rig = ProcessRig(link, names, robot, cameras, recorder=recorder, ends=ends, width=width)
     return OpenRig(
         rig=rig, safety=_filter(robot, safety, names), scene=scene, capture=capture
     ), recorder
+
+
+def _joints(task: Task) -> np.ndarray:
+    """(joints,) of a task's arm at the start, gripper last."""
+    return np.array(task.restart().qpos[index_model(task.model, task.tree).arm])
 
 
 def _server_options(
@@ -312,7 +319,7 @@ def _server_options(
     if config.robot == "fake":
         home = np.asarray(robot.home, dtype=np.float64)
         if task is not None:
-            home = task.restart().qpos[index_model(task.model, task.tree).arm]
+            home = _joints(task)
         return "fake", {
             "joints": list(robot.joint_names[:-1]),
             "home": home[:-1].tolist(),

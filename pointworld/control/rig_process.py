@@ -39,12 +39,16 @@ class ProcessRig:
         *,
         recorder: Recorder | None = None,
         ends: Sequence[Callable[[], None]] = (),
+        width: float | None = None,
     ) -> None:
-        """Args: recorder: for pictures. ends: what to call, in order, when the rig is closed."""
+        """Args:
+        recorder: for pictures. ends: what to call, in order, when the rig is closed. width: how far the gripper of an
+            arm is open that does not report it [m], None = as at home.
+        """
         self._clock = SystemClock()
         self.controller, self.robot, self.cameras = controller, robot, cameras
         self._columns = [robot.joint_names.index(name) for name in arm_joints]
-        self._recorder, self._ends = recorder, ends
+        self._recorder, self._ends, self._width = recorder, ends, width
         self._filmed, self._track = -np.inf, Track()
         self.measured()  # The first state is there from now on.
         self.grips = controller.status().fields.get("gripper_width") is not None
@@ -83,7 +87,8 @@ class ProcessRig:
         joints, speeds = np.array(self.robot.home), np.zeros(len(self.robot.home))
         joints[self._columns] = status.arrays["joint_positions"]
         speeds[self._columns] = status.arrays["joint_velocities"]
-        width = status.fields.get("gripper_width")
+        told = status.fields.get("gripper_width")
+        width = self._width if told is None else told
         if isinstance(width, float | int) and self.robot.gripper is not None:
             most = self.robot.gripper_max_width
             opened = self.robot.with_gripper_width(

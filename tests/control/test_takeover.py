@@ -6,16 +6,21 @@ import itertools
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from pointworld.control import rig_runs
 from pointworld.control.limits import JointLimits
 from pointworld.control.rig_open import RigConfig
+from pointworld.control.rig_process import ProcessRig
 from pointworld.control.rig_world import RigWorld
 from pointworld.control.task_runs import RunConfig
 from pointworld.control.types import Chunk, ControlError, Reason, SafetyMode
+from pointworld.control.wire import Message
+from pointworld.data.robot_tree import robot_tree
 from pointworld.plan import ConstantMotion
+from pointworld.robot import RobotModel
 from tests.control.conftest import HOME
 from tests.control.test_goal_view import Stage
 from tests.control.test_loop import Scene
@@ -121,3 +126,27 @@ def test_what_starts_later_is_rehearsed_from_where_the_arm_will_be_then(
     assert scene.loop.status().mode is SafetyMode.ARMED
     commanded = scene.loop.status().commanded
     assert commanded is not None and commanded[0] == pytest.approx(HOME[0] + 0.5 * 1.1, abs=0.02)
+
+
+class _NoGripper:
+    """A controller of an arm that says nothing of a gripper, or how far it is open."""
+
+    def __init__(self, width: float | None) -> None:
+        self.width = width
+
+    def status(self) -> Message:
+        arrays = {"joint_positions": HOME, "joint_velocities": np.zeros(7)}
+        return Message("status", {"time": 1.0, "gripper_width": self.width}, arrays)
+
+
+@pytest.mark.parametrize(
+    ("told", "given", "width"), [(None, None, 0.08), (None, 0.0, 0.0), (0.03, 0.0, 0.03)]
+)
+def test_a_gripper_that_the_arm_does_not_report_is_as_it_is_said_to_be(
+    fr3: RobotModel, told: float | None, given: float | None, width: float
+) -> None:
+    controller: Any = _NoGripper(told)
+    rig = ProcessRig(controller, fr3.joint_names[:-1], fr3, [], width=given)
+    assert rig.grips == (told is not None)
+    finger = float(rig.measured()[0][-1])
+    assert robot_tree(fr3).finger_width(finger) == pytest.approx(width, abs=1e-3)
