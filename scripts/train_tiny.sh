@@ -14,7 +14,7 @@ export OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1
 BIN=.venv/bin
 say() { printf '==> %s\n' "$*"; }
 
-rigid='push=0.34 nudge=0.11 grasp_lift=0.16 topple=0.17 near_miss=0.11 empty=0.11'
+rigid=tabletop
 other='articulated=0.45 tool=0.23 clutter=0.17 rope=0.15'
 soft='pillow=0.35 rope=0.30 scarf=0.35'
 # folder, clips, seed, robot, shapes, families
@@ -51,19 +51,18 @@ data() {
   done
 }
 
-# model NAME STEPS REST: train on REST.
+# model NAME STEPS VALIDATION OPTIONS...
 model() {
-  local name=$1 steps=$2
-  shift 2
+  local name=$1 steps=$2 validation=$3
+  shift 3
   say "training $name: $steps steps, $RANKS processes"
   # shellcheck disable=SC2046
-  $BIN/torchrun --nproc-per-node "$RANKS" -m pointworld.cli.app train --config pointworld/configs/train/tiny.yaml \
-    --validation $(of val) --cache "$DATA/cache" --out "$RUNS/$name" --train.minutes 0 --train.steps "$steps" \
-    --train.validate-every 1000 --train.save-every 200 "$@"
+  $BIN/torchrun --nproc-per-node "$RANKS" -m pointworld.cli.app train --validation $(of "$validation") --cache "$DATA/cache" \
+    --out "$RUNS/$name" --train.minutes 0 --train.steps "$steps" --train.validate-every 1000 --train.save-every 200 "$@"
 }
 
 # shellcheck disable=SC2046
-train() { model tiny "$STEPS" --data $(of train); }
+train() { model tiny "$STEPS" val --config pointworld/configs/train/tiny.yaml --data $(of train); }
 
 gnn() {
   say "graph network: $GNN_STEPS steps"
@@ -89,8 +88,9 @@ evaluate() {
 
 other() {
   # shellcheck disable=SC2046
-  model other "$OTHER_STEPS" --data $(of train_fr3) --without articulated --max-clips 3600
-  model other_tuned 400 --data "$DATA/train_ur5e_tabletop" "$DATA/train_ur5e_other" --init "$RUNS/other" --max-clips 200 \
+  model other "$OTHER_STEPS" 'val_fr3_(tabletop|soft|tray)' --config pointworld/configs/train/tiny.yaml --data $(of train_fr3) \
+    --without articulated --max-clips 3600
+  model other_tuned 400 val_ur5e --data "$DATA/train_ur5e_tabletop" "$DATA/train_ur5e_other" --init "$RUNS/other" --max-clips 200 \
     --train.learning-rate 3e-4
   measure other_families "$RUNS/other" "$DATA/test_fr3_other"
   measure other_arm "$RUNS/other" "$DATA/test_ur5e"
