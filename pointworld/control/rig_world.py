@@ -32,7 +32,7 @@ LATE = 4.0
 QUICK = 0.8
 #: Oldest pictures to plan from [s]; of an arm that stands, older ones are taken again where newer have been had, so
 #: often at most.
-FRESH, AGAIN = 0.3, 10
+FRESH, AGAIN = 0.3, 60
 #: A plan of a moving arm takes over this late at most [s].
 PUNCTUAL = 0.03
 #: Planning takes as long as the longest of so many rounds: now and then it begins with a new idea.
