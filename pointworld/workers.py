@@ -66,8 +66,15 @@ def unordered(
             for task, tries in again:
                 if tries + 1 >= TRIES:
                     raise PointWorldError(
-                        f"processes died {TRIES} times while they were at {task}; see the system's log (out of memory?)"
+                        f"processes died {TRIES} times while they were at {_short(task)}. Try again with fewer "
+                        "workers, which need less memory; what is done already is kept"
                     ) from None
                 queue.append((task, tries + 1))
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _short(task: object) -> str:
+    """Its beginning and its end."""
+    words = str(task)
+    return words if len(words) <= 160 else f"{words[:80]} ... {words[-80:]}"

@@ -41,9 +41,11 @@ class ProcessRig:
         ends: Sequence[Callable[[], None]] = (),
         width: float | None = None,
     ) -> None:
-        """Args:
-        recorder: for pictures. ends: what to call, in order, when the rig is closed. width: how far the gripper of an
-            arm is open that does not report it [m], None = as at home.
+        """Connect the cameras and wait for the arm's first state.
+
+        Args:
+            recorder: for pictures. ends: what to call, in order, when the rig is closed.
+            width: how far the gripper of an arm is open that does not report it [m], None = as at home.
         """
         self._clock = SystemClock()
         self.controller, self.robot, self.cameras = controller, robot, cameras

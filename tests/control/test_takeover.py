@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pointworld.control import rig_runs
+from pointworld.control import rig_open, rig_runs
 from pointworld.control.limits import JointLimits
 from pointworld.control.rig_open import RigConfig
 from pointworld.control.rig_process import ProcessRig
@@ -18,8 +18,10 @@ from pointworld.control.rig_world import RigWorld
 from pointworld.control.task_runs import RunConfig
 from pointworld.control.types import Chunk, ControlError, Reason, SafetyMode
 from pointworld.control.wire import Message
+from pointworld.data.render import make_renderer
 from pointworld.data.robot_tree import robot_tree
 from pointworld.plan import ConstantMotion
+from pointworld.plan.tasks import make_task
 from pointworld.robot import RobotModel
 from tests.control.conftest import HOME
 from tests.control.test_goal_view import Stage
@@ -150,3 +152,34 @@ def test_a_gripper_that_the_arm_does_not_report_is_as_it_is_said_to_be(
     assert rig.grips == (told is not None)
     finger = float(rig.measured()[0][-1])
     assert robot_tree(fr3).finger_width(finger) == pytest.approx(width, abs=1e-3)
+
+
+def test_the_hand_of_an_arm_without_gripper_is_as_the_scene_has_it(
+    fr3: RobotModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mujoco", reason="mujoco is not installed")
+    options = rig_open._server_options
+
+    def without(*words: Any) -> tuple[str, dict[str, Any]]:
+        kind, more = options(*words)
+        return kind, more | {"max_width": None}
+
+    monkeypatch.setattr(rig_open, "_server_options", without)
+    task = make_task("tissue_box", 1, robot_tree(fr3))
+    opened, _ = rig_open.open_rig(
+        RigConfig(robot="fake"),
+        fr3,
+        task=task,
+        renderer=lambda task: make_renderer("rays", *task.image),
+        record=None,
+    )
+    try:
+        rig: Any = opened.rig
+        assert not rig.grips and opened.scene is not None
+        with opened.scene.lock:
+            there = opened.scene.data.qpos[opened.scene.index.arm].copy()
+        # These tasks push with closed fingers; at home they are open.
+        assert task.tree.finger_width(float(there[-1])) < 0.01 < task.tree.max_width
+        assert rig.measured()[0] == pytest.approx(there, abs=2e-3)
+    finally:
+        opened.rig.close()
