@@ -3,6 +3,7 @@
     python benchmarks/mpc_success.py --out out/mpc --stages 5 10 20 --page docs/planning.md
     python benchmarks/mpc_success.py --out out/mpc --tasks tissue_box drawer --methods straight oracle --stages 5
     python benchmarks/mpc_success.py --out out/mpc --study ablations --tasks drawer microwave --page docs/planning.md
+    python benchmarks/mpc_success.py --out out/mpc --study searches --tasks tissue_box book --page docs/planning.md
 
 Every episode is a file in OUT/TASK/METHOD; run it again to go on. Every family and method gets its first episodes (a
 stage) before any gets more. A family is admitted when a straight push succeeds in at most half of its scenes and the
@@ -14,18 +15,23 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pointworld.control.ray_runs import run_on_ray
 from pointworld.control.task_runs import RunConfig, run_many, summarise
 from pointworld.errors import InputError
 from pointworld.files import write_json, write_text
 from pointworld.plan.tasks import TASKS
 from pointworld.train.page import fill_page
+
+#: Episodes of a configuration with given seeds.
+Run = Callable[..., list[dict[str, Any]]]
 
 SOFT = ("scarf", "pillow")
 #: Highest rate of the straight push and lowest of the oracle at which a family tells planners apart.
@@ -44,10 +50,17 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     # Three axes: with it the expected squared distance is minimised.
     "uncertainty": {"uncertainty": 3.0},
 }
+#: The same planners with as many predictions in three rounds of eight, so that each learns from what it has tried.
+SEARCHES: dict[str, dict[str, Any]] = {
+    f"{planner}_3x8": {"planner": planner, "samples": 8, "iterations": 3}
+    for planner in ("mppi", "cem", "icem", "gradient", "nevergrad")
+}
+VARIANTS = {**ABLATIONS, **SEARCHES}
 #: Methods and the part of the page of a study.
 STUDIES = {
     "success": (METHODS, "mpc-success"),
     "ablations": (("model", *ABLATIONS, "model_true"), "mpc-ablations"),
+    "searches": (("model", *SEARCHES), "mpc-searches"),
 }
 #: Steps of 0.1 s after which an episode ends; a single push has ended by the second, which random motion gets too.
 MOST_STEPS, MOST_STEPS_RULE = 400, 80
@@ -64,8 +77,8 @@ def method_config(method: str, task: str, base: RunConfig) -> RunConfig:
     if task in SOFT:
         # Cloth and pillows are slow to simulate.
         base = replace(base, samples=max(8, base.samples // 2))
-    if method == "model" or method in ABLATIONS:
-        return replace(base, dynamics="model", perception="rgbd", **ABLATIONS.get(method, {}))
+    if method == "model" or method in VARIANTS:
+        return replace(base, dynamics="model", perception="rgbd", **VARIANTS.get(method, {}))
     if method == "model_true":
         return replace(base, dynamics="model", perception="true")
     if method == "open_loop":
@@ -167,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument(
-        "--methods", nargs="+", choices=[*METHODS, *ABLATIONS], help="default: all of the study"
+        "--methods", nargs="+", choices=[*METHODS, *VARIANTS], help="default: all of the study"
     )
     parser.add_argument("--stages", nargs="+", type=int, default=[5, 10, 20], help="episodes each")
     parser.add_argument("--soft-episodes", type=int, default=10)
@@ -175,8 +188,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, default=24)
     parser.add_argument("--iterations", type=int, default=1)
     parser.add_argument("--checkpoint", default="tiny")
+    parser.add_argument(
+        "--ray", help="spread episodes over a Ray cluster: local, auto or an address"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="of --ray local")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
+    run: Run = run_many
+    if args.ray is not None:
+        run = partial(run_on_ray, address=args.ray, workers=args.workers)
     known, part = STUDIES[args.study]
     methods = args.methods or list(known)
     tabulate = table if args.study == "success" else ablation_table
@@ -193,7 +213,7 @@ def main(argv: list[str] | None = None) -> int:
                 sys.stderr.write(f"{task} {method}: {error}\n")
                 continue
             seeds = range(args.seed, args.seed + count)
-            episodes = run_many(config, seeds, out=args.out / task / method)
+            episodes = run(config, seeds, out=args.out / task / method)
             results[task][method] = summarise(episodes)
             write_json(args.out / f"{part}.json", results)
             write_text(args.out / f"{part}.md", tabulate(results, methods))

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pointworld.control.task_runs import RunConfig, load_model, read_episode, run_one
+from pointworld.control.task_runs import (
+    RunConfig,
+    episode_record,
+    load_model,
+    read_episode,
+    run_one,
+)
 from pointworld.data.ray_generate import RETRIES, ray_cluster
 from pointworld.errors import PointWorldError
 from pointworld.files import write_json
@@ -77,4 +82,4 @@ def _episode(config: RunConfig, seed: int, record: Path | None) -> dict[str, Any
     torch.set_num_threads(1)
     folder = None if record is None else record / f"episode_{seed:05d}"
     result = run_one(config, seed, record=folder, model=_model(config))
-    return {"seed": seed, "config": asdict(config), "result": asdict(result)}
+    return episode_record(config, seed, result)

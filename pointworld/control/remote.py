@@ -24,15 +24,20 @@ if TYPE_CHECKING:
     from pointworld.control.safety import SafetyConfig
 
 
+#: A controller that a busy machine slows down still answers within this [s]; it computes many ticks.
+_REHEARSAL = 10.0
+
+
 class RemoteController:
     """A planner's end of the link. Every call returns the loop's status: see `LoopStatus` for its fields.
 
-    Times are of the system's monotonic clock, which all processes of a machine share. Threads may share a link.
+    Times are of the system's monotonic clock, which all processes of a machine share. Threads may share a link. A call
+    that is not answered in time ends the link, and with it the motion.
     """
 
     def __init__(self, port: int, token: str, *, timeout: float = 2.0) -> None:
         """Raises: ControlError: PLANNER_LINK when nothing answers there."""
-        self._decoder, self._lock = Decoder(), threading.Lock()
+        self._decoder, self._lock, self._timeout = Decoder(), threading.Lock(), timeout
         try:
             self._sock = socket.create_connection(("127.0.0.1", port), timeout=timeout)
         except OSError as error:
@@ -67,7 +72,8 @@ class RemoteController:
 
     def rehearse(self, chunk: Chunk, seconds: float) -> tuple[Reason, str]:
         """See `ControlLoop.rehearse`."""
-        answer = self._call(_chunk_message("rehearse", chunk, seconds=seconds))
+        message = _chunk_message("rehearse", chunk, seconds=seconds)
+        answer = self._call(message, timeout=max(_REHEARSAL, self._timeout))
         return Reason(str(answer.fields["reason"])), str(answer.fields["why"])
 
     def hold(self) -> Message:
@@ -78,18 +84,21 @@ class RemoteController:
         """Hang up. While armed this stops the arm; disarm first."""
         self._sock.close()
 
-    def _call(self, message: Message) -> Message:
+    def _call(self, message: Message, *, timeout: float | None = None) -> Message:
         try:
             with self._lock:
-                answers = self._exchange(message)
+                answers = self._exchange(message, timeout or self._timeout)
         except (OSError, WireError) as error:
+            # An answer that comes later would be taken for that to the next call.
+            self._sock.close()
             raise ControlError(Reason.PLANNER_LINK, f"controller: {error}") from error
         if answers[0].kind == "refused":
             fields = answers[0].fields
             raise ControlError(Reason(str(fields.get("reason"))), str(fields.get("why")))
         return answers[0]
 
-    def _exchange(self, message: Message) -> list[Message]:
+    def _exchange(self, message: Message, timeout: float) -> list[Message]:
+        self._sock.settimeout(timeout)
         self._sock.sendall(encode(message))
         answers = list[Message]()
         while not answers:

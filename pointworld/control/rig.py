@@ -167,8 +167,14 @@ def check_cameras(rig: Rig) -> dict[str, float]:
 
 
 def rehearse(loop: ControlLoop | RemoteController, chunk: Chunk, seconds: float) -> bool:
-    """Whether the filter lets the first `seconds` of a chunk through; False for a chunk that is refused as a whole."""
+    """Whether the filter lets the first `seconds` of a chunk through; False for a chunk that is refused as a whole.
+
+    Raises:
+        ControlError: PLANNER_LINK, the controller does not answer.
+    """
     try:
         return loop.rehearse(chunk, seconds)[0] is Reason.NONE
-    except ControlError:
+    except ControlError as error:
+        if error.reason is Reason.PLANNER_LINK:
+            raise
         return False

@@ -10,6 +10,7 @@ import numpy as np
 from pointworld.control.allowed import Allowed
 from pointworld.control.planning import planning
 from pointworld.control.rig import Rig
+from pointworld.control.rig_truth import HeldTruth
 from pointworld.control.rig_world import RigWorld
 from pointworld.control.task_setup import task_cost
 from pointworld.control.types import ControlError, Reason
@@ -87,12 +88,14 @@ def run_on_rig(
     seed: int,
     depth: float = 0.0,
     uncertainty: float = 0.0,
+    judge: HeldTruth | None = None,
 ) -> RigResult:
     """Plan and act until the goal holds, the steps are used up, or something goes wrong.
 
     Args:
         allowed: what the safety filter asks of plans. table: its height [m]. settings: `tolerance` is the mean
             distance at which the goal counts as reached [m]. depth, uncertainty: see `task_cost`.
+        judge: watches while the arm stands at the end; it has no say in when that is.
     """
     began, rounds, steps = time.perf_counter(), list[MpcStep](), 0
     outcome, reason = "", ""
@@ -117,7 +120,7 @@ def run_on_rig(
                 on_round=note,
             )
             steps += result.steps
-            world.hold(HOLD)
+            world.hold(HOLD, judge)
             if world.dry_run:
                 outcome = "dry run"
             elif world.look().error <= settings.tolerance:

@@ -111,17 +111,22 @@ class RigConfig:
         return self.model or MODELS[self.robot]
 
 
+def _always() -> None:
+    """A scene whose arm is the arm."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OpenRig:
     """A rig that runs. safety: the rules of its filter. scene: the simulation that the cameras see, None for others.
 
-    capture: that is replayed.
+    capture: that is replayed. follows: raises ControlError when the scene has lost an arm that is elsewhere.
     """
 
     rig: Rig
     safety: SafetyFilter
     scene: MujocoArm | None = None
     capture: Capture | None = None
+    follows: Callable[[], None] = _always
 
 
 def open_rig(
@@ -284,6 +289,7 @@ def _start_processes(
     link = RemoteController(controller.port, controller.token)
     ends.insert(0, link.close)
     cameras, scene, capture, width = list[MountedCamera](), None, None, None
+    follows: Callable[[], None] = _always
     if config.kind == "sim":
         assert task is not None
         # A hand that the arm knows nothing of is as the scene has it.
@@ -292,7 +298,7 @@ def _start_processes(
         twin = Twin(task, probe.measured()[0])
         ends.insert(0, twin.close)
         twin.follow(probe.measured)
-        scene = twin.arm
+        scene, follows = twin.arm, twin.require
         cameras = _scene_cameras(config, scene, task, renderer(task))
     elif config.kind == "replay":
         cameras, capture = replay_cameras(
@@ -303,7 +309,11 @@ def _start_processes(
         cameras = realsense_cameras(config.sources, SystemClock(), known, anywhere=config.anywhere)
     rig = ProcessRig(link, names, robot, cameras, recorder=recorder, ends=ends, width=width)
     return OpenRig(
-        rig=rig, safety=_filter(robot, safety, names), scene=scene, capture=capture
+        rig=rig,
+        safety=_filter(robot, safety, names),
+        scene=scene,
+        capture=capture,
+        follows=follows,
     ), recorder
 
 

@@ -11,14 +11,13 @@ import numpy as np
 
 from pointworld.capture import write_capture
 from pointworld.control.allowed import Allowed, joint_bounds
-from pointworld.control.backends.mujoco_arm import MujocoArm
 from pointworld.control.filming import export_capture
 from pointworld.control.goal_view import GoalTracker
 from pointworld.control.recording import read_recording
 from pointworld.control.rig import Look, check_cameras
 from pointworld.control.rig_mpc import RigResult, WatchedPlanner, run_on_rig
 from pointworld.control.rig_open import OpenRig, RigConfig, open_rig
-from pointworld.control.rig_truth import GoalTruth, task_truth
+from pointworld.control.rig_truth import GoalTruth, HeldTruth, Truth, task_truth
 from pointworld.control.rig_world import RigWorld
 from pointworld.control.safety import SafetyFilter
 from pointworld.control.task_runs import RunConfig, build_planner, scene_renderer, world_model
@@ -131,7 +130,8 @@ def _run(
 ) -> dict[str, Any]:
     dynamics = _dynamics(what.run, model)
     encoder = None if model is None else model.image_encoder(model.device)
-    perceive, truth = _perception(what, robot, opened, task, encoder)
+    perceive, scene_truth = _perception(what, robot, opened, task, encoder)
+    truth = None if scene_truth is None else HeldTruth(scene_truth)
     dry_run = not what.arm and (what.rig.robot != "sim" or what.rig.kind == "replay")
     world = RigWorld(
         opened.rig,
@@ -168,6 +168,7 @@ def _run(
         seed=seed,
         depth=depth,
         uncertainty=config.uncertainty,
+        judge=truth,
     )
     return {
         **asdict(judged(result, truth)),
@@ -186,8 +187,8 @@ def _settings(what: RigRun, dry_run: bool) -> MpcSettings:
     )
 
 
-def judged(result: RigResult, truth: Callable[[], dict[str, float]] | None) -> RigResult:
-    """Whether the goal is reached: by the simulation, where there is one, else by the last look."""
+def judged(result: RigResult, truth: Truth | None) -> RigResult:
+    """Whether the goal is reached and held: by the simulation, where there is one, else by the last look."""
     if truth is None or result.outcome not in ("success", "missed"):
         return result
     now = truth()
@@ -246,13 +247,13 @@ def _has_cloth(seen: Seen) -> bool:
 
 def _perception(
     what: RigRun, robot: RobotModel, opened: OpenRig, task: Task | None, encoder: Any
-) -> tuple[Callable[[Look], Seen], Callable[[], dict[str, float]] | None]:
+) -> tuple[Callable[[Look], Seen], Truth | None]:
     """What a look shows, and what the simulation knows."""
     scene = opened.scene
     if what.goal is None:
         assert task is not None and scene is not None
         view = CameraView(task, robot, encoder=encoder, track=what.run.perception == "rgbd")
-        return lambda look: _see_task(view, scene, look), task_truth(task, scene)
+        return lambda look: _see_task(view, opened, look), task_truth(task, scene)
     box = opened.safety.config.space
     lower = (box.lower[0], box.lower[1], min(box.lower[2], box.table or 0.0) - _BELOW)
     tracker = GoalTracker(
@@ -263,6 +264,7 @@ def _perception(
     )
 
     def see(look: Look) -> Seen:
+        opened.follows()
         seen = tracker.see(look.frames, look.joints)
         if truth is not None:
             truth.begin()
@@ -271,7 +273,10 @@ def _perception(
     return see, truth
 
 
-def _see_task(view: CameraView, scene: MujocoArm, look: Look) -> Seen:
+def _see_task(view: CameraView, opened: OpenRig, look: Look) -> Seen:
+    scene = opened.scene
+    assert scene is not None
+    opened.follows()
     with scene.lock:
         import_mujoco().mj_forward(scene.model, scene.data)
         bodies = body_poses(scene.data)

@@ -18,8 +18,11 @@ from pointworld.plan.tasks.task import body_poses, surface_of
 #: Points on every body, to tell which one a chosen thing is.
 _SAMPLES = 200
 
+#: `error`, `moved` and `tolerance` of a moment, as in `Verdict`.
+Truth = Callable[[], dict[str, float]]
 
-def task_truth(task: Task, scene: MujocoArm) -> Callable[[], dict[str, float]]:
+
+def task_truth(task: Task, scene: MujocoArm) -> Truth:
     """What the judge of a task says now: see `Verdict`."""
     judge = Judge(task)
 
@@ -29,6 +32,28 @@ def task_truth(task: Task, scene: MujocoArm) -> Callable[[], dict[str, float]]:
             return asdict(judge(scene.data))
 
     return truth
+
+
+class HeldTruth:
+    """What the simulation says while the arm stands at the end of a run: the worst of it."""
+
+    def __init__(self, truth: Truth) -> None:
+        self._truth = truth
+        self._seen: list[dict[str, float]] = []
+
+    def begin(self) -> None:
+        """The arm stands: forget what was before."""
+        self._seen.clear()
+
+    def note(self) -> None:
+        """Judge this moment too."""
+        self._seen.append(self._truth())
+
+    def __call__(self) -> dict[str, float]:
+        """Of the moments since `begin`, or of now: that of the largest error, with the largest `moved`."""
+        seen = self._seen or [self._truth()]
+        largest = max(seen, key=lambda now: now["error"])
+        return {**largest, "moved": max(now["moved"] for now in seen)}
 
 
 class GoalTruth:

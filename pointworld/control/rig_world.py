@@ -17,6 +17,7 @@ from pointworld.control.clock import Clock
 from pointworld.control.filming import look_record, plan_record
 from pointworld.control.recording import Recorder
 from pointworld.control.rig import Look, Rig
+from pointworld.control.rig_truth import HeldTruth
 from pointworld.control.task_world import SLOWER
 from pointworld.control.types import Chunk, ControlError, Reason
 from pointworld.plan.actions import Actions
@@ -31,12 +32,16 @@ LATE = 4.0
 #: Planning overlaps the motion when it takes less than this share of it.
 QUICK = 0.8
 #: Oldest pictures to plan from [s]; of an arm that stands, older ones are taken again where newer have been had, so
-#: often at most.
+#: often at most. Where looking always takes longer, a standing arm plans from what it gets.
 FRESH, AGAIN = 0.3, 60
+#: The first look of all may take longer; so many more show whether looking always does.
+_WARMING = 2
 #: A plan of a moving arm takes over this late at most [s].
 PUNCTUAL = 0.03
 #: Planning takes as long as the longest of so many rounds: now and then it begins with a new idea.
 _MEMORY = 6
+#: So often is what an arm has done judged while it stands.
+_JUDGED = 5
 #: Times this near are the same [s].
 _SAME = 1e-3
 
@@ -60,6 +65,8 @@ class RigWorld:
         self._number, self._armed = 0, False
         self._chunk: Chunk | None = None
         self._handover = self._looked = self._asked = -np.inf
+        #: Age of the newest pictures that were had so far [s].
+        self._newest = np.inf
         self._spent: list[float] = []
         self._checking = 0.0
         #: Of the oldest picture of the last look when it had been perceived [s]; frame_ages: of those planned from.
@@ -98,12 +105,20 @@ class RigWorld:
         """
         begun, asked = time.perf_counter(), self.clock.now()
         look, seen = self._see()
-        soon = min([*self.frame_ages, self.frame_age]) <= FRESH
-        for _ in range(AGAIN):
+        again = 0
+        while self._age(look) > FRESH:
             moving = look.time < self._handover - _SAME
-            if self._age(look) <= FRESH or not (moving or soon):
+            warming = self._seen is None and again < _WARMING
+            if not (moving or warming or self._newest <= FRESH):
                 break
-            self.stale += 1
+            if again == AGAIN:
+                message = (
+                    f"pictures were {self._age(look):.2f} s old after {AGAIN} more looks, above {FRESH} s, although "
+                    "newer have been had: is the machine busy with something else?"
+                )
+                self.rig.stop(Reason.CAMERA_STALE, message)
+                raise ControlError(Reason.CAMERA_STALE, message)
+            again, self.stale = again + 1, self.stale + 1
             if moving:
                 # By now the arm is elsewhere, and what it pushes too: it stops, and everything is looked at again.
                 self._stand()
@@ -129,8 +144,13 @@ class RigWorld:
 
     def _see(self) -> tuple[Look, Seen]:
         look = self.rig.look()
-        seen = self._perceive(look)
+        try:
+            seen = self._perceive(look)
+        except ControlError as error:
+            self.rig.stop(error.reason, str(error))
+            raise
         self._looked = self.clock.now()
+        self._newest = min(self._newest, self._age(look))
         return look, seen
 
     def _age(self, look: Look) -> float:
@@ -256,10 +276,16 @@ class RigWorld:
         )
         self._recorder.plan(self._looked, arrays)
 
-    def hold(self, seconds: float) -> None:
-        """Come to rest, stand for a while, and look."""
+    def hold(self, seconds: float, judge: HeldTruth | None = None) -> None:
+        """Come to rest, stand for a while, and look. Args: judge: watches while the arm stands."""
         self.rest()
-        self.rig.wait(self.clock.now() + SETTLE + seconds)
+        self.rig.wait(self.clock.now() + SETTLE)
+        if judge is not None:
+            judge.begin()
+        for _ in range(_JUDGED):
+            self.rig.wait(self.clock.now() + seconds / _JUDGED)
+            if judge is not None:
+                judge.note()
         self.observe()
         if self._recorder is not None:
             self._recorder.plan(self._looked, look_record(self.look()))

@@ -91,6 +91,10 @@ class RunConfig:
             )
 
 
+#: Of scenes, goals and judging: episodes of other versions cannot be compared.
+RULES_VERSION = 2
+
+
 @lru_cache(maxsize=1)
 def _robot() -> RobotModel:
     return RobotModel.load("fr3")
@@ -226,7 +230,7 @@ def build_planner(
         depth=depth,
         wide=wide,
         shortfall=allowed.shortfall,
-        draws=config.samples,
+        draws=config.samples * config.iterations,
         uncertainty=config.uncertainty,
     )
     if config.planner == "open_loop":
@@ -282,7 +286,7 @@ def run_many(
             model = model or load_model(config, device)
             folder = None if record is None else record / f"episode_{seed:05d}"
             result = run_one(config, seed, record=folder, model=model)
-            known = {"seed": seed, "config": asdict(config), "result": asdict(result)}
+            known = episode_record(config, seed, result)
             if path is not None:
                 write_json(path, known)
         episodes.append(known)
@@ -291,19 +295,35 @@ def run_many(
     return episodes
 
 
+def episode_record(config: RunConfig, seed: int, result: EpisodeResult) -> dict[str, Any]:
+    """What is kept of an episode; `read_episode` reads it."""
+    return {
+        "rules": RULES_VERSION,
+        "seed": seed,
+        "config": asdict(config),
+        "result": asdict(result),
+    }
+
+
 def read_episode(path: Path, config: RunConfig) -> dict[str, Any]:
     """An episode that was run before.
 
     Raises:
-        InputError: the file comes from other settings, or is damaged.
+        InputError: the file comes from other settings or other rules, or is damaged.
     """
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
+        rules = known.get("rules", 1)
         # A setting that came later had its default before.
         same = {**asdict(RunConfig(task=config.task)), **known["config"]} == asdict(config)
         known["result"]["outcome"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no episode of this program: {error}") from error
+    if rules != RULES_VERSION:
+        raise InputError(
+            f"{path} was judged by other rules (version {rules}, now {RULES_VERSION}); choose another folder or remove "
+            "it"
+        )
     if not same:
         raise InputError(f"{path} was made with other settings; choose another folder or remove it")
     return dict(known)

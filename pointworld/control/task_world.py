@@ -21,7 +21,7 @@ from pointworld.control.types import Chunk, ControlError, Reason, SafetyMode
 from pointworld.data.simulator import import_mujoco
 from pointworld.plan.actions import Actions
 from pointworld.plan.dynamics import PlanState
-from pointworld.plan.tasks import Judge, Task, Verdict
+from pointworld.plan.tasks import Judge, Task, Verdict, worst
 from pointworld.plan.tasks.seen import Seen
 from pointworld.plan.tasks.task import HOLD, STILL
 from pointworld.robot import RobotModel
@@ -171,16 +171,15 @@ class TaskWorld:
                 raise ControlError(status.reason, status.message)
 
     def hold(self) -> Verdict:
-        """Come to rest and wait; the worst of what is judged on the way."""
+        """Come to rest and wait; the worst of what is judged while the arm stands."""
         self.loop.disarm()
-        worst = self.verdict()
         # The arm needs a moment to stand; the goal must hold from then on.
         self.run(0.5)
+        verdicts = [self.verdict()]
         for _ in range(5):
             self.run(HOLD / 5)
-            now = self.verdict()
-            worst = now if now.error >= worst.error or not worst.good else worst
-        return worst
+            verdicts.append(self.verdict())
+        return worst(verdicts)
 
     def verdict(self) -> Verdict:
         """The truth now."""

@@ -16,7 +16,9 @@ from pointworld.plan.actions import ToolPathSpace
 from pointworld.plan.dynamics import Dynamics
 from pointworld.plan.mpc import MpcSettings, MpcStep, run_mpc
 from pointworld.plan.planners import Planner
+from pointworld.plan.tasks import Verdict
 from pointworld.plan.tasks.pushing import gives_up
+from pointworld.plan.tasks.task import STILL
 
 #: The loop stops to see whether the goal holds at this share of the tolerance.
 _REACHED = 0.75
@@ -67,7 +69,7 @@ def run_episode(
 
     Args:
         settings: `tolerance` is replaced by the task's.
-        corrects: stop when the goal seems reached, and go on if it did not hold; False for a fixed motion.
+        corrects: stop when the goal seems reached, and go on if a second look says otherwise; False for a fixed motion.
         uncertainty: weight of the predicted variance in the cost.
     """
     started, start = time.perf_counter(), world.verdict()
@@ -120,8 +122,14 @@ def run_episode(
     )
 
 
+def _outcome(held: Verdict) -> str:
+    if held.good:
+        return "success"
+    return "disturbed" if held.moved >= STILL else "missed"
+
+
 class _Tries:
-    """Plans and acts until the goal holds; what only seemed reached is tried again."""
+    """Plans and acts until the goal seems to hold; what does not at a second look is tried again."""
 
     def __init__(
         self,
@@ -150,14 +158,20 @@ class _Tries:
         while True:
             taken = self._once(steps)
             steps += taken
-            if self._world.hold().good:
-                return "success", steps
+            held = self._world.hold()
             if self._world.dry_run:
                 return "dry run", steps
-            # Where it looks reached at once and is not, looking again would change nothing.
-            if steps >= most or (taken == 0 and not self._modest):
-                return "missed", steps
+            # Where it looked reached at once and does not any more, looking again would change nothing.
+            if steps >= most or (taken == 0 and not self._modest) or self._looks_reached():
+                return _outcome(held), steps
             self._modest = False
+
+    def _looks_reached(self) -> bool:
+        """Whether another look says so: what really is tells the outcome, never whether to go on."""
+        if self._near < 0:
+            return False
+        self._world.observe()
+        return self._world.look().error <= self._near
 
     def _once(self, steps: int) -> int:
         world, settings = self._world, self._settings

@@ -38,7 +38,7 @@ class Twin:
         self.arm.recover()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
-        self.lost: str | None = None
+        self._lost: ControlError | None = None
         self._at = joints[:-1].copy()
 
     def follow(self, measure: Measure) -> None:
@@ -52,8 +52,19 @@ class Twin:
                 joints, speeds = measure()
                 self.step(joints, speeds)
             except ControlError as error:
-                self.lost = str(error)
+                self._lost = error
                 return
+
+    def require(self) -> None:
+        """See that the scene follows.
+
+        Raises:
+            ControlError: it has lost the other arm, and shows and judges a moment that has passed.
+        """
+        if self._lost is not None:
+            raise ControlError(
+                self._lost.reason, f"the simulated scene no longer follows the arm: {self._lost}"
+            )
 
     def step(self, joints: np.ndarray, speeds: np.ndarray) -> None:
         """Let the scene's arm go where the other one is. Args: joints, speeds: (joints,), gripper last."""

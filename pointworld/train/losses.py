@@ -7,7 +7,7 @@ released loss.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -30,10 +30,19 @@ class LossConfig:
         next to nothing, which leaves a bed of small false motions.
     variance_power: every term is multiplied by its own predicted variance (not differentiated) to this power, so that
         points of large uncertainty, the movers, keep a say (beta-NLL: Seitzer et al., ICLR 2022).
+    movers_first: share of the training budget that begins with the released loss, so that motion is learned first and
+        rest afterwards.
     """
 
     static_weight: float = 0.05
     variance_power: float = 0.5
+    movers_first: float = 0.0
+
+    def at(self, progress: float) -> LossConfig:
+        """The weights at a share of the budget in [0, 1]."""
+        if progress < self.movers_first:
+            return replace(self, static_weight=0.0, variance_power=0.0)
+        return self
 
 
 def movement_selector(displacements: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import csv
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -151,7 +152,8 @@ class _Loop:
             draw_generator(config.seed, state.step, 65_535 - ranks.rank).initial_seed()
         )
         self.model.train()
-        loss = batch_loss(self.model, batch, config, network=self.network, ranks=ranks)
+        now = replace(config, loss=config.loss.at(self.progress()))
+        loss = batch_loss(self.model, batch, now, network=self.network, ranks=ranks)
         self.optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)

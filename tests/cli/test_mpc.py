@@ -48,6 +48,10 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFi
     assert run_many(QUICK, [0], out=tmp_path)[0]["seed"] == 0, "it had its default then"
     with pytest.raises(InputError, match="other settings"):
         run_many(replace(QUICK, uncertainty=1.0), [0], out=tmp_path)
+    del older["rules"]
+    path.write_text(json.dumps(older))
+    with pytest.raises(InputError, match="other rules"):
+        run_many(QUICK, [0], out=tmp_path)
     path.write_text("{}")
     with pytest.raises(InputError, match="no episode"):
         run_many(QUICK, [0], out=tmp_path)

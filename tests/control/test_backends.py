@@ -18,15 +18,19 @@ from pointworld.control.backends.franka import FrankaRobot
 from pointworld.control.backends.lerobot import LeRobotArm
 from pointworld.control.backends.make import make_robot
 from pointworld.control.backends.ur import URRobot
+from pointworld.control.backends.vendor import sdk_version
 from pointworld.control.backends.xarm import XArmRobot
 from pointworld.control.client import RemoteRobot
 from pointworld.control.clock import ManualClock, SystemClock
+from pointworld.control.limits import JointLimits
 from pointworld.control.protocols import Robot
 from pointworld.control.serve import start_server
-from pointworld.control.types import ControlError, JointCommand, Reason, RobotMode
+from pointworld.control.types import ControlError, JointCommand, Reason, RobotMode, SafetyMode
 from pointworld.errors import InputError, MissingExtraError
+from tests.control.conftest import HOME
 from tests.control.own_driver import Follower, arm_of
 from tests.control.simulated import simulated_arm
+from tests.control.test_loop import CONFIG, DT, Scene
 
 DRIVER = Path(__file__).parent / "own_driver.py"
 
@@ -220,7 +224,16 @@ def _ur(monkeypatch: pytest.MonkeyPatch) -> Bench:
         def isProgramRunning(self) -> bool:
             return True
 
+    class Dashboard:
+        def __init__(self, host: str) -> None: ...
+        def connect(self) -> None: ...
+        def polyscopeVersion(self) -> str:
+            return "5.12.4.1101661"
+
+        def disconnect(self) -> None: ...
+
     _module(monkeypatch, "rtde_control", RTDEControlInterface=Control)
+    _module(monkeypatch, "dashboard_client", DashboardClient=Dashboard)
     _module(monkeypatch, "rtde_receive", RTDEReceiveInterface=Receive)
     clock = ManualClock()
     robot = URRobot(clock=clock, host="127.0.0.1")
@@ -239,6 +252,7 @@ def _xarm(monkeypatch: pytest.MonkeyPatch) -> Bench:
             super().__init__(
                 q=[0.0] * 7, error_code=0, warn_code=0, connected=True, mode=0, fatal=0
             )
+            self.v, self.version = [0.0] * 7, "v2.6.0"
             arms.append(self)
 
         def motion_enable(self, enable: bool) -> int:
@@ -253,7 +267,7 @@ def _xarm(monkeypatch: pytest.MonkeyPatch) -> Bench:
 
         def get_joint_states(self, is_radian: bool) -> tuple[int, list[list[float]]]:
             assert is_radian
-            return 0, [list(self.q), [0.0] * 7]
+            return 0, [list(self.q), list(self.v)]
 
         def set_servo_angle(self, angle: list[float], wait: bool, **more: Any) -> int:
             assert self.mode == 6 and not wait and more["is_radian"]
@@ -405,6 +419,145 @@ def test_errors_of_the_arm_are_named_and_outlast_recovery(bench: Bench) -> None:
     bench.robot.recover()
     bench.advance(1.0)
     assert bench.robot.get_state().mode is RobotMode.READY
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("franka", {"franky-control": "unknown"}),
+        ("ur", {"ur_rtde": "unknown", "polyscope": "5.12.4.1101661"}),
+        ("xarm", {"xarm-python-sdk": "unknown", "controller": "v2.6.0"}),
+        ("lerobot", {"lerobot": "unknown"}),
+    ],
+)
+def test_versions_of_the_sdk_and_the_controller_are_told(
+    monkeypatch: pytest.MonkeyPatch, name: str, known: dict[str, str]
+) -> None:
+    """The SDKs are stubs here, which no package has brought."""
+    bench = MAKERS[name](monkeypatch)
+    bench.robot.connect()
+    told, package = bench.robot.info.versions, next(iter(known))
+    assert told == known | {package: sdk_version(package)}
+    assert sdk_version("numpy") == np.__version__ and sdk_version("no such package") == "unknown"
+
+
+def test_the_hand_of_a_franka_tells_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    _franka(monkeypatch)
+    hand = SimpleNamespace(width=0.05, server_version=3)
+    monkeypatch.setattr(sys.modules["franky"], "Gripper", lambda host: hand, raising=False)
+    robot = FrankaRobot(clock=ManualClock(), host="127.0.0.1")
+    robot.connect()
+    assert robot.info.versions["hand"] == "3"
+    robot.disconnect()
+
+
+def test_a_controller_that_tells_no_version_is_connected_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As PolyScope X, which has no dashboard server."""
+    robot = _ur(monkeypatch).robot
+
+    def refuse(dashboard: Any) -> None:
+        raise RuntimeError("Timeout connecting to UR dashboard server.")
+
+    monkeypatch.setattr(sys.modules["dashboard_client"].DashboardClient, "connect", refuse)
+    robot.connect()
+    assert set(robot.info.versions) == {"ur_rtde"} and robot.is_connected
+
+
+def _xarm_at_home(monkeypatch: pytest.MonkeyPatch) -> tuple[XArmRobot, Any]:
+    """A connected arm, and the stub behind it."""
+    robot = _xarm(monkeypatch).robot
+    assert isinstance(robot, XArmRobot)
+    robot.connect()
+    robot._arm.q = HOME.tolist()
+    return robot, robot._arm
+
+
+def _lerobot_at_home(monkeypatch: pytest.MonkeyPatch) -> tuple[LeRobotArm, Any]:
+    """An arm, and the stub behind it, which goes where it is sent."""
+    names = tuple("abcdefg")
+    behind = Follower()
+    behind.values = {f"{n}.pos": float(q) for n, q in zip(names, HOME, strict=True)}
+    robot = LeRobotArm(behind, clock=ManualClock(), joints=names, scale=1.0)
+    robot.connect()
+    return robot, behind
+
+
+#: Arms whose SDK gives no time of measurement.
+UNSTAMPED = {"xarm": _xarm_at_home, "lerobot": _lerobot_at_home}
+
+
+def _in_a_loop(limits: JointLimits, robot: Any) -> Scene:
+    """An armed loop round a driver."""
+
+    def put(arm: FakeRobot, clock: ManualClock) -> Robot:
+        robot._clock = clock
+        taken: Robot = robot
+        return taken
+
+    return Scene(limits, wrap=put)
+
+
+@pytest.mark.parametrize("name", UNSTAMPED)
+def test_an_arm_that_stands_may_say_the_same_for_ever(
+    fr3_limits: JointLimits, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    robot, _ = UNSTAMPED[name](monkeypatch)
+    scene = _in_a_loop(fr3_limits, robot)
+    first = robot.get_state()
+    scene.go(5 * CONFIG.state_age)
+    last = robot.get_state()
+    assert scene.loop.status().mode is SafetyMode.ARMED, scene.loop.status().message
+    assert np.array_equal(last.joint_positions, first.joint_positions)
+    assert last.time == scene.clock.now() and last.sequence > first.sequence + 10
+
+
+def test_a_copy_of_a_moving_arms_state_stops_the_run_by_its_age(
+    fr3_limits: JointLimits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    robot, behind = _xarm_at_home(monkeypatch)
+    scene = _in_a_loop(fr3_limits, robot)
+    scene.go(0.2)
+    behind.v = [0.05, *[0.0] * 6]
+    first = robot.get_state()
+    scene.clock.time += DT
+    copy = robot.get_state()
+    assert (copy.time, copy.sequence) == (first.time, first.sequence)
+    assert scene.until_fault() <= CONFIG.state_age + DT
+    scene.check_stopped(Reason.STATE_STALE)
+
+
+@pytest.mark.parametrize("name", UNSTAMPED)
+def test_a_copy_of_a_standing_arms_state_is_noticed_when_it_should_move(
+    fr3_limits: JointLimits, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """No SDK without a time of its own can tell earlier: see bring_your_own_arm.md."""
+    robot, behind = UNSTAMPED[name](monkeypatch)
+    scene = _in_a_loop(fr3_limits, robot)
+    call = "set_servo_angle" if name == "xarm" else "send_action"
+    taken = 0 if name == "xarm" else dict(behind.__dict__.get("values", {}))
+    monkeypatch.setattr(behind, call, lambda *words, **more: taken, raising=False)
+    scene.loop.submit(scene.chunk(seconds=2.0))
+    assert scene.until_fault() < 1.5
+    scene.check_stopped(Reason.TRACKING)
+
+
+@pytest.mark.parametrize("name", UNSTAMPED)
+def test_a_slow_answer_is_as_old_as_its_question(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    robot, behind = UNSTAMPED[name](monkeypatch)
+    call = "get_joint_states" if name == "xarm" else "get_observation"
+    answer, clock = getattr(behind, call), ManualClock(7.0)
+    robot._clock = clock  # type: ignore[attr-defined]
+
+    def slowly(**more: Any) -> Any:
+        clock.time += 0.3
+        return answer(**more)
+
+    monkeypatch.setattr(behind, call, slowly, raising=False)
+    assert robot.get_state().time == 7.0 and clock.now() == 7.3
 
 
 @pytest.mark.rejects_input

@@ -16,12 +16,21 @@ from pointworld.control.limits import JointLimits
 from pointworld.control.loop import ControlLoop
 from pointworld.control.remote import RemoteController
 from pointworld.control.safety import SafetyConfig, SafetyFilter
+from pointworld.control.types import ControlError, Reason
 from tests.control.conftest import HOME
 from tests.control.test_server import NAMES
 
 TOKEN = "a token of sixteen and more"
 #: As in the controller, and what a busy machine may add [s].
 HELLO, SLACK = 1.0, 5.0
+
+
+class Slow(ControlLoop):
+    """A loop that takes its time to come to rest."""
+
+    def disarm(self) -> None:
+        time.sleep(1.0)
+        super().disarm()
 
 
 @pytest.fixture
@@ -31,7 +40,7 @@ def port(fr3_limits: JointLimits) -> Iterator[int]:
     arm = FakeRobot(NAMES, HOME, clock, max_width=0.08)
     arm.connect()
     safety = SafetyFilter(fr3_limits, SafetyConfig(), body=None, max_width=0.08)
-    link, over = PlannerLink(ControlLoop(arm, safety, clock), TOKEN), threading.Event()
+    link, over = PlannerLink(Slow(arm, safety, clock), TOKEN), threading.Event()
     thread = threading.Thread(target=link.serve, args=(over,), daemon=True)
     thread.start()
     yield link.port
@@ -80,3 +89,16 @@ def test_a_planner_that_named_the_token_may_be_silent(port: int) -> None:
     time.sleep(HELLO + 0.4)
     assert planner.status().fields["mode"] == "disarmed"
     planner.close()
+
+
+def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_one(port: int) -> None:
+    planner = RemoteController(port, TOKEN, timeout=0.3)
+    with pytest.raises(ControlError, match="timed out"):
+        planner.disarm()
+    time.sleep(1.2)  # by now the answer is there
+    with pytest.raises(ControlError) as caught:
+        planner.status()
+    assert caught.value.reason is Reason.PLANNER_LINK
+    again = RemoteController(port, TOKEN)
+    assert again.status().fields["mode"] == "disarmed"
+    again.close()

@@ -14,7 +14,8 @@ import torch
 
 from pointworld.capture import read_capture
 from pointworld.cli.mpc import main as mpc_main
-from pointworld.control.allowed import Allowed
+from pointworld.control import rig_open
+from pointworld.control.allowed import Allowed, joint_bounds
 from pointworld.control.recording import read_recording
 from pointworld.control.rig_mpc import RigResult, WatchedPlanner, run_on_rig
 from pointworld.control.rig_open import RigConfig, open_rig
@@ -22,12 +23,15 @@ from pointworld.control.rig_runs import RigRun, judged, run_rig, take_look
 from pointworld.control.rig_world import RigWorld
 from pointworld.control.task_runs import RunConfig, scene_renderer
 from pointworld.control.types import CameraFrame, Chunk, ControlError, Reason, SafetyMode
+from pointworld.data.render import make_renderer
+from pointworld.data.tabletop import CameraSpec
 from pointworld.errors import InputError
-from pointworld.plan import ConstantMotion
+from pointworld.plan import MPPI, ConstantMotion
 from pointworld.plan.actions import Body, PathLimits, ToolPathSpace
 from pointworld.plan.goal import Goal, PointSet, TranslationGoal, read_goal, write_goal
 from pointworld.plan.mpc import MpcSettings, run_mpc
 from pointworld.plan.problem import PlanResult, Problem
+from pointworld.plan.tasks import Task
 from pointworld.plan.tasks.pushing import given_plan
 from tests.control.test_cameras import calibration
 from tests.control.test_goal_view import Stage, around
@@ -206,6 +210,60 @@ def test_quick_planning_overlaps_the_motion_and_slow_planning_waits(
         # The target waits for an arm that starts gently.
         assert all(len(path) == 9 and np.ptp(path[4:], axis=0).max() == 0.0 for path in paths)
     rig.close()
+
+
+@pytest.mark.slow
+def test_quick_planning_overlaps_the_motion_of_an_arm_behind_its_processes(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In real time: robot server, controller, and here a planner that searches and small pictures.
+
+    Ticks are rare, so that a chunk's rehearsal is quick on a machine that is busy with other things, and steps long.
+    """
+    safety = rig_open._safety
+    monkeypatch.setattr(rig_open, "_safety", lambda *words: replace(safety(*words), period=0.05))
+    opened, _ = open_rig(
+        RigConfig(robot="fake"),
+        stage.robot,
+        task=_seen_small(stage.task),
+        renderer=lambda task: make_renderer("rays", *task.image),
+        record=None,
+    )
+    rig: Any = opened.rig
+    try:
+        seen, start = _blank(stage), rig.measured()[0]
+        world = RigWorld(rig, lambda look: seen, dynamics=ConstantMotion())
+        space = ToolPathSpace(
+            body=Body.of(stage.robot, step_dt=0.25, num_steps=11, surface=8),
+            limits=PathLimits(workspace_lower=(0.2, -0.4, 0.03), speed=0.03, turn_speed=0.1),
+            bounds=joint_bounds(opened.safety.limits),
+        )
+        result = run_on_rig(
+            world,
+            space,
+            WatchedPlanner(planner=MPPI(samples=2, iterations=1), rig=rig, deadline=3.0),
+            allowed=Allowed(safety=opened.safety),
+            table=0.0,
+            settings=MpcSettings(execute=10, max_steps=100),
+            seed=0,
+        )
+        told = rig.controller.status().fields
+        moved = float(np.abs(rig.measured()[0] - start).max())
+    finally:
+        rig.close()
+    assert (result.outcome, result.steps, result.reason) == ("missed", 100, ""), result
+    assert told["reason"] == Reason.NONE.value and moved > 0.01
+    # A machine that stands still for a while now and then makes a plan late, and that one is not carried out.
+    assert result.overlapped > 0 and result.late <= 3, result
+
+
+def _seen_small(task: Task) -> Task:
+    """A scene seen by the first of its cameras, in a picture that takes no time."""
+    height, width = 36, 64
+    small = np.diag([width / task.image[1], height / task.image[0], 1.0])
+    first = task.cameras[0]
+    camera = CameraSpec(K=small @ first.K, T_world_cam=first.T_world_cam)
+    return replace(task, cameras=(camera,), image=(height, width))
 
 
 class Idle:

@@ -11,6 +11,7 @@ import torch
 from pointworld.control.rig import Look
 from pointworld.control.rig_world import AGAIN, FRESH, RigWorld
 from pointworld.control.track import Track
+from pointworld.control.types import ControlError, Reason
 from pointworld.plan import ConstantMotion
 from pointworld.plan.tasks.seen import Seen
 from tests.control.test_goal_view import Stage
@@ -71,10 +72,36 @@ def test_old_pictures_of_a_standing_arm_are_taken_again_where_newer_can_be_had()
 
     world = RigWorld(rig, perceive, dynamics=ConstantMotion())
     ages = []
-    for _ in range(3):
+    for _ in range(2):
         world.observe()
         ages.append(world.frame_age)
+    with pytest.raises(ControlError, match=r"0\.40 s old after 60 more looks") as caught:
+        world.observe()
+    assert rig.loop.status().reason is Reason.CAMERA_STALE, (
+        "the arm is stopped, and its log says why"
+    )
     rig.close()
     # The first in time; the second once more, and then in time; the third so often as it is tried, to no avail.
+    assert caught.value.reason is Reason.CAMERA_STALE
     assert len(taken) == 4 + AGAIN and world.stale == 1 + AGAIN
-    assert ages == pytest.approx([0.02, 0.02, 0.4], abs=0.02)
+    assert ages == pytest.approx([0.02, 0.02], abs=0.02)
+
+
+def test_where_looking_always_takes_long_a_standing_arm_plans_from_what_it_gets() -> None:
+    pytest.importorskip("mujoco", reason="mujoco is not installed")
+    stage = Stage()
+    rig: Any = simulated_rig(stage)[0].rig
+    rig.real_time = True
+    seen, taken = _blank(stage), list[float]()
+
+    def perceive(look: Look) -> Seen:
+        taken.append(look.time)
+        rig.wait(rig.clock.now() + 0.5)
+        return seen
+
+    world = RigWorld(rig, perceive, dynamics=ConstantMotion())
+    for _ in range(3):
+        world.observe()
+        assert world.frame_age == pytest.approx(0.5, abs=0.02)
+    rig.close()
+    assert len(taken) == 5 and world.stale == 2, "the first might only have been warming up"

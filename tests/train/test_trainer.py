@@ -11,7 +11,7 @@ import torch
 from pointworld.errors import CheckpointError, InputError
 from pointworld.model import ModelSpec, WorldModel, load_checkpoint, save_checkpoint
 from pointworld.ptv3 import PTv3Arch
-from pointworld.train import AugmentConfig, TrainConfig, plot_curve, train
+from pointworld.train import AugmentConfig, LossConfig, TrainConfig, plot_curve, train
 from pointworld.train.cache import spread_out
 from pointworld.train.config import learning_rate
 from pointworld.train.objective import validate
@@ -105,6 +105,20 @@ def test_another_configuration_cannot_continue_a_run(tmp_path: Path) -> None:
     (tmp_path / "state.safetensors").write_bytes(b"\x10\x00")
     with pytest.raises(CheckpointError, match="Delete it"):
         run(tmp_path)
+
+
+def test_movers_are_learned_first_with_the_released_loss(tmp_path: Path) -> None:
+    def losses(name: str, config: LossConfig) -> list[str]:
+        run(tmp_path / name, replace(CONFIG, validate_every=1, loss=config))
+        lines = (tmp_path / name / "curve.csv").read_text().splitlines()[1:]
+        return [line.split(",")[4] for line in lines]
+
+    ours = losses("ours", LossConfig())
+    released = losses("released", LossConfig(static_weight=0.0, variance_power=0.0))
+    first = losses("first", LossConfig(movers_first=0.5))
+    assert first[:2] == released[:2] and released[0] != ours[0]
+    assert first[2] not in (released[2], ours[2]), "from there on points at rest count"
+    assert losses("always", LossConfig(movers_first=1.0)) == released
 
 
 def test_a_larger_budget_continues(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -73,12 +72,11 @@ class FrankaRobot(VendorArm):
 
     @property
     def info(self) -> RobotInfo:
-        versions = {} if self._franky is None else {"franky-control": _version("franky-control")}
         return RobotInfo(
             name=f"franka {self._model}",
             arm_joints=tuple(f"{self._model}_joint{i}" for i in range(1, 8)),
             max_width=0.08 if self._gripper is not None else None,
-            versions=versions,
+            versions=self._versions,
         )
 
     @property
@@ -101,6 +99,8 @@ class FrankaRobot(VendorArm):
                 f"no Franka at {self._host}: {error}. Is FCI on, are the brakes open, and does the version fit?",
             ) from error
         self._franky = franky
+        # What version the arm itself has, franky does not tell; without a hand there is none to ask.
+        self._note_versions("franky-control", hand=lambda: self._gripper.server_version)
         if self._gripper is not None:
             threading.Thread(target=self._follow_width, name="gripper", daemon=True).start()
 
@@ -235,13 +235,6 @@ def soft_reference(
     slip = np.clip(damping * (v - measured_v), -torque, torque)
     pull = np.clip(stiffness * (q - measured_q), -torque - slip, torque - slip)
     return measured_q + pull / stiffness, measured_v + slip / damping
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _raised(errors: Any) -> tuple[str, ...]:

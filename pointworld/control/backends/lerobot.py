@@ -25,7 +25,13 @@ from pointworld.control.types import (
 
 
 class LeRobotArm(VendorArm):
-    """See `Robot`. Velocities are differences of positions: LeRobot reports none."""
+    """See `Robot`. Velocities are differences of positions: LeRobot reports none.
+
+    It says nothing of when it measured either. Motors that are asked every time (Feetech, Dynamixel) raise when they
+    do not answer, and an answer is as old as the question. Robots that give the last state they were told
+    (CAN motors, a robot behind a network) may be frozen: that is noticed only when the arm is sent elsewhere and seems
+    not to follow, never by the age of its states.
+    """
 
     def __init__(
         self,
@@ -54,7 +60,9 @@ class LeRobotArm(VendorArm):
     @property
     def info(self) -> RobotInfo:
         width = self._max if self._gripper is not None else None
-        return RobotInfo(name="lerobot", arm_joints=self._joints, max_width=width)
+        return RobotInfo(
+            name="lerobot", arm_joints=self._joints, max_width=width, versions=self._versions
+        )
 
     @property
     def is_connected(self) -> bool:
@@ -66,6 +74,7 @@ class LeRobotArm(VendorArm):
             self._robot.connect()
         except Exception as error:
             raise ControlError(Reason.ROBOT_LINK, f"LeRobot: {error}") from error
+        self._note_versions("lerobot")
 
     def disconnect(self) -> None:
         """See `Robot`."""
@@ -76,21 +85,21 @@ class LeRobotArm(VendorArm):
 
     def get_state(self) -> RobotState:
         """See `Robot`."""
+        asked = self._clock.now()
         try:
             seen = self._robot.get_observation()
             q = self._scale * [float(seen[f"{name}.pos"]) for name in self._joints] + self._offset
             width = None if self._gripper is None else self._to_width(seen[f"{self._gripper}.pos"])
         except Exception as error:
             raise ControlError(Reason.ROBOT_LINK, f"LeRobot: {error}") from error
-        now = self._clock.now()
         v = np.zeros_like(q)
-        if self._before is not None and now > self._before[0]:
-            v = (q - self._before[1]) / (now - self._before[0])
-        self._before = (now, q)
-        self._sequence += 1
+        if self._before is not None and asked > self._before[0]:
+            v = (q - self._before[1]) / (asked - self._before[0])
+        self._before = (asked, q)
+        time, sequence = self._answered(asked, q, v)
         return RobotState(
-            time=now,
-            sequence=self._sequence,
+            time=time,
+            sequence=sequence,
             mode=RobotMode.STOPPED if self._stopped else RobotMode.READY,
             joint_positions=q,
             joint_velocities=v,

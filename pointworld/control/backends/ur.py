@@ -50,7 +50,7 @@ class URRobot(VendorArm):
 
     @property
     def info(self) -> RobotInfo:
-        return RobotInfo(name="ur", arm_joints=JOINTS)
+        return RobotInfo(name="ur", arm_joints=JOINTS, versions=self._versions)
 
     @property
     def is_connected(self) -> bool:
@@ -70,6 +70,21 @@ class URRobot(VendorArm):
                 Reason.ROBOT_LINK,
                 f"no UR arm at {self._host}: {error}. Is it in remote control, powered and with its brakes released?",
             ) from error
+        self._note_versions("ur_rtde", polyscope=self._polyscope)
+
+    def _polyscope(self) -> str:
+        """Version of the arm's software, from its dashboard server; 2.5 s at most.
+
+        Raises:
+            Exception: there is no such server, as on PolyScope X, or it does not answer.
+        """
+        module = import_sdk("dashboard_client", "ur_rtde", "Asking a UR arm for its version")
+        dashboard = module.DashboardClient(self._host)
+        dashboard.connect()
+        try:
+            return str(dashboard.polyscopeVersion())
+        finally:
+            dashboard.disconnect()
 
     def disconnect(self) -> None:
         """See `Robot`."""

@@ -25,7 +25,12 @@ _STOP, _READY = 4, 0
 
 
 class XArmRobot(VendorArm):
-    """See `Robot`. All angles in radians; every return code is checked."""
+    """See `Robot`. All angles in radians; every return code is checked.
+
+    The SDK asks the controller for every state and waits, so one that is silent is noticed: the answer is as old as
+    the question. The answer has no time of its own, though. That the controller repeats an old state of an arm that
+    moves is noticed by its age, of one that stands only when the arm seems not to follow (see `_answered`).
+    """
 
     def __init__(
         self,
@@ -49,7 +54,9 @@ class XArmRobot(VendorArm):
     @property
     def info(self) -> RobotInfo:
         return RobotInfo(
-            name="xarm", arm_joints=tuple(f"joint{i}" for i in range(1, self._joints + 1))
+            name="xarm",
+            arm_joints=tuple(f"joint{i}" for i in range(1, self._joints + 1)),
+            versions=self._versions,
         )
 
     @property
@@ -68,6 +75,7 @@ class XArmRobot(VendorArm):
         except Exception as error:
             self._arm = None
             raise ControlError(Reason.ROBOT_LINK, f"no xArm at {self._host}: {error}") from error
+        self._note_versions("xarm-python-sdk", controller=lambda: self._arm.version)
 
     def _ready(self) -> None:
         self._check(self._arm.motion_enable(enable=True), "motion_enable")
@@ -93,18 +101,19 @@ class XArmRobot(VendorArm):
         """See `Robot`."""
         if self._arm is None:
             return super().get_state()
+        asked = self._clock.now()
         code, states = self._arm.get_joint_states(is_radian=True)
         if code != 0 or not self._arm.connected:
             raise ControlError(Reason.ROBOT_LINK, f"xArm: get_joint_states returned {code}")
-        self._sequence += 1
         q, v = (np.array(states[i][: self._joints], dtype=np.float64) for i in (0, 1))
+        time, sequence = self._answered(asked, q, v)
         errors = () if self._arm.error_code == 0 else (f"error {self._arm.error_code}",)
         mode = RobotMode.MOVING if np.abs(v).max() > 1e-3 else RobotMode.READY
         if self._stopped:
             mode = RobotMode.STOPPED
         return RobotState(
-            time=self._clock.now(),
-            sequence=self._sequence,
+            time=time,
+            sequence=sequence,
             mode=RobotMode.ERROR if errors else mode,
             joint_positions=q,
             joint_velocities=v,

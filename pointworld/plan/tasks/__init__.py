@@ -5,3 +5,4 @@ from pointworld.plan.tasks.make import make_task as make_task
 from pointworld.plan.tasks.task import Judge as Judge
 from pointworld.plan.tasks.task import Task as Task
 from pointworld.plan.tasks.task import Verdict as Verdict
+from pointworld.plan.tasks.task import worst as worst

@@ -144,14 +144,13 @@ def _microwave(rng: Rng, config: TabletopConfig) -> Draft | None:
 
 
 def _drawer(rng: Rng, config: TabletopConfig) -> Draft | None:
-    """A drawer to be pulled open or (three of four) pushed shut, past a bottle right in front of its middle."""
+    """A drawer to be pulled open, or pushed shut past a bottle right in front of its middle."""
     drawn = _fixture(rng, config, "drawer")
     if drawn is None or drawn[1].joint.upper < FAR + 0.025:
         return None
     scene, prop = drawn
     upper = prop.joint.upper
-    # Few of those to be shut have room for the hand, so that about three of four tasks are ones.
-    if rng.random() < 0.93:
+    if rng.random() < 0.5:
         start = float(rng.uniform(FAR + 0.012, upper))
         blocked = _in_front(rng, scene, prop, start)
         return None if blocked is None else _joint_draft(blocked, prop, start=start, goal=0.01)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -123,6 +124,12 @@ class Verdict:
     @property
     def good(self) -> bool:
         return self.error <= self.tolerance and self.moved < STILL
+
+
+def worst(verdicts: Sequence[Verdict]) -> Verdict:
+    """Of several moments, good only if every one is: the largest error, with its distance, and the largest motion."""
+    largest = max(verdicts, key=lambda verdict: verdict.error)
+    return replace(largest, moved=max(verdict.moved for verdict in verdicts))
 
 
 class Judge:
