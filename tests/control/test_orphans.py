@@ -66,7 +66,14 @@ def alive(pid: int) -> bool:
 
 def start(command: list[str]) -> subprocess.Popen[str]:
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=env, preexec_fn=_listen_to_interrupts
+    )
+
+
+def _listen_to_interrupts() -> None:
+    """A shell starts its background jobs deaf to SIGINT, and they their children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def end_and_wait(process: subprocess.Popen[str], number: int, *, least: int) -> None:
