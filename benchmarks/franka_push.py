@@ -43,7 +43,7 @@ from pointworld.control.backends.franka_sim import HOST, listening
 from pointworld.control.processes import end_process, start_tied
 from pointworld.control.rig_open import RigConfig
 from pointworld.control.rig_runs import RigRun, run_rig
-from pointworld.control.task_runs import DynamicsName, RunConfig, load_model, wilson
+from pointworld.control.task_runs import RULES_VERSION, DynamicsName, RunConfig, load_model, wilson
 from pointworld.control.types import ControlError, Reason
 from pointworld.errors import InputError, PointWorldError
 from pointworld.files import write_json, write_text
@@ -250,6 +250,7 @@ def run_episode(run: RigRun, seed: int, out: Path, model: Any, rate: float) -> d
     box = read_log(log)
     result["seconds"] = round(time.perf_counter() - began, 2)
     return {
+        "rules": RULES_VERSION,
         "seed": seed,
         "config": asdict(run.run),
         "speed": run.rig.speed,
@@ -357,7 +358,12 @@ def _run_all(run: RigRun, seeds: Sequence[int], out: Path, rate: float) -> int:
         path = out / f"episode_{seed:05d}.json"
         if path.is_file():
             episode = json.loads(path.read_text(encoding="utf-8"))
-            same = {"config": asdict(run.run), "rate": rate, "tool_speed": run.tool_speed}
+            same = {
+                "rules": RULES_VERSION,
+                "config": asdict(run.run),
+                "rate": rate,
+                "tool_speed": run.tool_speed,
+            }
             if any(episode.get(key) != value for key, value in same.items()):
                 raise InputError(f"{path} was made with other settings; choose another folder")
         else:

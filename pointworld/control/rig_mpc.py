@@ -106,6 +106,8 @@ def run_on_rig(
 
     try:
         while not outcome:
+            if judge is not None:
+                judge.begin()
             result = run_mpc(
                 world,
                 space,
@@ -120,7 +122,10 @@ def run_on_rig(
                 on_round=note,
             )
             steps += result.steps
-            world.hold(HOLD, judge)
+            if judge is None:
+                world.hold(HOLD)
+            else:
+                world.hold(HOLD, judge.note)
             if world.dry_run:
                 outcome = "dry run"
             elif world.look().error <= settings.tolerance:

@@ -42,7 +42,7 @@ class HeldTruth:
         self._seen: list[dict[str, float]] = []
 
     def begin(self) -> None:
-        """The arm stands: forget what was before."""
+        """The arm moves again: forget what was before."""
         self._seen.clear()
 
     def note(self) -> None:

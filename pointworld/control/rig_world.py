@@ -17,7 +17,6 @@ from pointworld.control.clock import Clock
 from pointworld.control.filming import look_record, plan_record
 from pointworld.control.recording import Recorder
 from pointworld.control.rig import Look, Rig
-from pointworld.control.rig_truth import HeldTruth
 from pointworld.control.task_world import SLOWER
 from pointworld.control.types import Chunk, ControlError, Reason
 from pointworld.plan.actions import Actions
@@ -40,8 +39,8 @@ _WARMING = 2
 PUNCTUAL = 0.03
 #: Planning takes as long as the longest of so many rounds: now and then it begins with a new idea.
 _MEMORY = 6
-#: So often is what an arm has done judged while it stands.
-_JUDGED = 5
+#: So often may one look at what an arm has done while it stands.
+_WATCHED = 5
 #: Times this near are the same [s].
 _SAME = 1e-3
 
@@ -114,7 +113,7 @@ class RigWorld:
             if again == AGAIN:
                 message = (
                     f"pictures were {self._age(look):.2f} s old after {AGAIN} more looks, above {FRESH} s, although "
-                    "newer have been had: is the machine busy with something else?"
+                    "newer have been had: end what else keeps this machine busy"
                 )
                 self.rig.stop(Reason.CAMERA_STALE, message)
                 raise ControlError(Reason.CAMERA_STALE, message)
@@ -276,16 +275,13 @@ class RigWorld:
         )
         self._recorder.plan(self._looked, arrays)
 
-    def hold(self, seconds: float, judge: HeldTruth | None = None) -> None:
-        """Come to rest, stand for a while, and look. Args: judge: watches while the arm stands."""
+    def hold(self, seconds: float, watch: Callable[[], None] = lambda: None) -> None:
+        """Come to rest, stand for a while, and look. Args: watch: called now and then while the arm stands."""
         self.rest()
         self.rig.wait(self.clock.now() + SETTLE)
-        if judge is not None:
-            judge.begin()
-        for _ in range(_JUDGED):
-            self.rig.wait(self.clock.now() + seconds / _JUDGED)
-            if judge is not None:
-                judge.note()
+        for _ in range(_WATCHED):
+            self.rig.wait(self.clock.now() + seconds / _WATCHED)
+            watch()
         self.observe()
         if self._recorder is not None:
             self._recorder.plan(self._looked, look_record(self.look()))

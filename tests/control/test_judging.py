@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pointworld.control import tasks
+from pointworld.control import rig_mpc, tasks
 from pointworld.control.rig_truth import HeldTruth
 from pointworld.control.task_world import TaskWorld
 from pointworld.control.types import ControlError, Reason
@@ -125,6 +125,45 @@ def test_on_a_rig_the_worst_moment_of_standing_counts() -> None:
     held.begin()
     with pytest.raises(StopIteration):
         held()  # the truth of now, where nothing was noted
+
+
+def test_a_run_that_ends_in_a_fault_is_judged_as_it_is_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not by an earlier stop, after which it went on."""
+    error = 0.01
+    held = HeldTruth(lambda: {"error": error, "moved": 0.0, "tolerance": TOLERANCE})
+
+    def move(*words: Any, **more: Any) -> Any:
+        nonlocal error
+        if error > 0.01:
+            raise ControlError(Reason.ROBOT_ERROR, "it hit something")
+        error = 0.05
+        return SimpleNamespace(steps=4)
+
+    world: Any = SimpleNamespace(
+        dry_run=False,
+        dynamics=None,
+        hold=lambda seconds, watch: watch(),
+        look=lambda: SimpleNamespace(error=1.0),
+        error=None,
+        look_seconds=[],
+        frame_ages=[],
+        **dict.fromkeys(("overlapped", "stale", "late", "slowed", "held", "gave_way"), 0),
+    )
+    monkeypatch.setattr(rig_mpc, "run_mpc", move)
+    result = rig_mpc.run_on_rig(
+        world,
+        *[None] * 2,  # type: ignore[arg-type]
+        allowed=None,  # type: ignore[arg-type]
+        table=0.0,
+        settings=MpcSettings(max_steps=100),
+        seed=0,
+        judge=held,
+    )
+    assert result.outcome == "fault" and result.reason == "robot_error: it hit something"
+    error = 0.07
+    assert held()["error"] == 0.07
 
 
 def test_a_scene_that_lost_the_arm_is_not_planned_from() -> None:
