@@ -16,7 +16,8 @@ from pointworld.plan.tasks.draw import FAR, FAR_ANGLE
 from pointworld.plan.tasks.push_paths import Push, at_contact, path_plan, plan_push, waypoints
 from pointworld.plan.tasks.register import register
 from pointworld.plan.tasks.seen import TrueView, turns
-from pointworld.plan.tasks.task import STILL
+from pointworld.plan.tasks.task import STILL, surface_of
+from pointworld.plan.tasks.way import Hand
 from pointworld.robot import RobotModel
 
 pytest.importorskip("mujoco", reason="mujoco is not installed")
@@ -44,6 +45,25 @@ def test_goals_are_far_and_scenes_are_cluttered(name: str, tree: RobotTree) -> N
     assert 1 <= len(task.still) <= 4, "two to five things"
     assert task.grip.any()
     assert turns(task) is (name in ("tissue_box", "book", "pillow")), "what is pushed and turned"
+
+
+@pytest.mark.parametrize("seed", [0, 2, 5, 7])
+def test_a_finger_fits_behind_the_handle_that_is_to_be_pulled(seed: int, tree: RobotTree) -> None:
+    """Of a handle on a stem in front of a face: the hand acts on the handle alone, and comes down on neither."""
+    task = make_task("drawer", seed, tree)
+    handle = task.points[task.grip]
+    assert 100 < len(handle) < len(task.points), "pulled"
+    way = (task.goals - task.points)[0, :2]
+    along = handle[:, :2] @ way / np.linalg.norm(way)
+    assert np.ptp(along) < 0.013, "not on what carries it"
+    seen = TrueView(task).see(task.restart(), np.zeros(8))
+    push = plan_push(seen, task.scene.table_height)
+    assert np.allclose(push.ahead, way / np.linalg.norm(way), atol=1e-6)
+    close = surface_of(task.model, task.restart(), task.targets[0].body, 20000, 3)
+    assert Hand().fits(push, close, 0.0)
+    assert handle[:, 2].min() < push.contact[2] < handle[:, 2].max() - 0.005, (
+        "and does not pass over it"
+    )
 
 
 def test_one_straight_push_does_not_do(tree: RobotTree, box: Task) -> None:

@@ -156,9 +156,9 @@ def _drawer(rng: Rng, config: TabletopConfig) -> Draft | None:
         return None if blocked is None else _joint_draft(blocked, prop, start=start, goal=0.01)
     start = float(rng.uniform(0.0, 0.01))
     draft = _joint_draft(scene, prop, start=start, goal=start + FAR + 0.005)
-    # The handle is what stands out in front of the face.
-    bounds = np.concatenate([part.support()[0] for part in prop.moving])
-    face = float(np.sort(np.unique(bounds[:, 0].round(4)))[0]) + 0.014
+    # What the hand acts on is the outermost part: the bar or lip of the handle, not what carries it.
+    handle = min((part.support()[0][:, 0] for part in prop.moving), key=lambda x: float(x.min()))
+    face = float(handle.max()) + 0.001
     lower, high = np.array([-9.0, -9.0, -9.0]), np.array([face - start, 9.0, 9.0])
     return replace(draft, grip=(lower, high))
 

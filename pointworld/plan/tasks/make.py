@@ -21,6 +21,8 @@ from pointworld.plan.tasks.push_paths import THIN
 from pointworld.plan.tasks.task import STILL, TOLERANCE, Target, Task, body_poses, surface_of
 
 _POINTS, _TRIES, _SETTLE = 120, 400, 0.6
+#: Points among which those of a handle are found.
+_CLOSE_POINTS = 6000
 #: Distances from the base at which the upright hand works low over the table [m].
 _NEAREST, _FARTHEST = 0.37, 0.74
 
@@ -72,9 +74,7 @@ def _settle(
     drift = np.linalg.norm(body_poses(data)[loose, :3, 3] - before[loose, :3, 3], axis=-1)
     if drift.max(initial=0.0) > STILL / 2 or np.abs(data.qvel).max() > 0.2:
         return None
-    targets = tuple(
-        _target(model, data, body, motion, seed) for body, motion in draft.motions.items()
-    )
+    targets = tuple(_target(model, data, draft, body, seed) for body in draft.motions)
     goals = np.concatenate([t.goals - t.points for t in targets])
     if draft.kind != "articulated" and np.linalg.norm(goals, axis=-1).mean() < FAR:
         return None
@@ -128,12 +128,17 @@ def _reachable(points: np.ndarray, way: np.ndarray, *, behind: float) -> bool:
     return min(away) > _NEAREST and max(away) < _FARTHEST
 
 
-def _target(model: Any, data: Any, name: str, motion: np.ndarray, seed: int) -> Target:
+def _target(model: Any, data: Any, draft: Draft, name: str, seed: int) -> Target:
     mujoco = import_mujoco()
     body = int(mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, name))
     if body < 0:
         body = model.nbody + int(mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_FLEX, name))
-    return Target(body=body, points=surface_of(model, data, body, _POINTS, seed), motion=motion)
+    points = surface_of(model, data, body, _POINTS, seed)
+    if draft.grip is not None:
+        # A handle is small against the whole: its outline needs points of its own.
+        close = surface_of(model, data, body, _CLOSE_POINTS, seed + 1)
+        points = np.concatenate([points, close[_grip(draft, close)][:_POINTS]])
+    return Target(body=body, points=points, motion=draft.motions[name])
 
 
 def _grip(draft: Draft, points: np.ndarray) -> np.ndarray:

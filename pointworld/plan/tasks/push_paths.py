@@ -19,6 +19,8 @@ Tensor = torch.Tensor
 FINGER, _GAP, _OVER = 0.012, 0.02, 0.04
 #: The gap where the hand acts on a handle: there is little room behind one [m].
 _HANDLE_GAP = 0.003
+#: A finger reaches this far down behind the upper edge of a handle [m].
+_HOOK = 0.014
 #: Half width of what comes down with the fingers [m].
 _HAND = 0.04
 #: Speed of a push, and of the way there and down to it [m/s].
@@ -189,7 +191,11 @@ class Aim:
         room = np.abs(flat @ side - offset) < _HAND
         out = max(back - float((flat[room] @ ahead).min()), 0.0) if room.any() else 0.0
         low = self.table + self.depth + (CLEARANCE if self.depth else FLOOR)
-        middle = 0.5 * float(points[:, 2].min() + points[:, 2].max())
+        top = float(points[:, 2].max())
+        middle = 0.5 * float(points[:, 2].min() + top)
+        if self.gap == _HANDLE_GAP:
+            # What carries a handle is behind its middle: a finger goes only as deep as it must.
+            middle = max(middle, top - _HOOK)
         height = low if self.depth else max(low, middle)
         xy = centre[:2] + (back - FINGER) * ahead + offset * side
         return Push(

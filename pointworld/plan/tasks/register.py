@@ -17,7 +17,9 @@ _ON = 0.008
 #: Places at which a thing that was lost is looked for.
 _PLACES = 12
 #: Where a jointed thing is looked for, in parts of its way to the goal, how finely, and how far a point counts [m].
-_WAY, _STEPS, _FINE, _FAR = (-0.15, 1.25), 57, 11, 0.02
+_WAY, _STEPS, _FINE, _FAR = (-0.15, 1.25), 57, 11, 0.008
+#: What is seen this far from a jointed thing at its start is not it, nor is later what is this near to that [m].
+_OFF, _SAME = 0.006, 0.008
 #: Points this near to what stood there before anything moved are not the thing's [m].
 _BACKGROUND = 0.012
 
@@ -129,17 +131,25 @@ class JointTracker:
     """
 
     def __init__(self, surface: np.ndarray, motion: np.ndarray) -> None:
-        """Args: surface: (samples, 3) of the thing at its start [m]. motion: (4, 4) that carries it to its goal."""
-        self._surface, self._place = surface, screw(motion)
+        """Args: surface: (samples, 3) of the thing at its start, closer together than what is to be told [m].
+        motion: (4, 4) that carries it to its goal.
+        """
+        self._tree, self._place = cKDTree(surface), screw(motion)
         self._share = 0.0
+        self._fixed: cKDTree | None = None
 
     def find(self, points: np.ndarray) -> np.ndarray:
         """(4, 4) motion from its start to where it is now.
 
         Args:
-            points: (points, 3) that are seen, without the background: a door is hard to tell from the front that it
+            points: (points, 3) that are seen, first where it starts, without the background: a door is hard to tell from the front that it
                 closes [m].
         """
+        if self._fixed is None:
+            # It is where it starts: what is seen beside it now is what it stands in, which looks like it from in front.
+            self._fixed = cKDTree(points[self._tree.query(points)[0] > _OFF])
+        if self._fixed.n:
+            points = points[self._fixed.query(points)[0] > _SAME]
         if len(points) >= 5:
             wide = np.linspace(*_WAY, _STEPS)
             first = self._best(wide, points)
@@ -148,8 +158,8 @@ class JointTracker:
         return self._place(self._share)
 
     def _best(self, shares: np.ndarray, points: np.ndarray) -> float:
-        trees = [cKDTree(transform_points(self._place(s), self._surface)) for s in shares]
-        far = np.stack([tree.query(points, distance_upper_bound=_FAR)[0] for tree in trees])
+        back = (transform_points(np.linalg.inv(self._place(share)), points) for share in shares)
+        far = np.stack([self._tree.query(p, distance_upper_bound=_FAR)[0] for p in back])
         return float(shares[np.square(np.minimum(far, _FAR)).sum(1).argmin()])
 
 

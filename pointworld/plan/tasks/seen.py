@@ -32,6 +32,8 @@ from pointworld.types import RGBDFrame, ScenePoints
 Tensor = torch.Tensor
 
 _TEMPLATE, _STILL_POINTS = 900, 40
+#: A jointed thing has one way to go, so its place can be told to a millimetre, by a surface sampled that closely.
+_JOINT_TEMPLATE = 12000
 #: What the way of a rigid thing counts against its turn while one plans.
 _MOVE = 0.5
 
@@ -96,6 +98,13 @@ def turns(task: Task) -> bool:
     """Whether the targets are things that the hand itself pushes and turns, unlike a door or a cloth."""
     cloth = task.kind == "deformable" and np.ptp(task.points[:, 2]) < THIN
     return task.kind != "articulated" and task.tool is None and not cloth
+
+
+def _handles(task: Task) -> list[np.ndarray]:
+    """(points, 3) of every target's handle [m]: none of one that may be pushed anywhere."""
+    ends = np.cumsum([len(t.points) for t in task.targets])[:-1]
+    grips = np.split(task.grip, ends)
+    return [t.points[grip & ~grip.all()] for t, grip in zip(task.targets, grips, strict=True)]
 
 
 def _fixed_top(task: Task, data: Any) -> float:
@@ -171,16 +180,20 @@ class CameraView:
         self._encoder, self._track = encoder, track
         data = task.restart()
         self._start = body_poses(data)
-        self._surfaces = [
-            surface_of(task.model, data, t.body, _TEMPLATE, task.seed) for t in task.targets
-        ]
+        handles = _handles(task)
+        known = [surface_of(task.model, data, t.body, _TEMPLATE, task.seed) for t in task.targets]
+        self._surfaces = [np.concatenate(pair) for pair in zip(known, handles, strict=True)]
+        self._grip = np.concatenate(
+            [
+                np.repeat((not len(h), True), (len(s), len(h)))
+                for s, h in zip(known, handles, strict=True)
+            ]
+        )
         self._joints = [
-            JointTracker(surface, target.motion)
-            for surface, target in zip(self._surfaces, task.targets, strict=True)
+            JointTracker(surface_of(task.model, data, t.body, _JOINT_TEMPLATE, task.seed), t.motion)
+            for t in task.targets
             if task.kind == "articulated"
         ]
-        nearest = cKDTree(task.points).query(np.concatenate(self._surfaces))[1]
-        self._grip = task.grip[nearest]
         tool = task.tool
         self._background = Background()
         self._held = None if tool is None else HeldView(tool.length, tool.half_width)
