@@ -3,7 +3,6 @@
     python benchmarks/mpc_success.py --out out/mpc --stages 5 10 20 --page docs/planning.md
     python benchmarks/mpc_success.py --out out/mpc --tasks tissue_box drawer --methods straight oracle --stages 5
     python benchmarks/mpc_success.py --out out/mpc --study ablations --tasks drawer microwave --page docs/planning.md
-    python benchmarks/mpc_success.py --out out/mpc --study searches --tasks tissue_box book --page docs/planning.md
 
 Every episode is a file in OUT/TASK/METHOD; run it again to go on. Every family and method gets its first episodes (a
 stage) before any gets more. A family is admitted when a straight push succeeds in at most half of its scenes and the
@@ -37,12 +36,15 @@ SOFT = ("scarf", "pillow")
 #: Highest rate of the straight push and lowest of the oracle at which a family tells planners apart.
 STRAIGHT_MOST, ORACLE_LEAST, ORACLE_LEAST_SOFT = 0.5, 0.85, 0.7
 METHODS = ("model", "model_true", "oracle", "open_loop", "push_again", "straight", "random")
-#: What is changed of `model`, one thing at a time. The gradient planner's backward passes come on top of as many calls.
+#: What is changed of `model`, one thing at a time. The planners make as many predictions as `model`, in three rounds of
+#: eight, so that each can learn from what it has tried. The gradient planner takes eight steps from three starts; its
+#: backward passes come on top.
 ABLATIONS: dict[str, dict[str, Any]] = {
-    "cem": {"planner": "cem"},
-    "icem": {"planner": "icem"},
-    "gradient": {"planner": "gradient"},
-    "nevergrad": {"planner": "nevergrad"},
+    **{
+        f"{planner}_3x8": {"planner": planner, "samples": 8, "iterations": 3}
+        for planner in ("mppi", "cem", "icem", "nevergrad")
+    },
+    "gradient_3x8": {"planner": "gradient"},
     "horizon_5": {"horizon": 5},
     "horizon_15": {"horizon": 15},
     "samples_8": {"samples": 8},
@@ -50,17 +52,10 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     # Three axes: with it the expected squared distance is minimised.
     "uncertainty": {"uncertainty": 3.0},
 }
-#: The same planners with as many predictions in three rounds of eight, so that each learns from what it has tried.
-SEARCHES: dict[str, dict[str, Any]] = {
-    f"{planner}_3x8": {"planner": planner, "samples": 8, "iterations": 3}
-    for planner in ("mppi", "cem", "icem", "gradient", "nevergrad")
-}
-VARIANTS = {**ABLATIONS, **SEARCHES}
 #: Methods and the part of the page of a study.
 STUDIES = {
     "success": (METHODS, "mpc-success"),
     "ablations": (("model", *ABLATIONS, "model_true"), "mpc-ablations"),
-    "searches": (("model", *SEARCHES), "mpc-searches"),
 }
 #: Steps of 0.1 s after which an episode ends; a single push has ended by the second, which random motion gets too.
 MOST_STEPS, MOST_STEPS_RULE = 400, 80
@@ -77,8 +72,8 @@ def method_config(method: str, task: str, base: RunConfig) -> RunConfig:
     if task in SOFT:
         # Cloth and pillows are slow to simulate.
         base = replace(base, samples=max(8, base.samples // 2))
-    if method == "model" or method in VARIANTS:
-        return replace(base, dynamics="model", perception="rgbd", **VARIANTS.get(method, {}))
+    if method == "model" or method in ABLATIONS:
+        return replace(base, dynamics="model", perception="rgbd", **ABLATIONS.get(method, {}))
     if method == "model_true":
         return replace(base, dynamics="model", perception="true")
     if method == "open_loop":
@@ -180,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument(
-        "--methods", nargs="+", choices=[*METHODS, *VARIANTS], help="default: all of the study"
+        "--methods", nargs="+", choices=[*METHODS, *ABLATIONS], help="default: all of the study"
     )
     parser.add_argument("--stages", nargs="+", type=int, default=[5, 10, 20], help="episodes each")
     parser.add_argument("--soft-episodes", type=int, default=10)

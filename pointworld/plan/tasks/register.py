@@ -142,8 +142,8 @@ class JointTracker:
         """(4, 4) motion from its start to where it is now.
 
         Args:
-            points: (points, 3) that are seen, first where it starts, without the background: a door is hard to tell from the front that it
-                closes [m].
+            points: (points, 3) that are seen [m], without the background: a door is hard to tell from the front that
+                it closes. The first time it stands where it starts.
         """
         if self._fixed is None:
             # It is where it starts: what is seen beside it now is what it stands in, which looks like it from in front.
