@@ -225,12 +225,14 @@ class RigWorld:
         return self._early and self.clock.now() > self._handover + PUNCTUAL
 
     def _hand_over(self, chunk: Chunk) -> bool:
-        """False when the chunk ran out before it arrived, as on a machine that is far too busy."""
+        """False when the arm did not take it: it ran out before it arrived, or the arm gave way while it was made."""
         self.rig.wait(chunk.start_time)
         try:
             self.rig.submit(chunk)
         except ControlError as error:
-            if error.reason is Reason.CHUNK_OLD:
+            # A standing arm that is elsewhere was moved by somebody: that is a fault.
+            elsewhere = self._early and error.reason is Reason.COMMAND_JUMP
+            if elsewhere or error.reason is Reason.CHUNK_OLD:
                 return False
             raise
         return True

@@ -82,6 +82,31 @@ def test_a_plan_that_comes_after_its_time_is_not_carried_out() -> None:
     assert taken[1].start_time > taken[0].start_time + 0.5
 
 
+@pytest.mark.parametrize("moving", [True, False])
+def test_an_arm_that_gave_way_while_a_plan_was_made_is_looked_at_again(moving: bool) -> None:
+    """It is not where the chunk begins. One that was to stand there was moved by somebody, which is a fault."""
+    rig, world, space, taken = _rig_whose_checks_take([0.1] * 3)
+    submit, number = rig.submit, itertools.count()
+
+    def refuse(chunk: Chunk) -> None:
+        if next(number) == int(moving):
+            away = chunk.joint_positions + 0.3
+            rig.loop.submit(replace(chunk, joint_positions=away))
+        submit(chunk)
+
+    rig.submit = refuse
+    if not moving:
+        with pytest.raises(ControlError, match="from where the arm is now") as caught:
+            _act(world, space, 1)
+        assert caught.value.reason is Reason.COMMAND_JUMP
+        rig.close()
+        return
+    _act(world, space, 3)
+    rig.close()
+    assert world.held == 1 and [chunk.sequence for chunk in taken] == [1, 3]
+    assert taken[1].start_time > taken[0].start_time + 0.5, "from rest"
+
+
 def test_a_task_is_seen_in_the_pictures_of_the_rigs_cameras(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
