@@ -13,7 +13,8 @@ import numpy as np
 
 from pointworld.data.mesh_shapes import MESH_SETS, OBJECTS, make_mesh_shape
 from pointworld.data.robot_tree import RobotTree
-from pointworld.data.shapes import TALL_SHAPES, TEST_SHAPES, TRAIN_SHAPES, Shape, make_shape
+from pointworld.data.shape_classes import TALL_SHAPES, TEST_SHAPES, TRAIN_SHAPES, make_shape
+from pointworld.data.shapes import Shape
 from pointworld.data.shapes import rotation_about as rotation_about
 from pointworld.errors import InputError
 

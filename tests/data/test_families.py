@@ -72,7 +72,8 @@ def test_flow_agrees_with_later_depth_and_clips_repeat(
         for a, b in zip(again.views, clip.views, strict=True)
     )
     error = np.concatenate(errors)
-    assert moved > 20 and any(fact["moved"] for fact in facts)
+    # A rope covers few pixels.
+    assert moved > (5 if family == "rope" else 20) and any(fact["moved"] for fact in facts)
     soft = REGISTRY[family].group == "deformable"
     assert np.median(error) < 1e-4
     assert np.quantile(error, 0.99 if soft else 0.999) < 2e-3

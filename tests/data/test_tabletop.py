@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pointworld.data.shapes import TALL_SHAPES, TEST_SHAPES, TRAIN_SHAPES, make_shape
+from pointworld.data.shape_classes import TALL_SHAPES, TEST_SHAPES, TRAIN_SHAPES, make_shape
 from pointworld.data.tabletop import (
     FAMILIES,
     TABLETOP_WORKSPACE,

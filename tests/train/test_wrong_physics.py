@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pointworld.data import Clip, ClipGenerator, DatasetSpec, TabletopConfig, dataset_generator
-from pointworld.data.shapes import TRAIN_SHAPES
+from pointworld.data.shape_classes import TRAIN_SHAPES
 from pointworld.data.tabletop import draw_object
 from pointworld.errors import InputError
 from pointworld.train.wrong_physics import (

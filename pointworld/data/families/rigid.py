@@ -9,7 +9,8 @@ import numpy as np
 from pointworld.data.families.base import SETTLED_SPEED, Family, box_part, draw_table_height
 from pointworld.data.families.variants import draw_variant, polygon_wall
 from pointworld.data.motions import Motion, grasping, pushing, wandering
-from pointworld.data.shapes import Part, Shape, make_shape, rotation_about
+from pointworld.data.shape_classes import make_shape
+from pointworld.data.shapes import Part, Shape, rotation_about
 from pointworld.data.tabletop import (
     ObjectSpec,
     Rng,
