@@ -362,6 +362,7 @@ def _run_all(run: RigRun, seeds: Sequence[int], out: Path, rate: float) -> int:
                 "rules": RULES_VERSION,
                 "config": asdict(run.run),
                 "rate": rate,
+                "speed": run.rig.speed,
                 "tool_speed": run.tool_speed,
             }
             if any(episode.get(key) != value for key, value in same.items()):

@@ -36,8 +36,6 @@ from pointworld.train.page import fill_page
 
 #: A person who chooses things in pictures cannot say what the hand holds.
 WITHOUT_TOOL = tuple(task for task in TASKS if task not in ("broom", "duster"))
-#: The loop stops at this share of the tolerance, as in `pointworld mpc --task`.
-REACHED = 0.75
 STEPS = 400
 
 
@@ -86,7 +84,7 @@ def episode(task: Task, folder: Path, checkpoint: str, model: Any) -> dict[str, 
         rig=RigConfig(),
         goal=choose(task, folder),
         arm=True,
-        tolerance=REACHED * tolerance,
+        tolerance=tolerance,
     )
     try:
         found = run_rig(what, task.seed, model=model)

@@ -20,9 +20,7 @@ from pointworld.plan.mpc import MpcSettings, MpcStep, run_mpc
 from pointworld.plan.planners import Planner
 from pointworld.plan.problem import PlanResult, Problem
 from pointworld.plan.tasks.pushing import gives_up
-
-#: A goal must hold this long [s].
-HOLD = 1.0
+from pointworld.plan.tasks.task import HOLD, REACHED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,15 +92,24 @@ def run_on_rig(
 
     Args:
         allowed: what the safety filter asks of plans. table: its height [m]. settings: `tolerance` is the mean
-            distance at which the goal counts as reached [m]. depth, uncertainty: see `task_cost`.
+            distance at which the goal counts as reached, once the arm stands [m]; it stops at `REACHED` of that.
+            depth, uncertainty: see `task_cost`.
         judge: watches while the arm stands at the end; it has no say in when that is.
     """
-    began, rounds, steps = time.perf_counter(), list[MpcStep](), 0
+    began, rounds, steps, begun = time.perf_counter(), list[MpcStep](), 0, 0
     outcome, reason = "", ""
 
     def note(step: MpcStep) -> None:
+        nonlocal begun
         rounds.append(step)
         world.note(step)
+        begun = step.step + settings.execute
+
+    def left() -> float:
+        """Of the last look; none where a planner that knows of nothing better is near enough, or gives up."""
+        error, idle = world.look().error, int(getattr(planner, "idle", 0))
+        done = gives_up(planner) or (idle > 0 and error <= settings.tolerance)
+        return -np.inf if done else error
 
     try:
         while not outcome:
@@ -116,12 +123,16 @@ def run_on_rig(
                 lambda state: task_cost(
                     world.look(), table, depth=depth, allowed=allowed, uncertainty=uncertainty
                 ),
-                lambda state: -np.inf if gives_up(planner) else world.look().error,
-                settings=replace(settings, max_steps=settings.max_steps - steps),
+                lambda state: left(),
+                settings=replace(
+                    settings,
+                    tolerance=REACHED * settings.tolerance,
+                    max_steps=settings.max_steps - steps,
+                ),
                 seed=seed + steps,
                 on_round=note,
             )
-            steps += result.steps
+            steps, begun = steps + result.steps, 0
             if judge is None:
                 world.hold(HOLD)
             else:
@@ -137,6 +148,8 @@ def run_on_rig(
     except InputError as error:
         world.rig.stop(Reason.PLANNER_ERROR, str(error))
         outcome, reason = "lost", str(error)
+    # A fault or a lost target comes before the steps of its plan are counted.
+    steps += begun
     return _result(world, rounds, outcome, reason, steps, settings, time.perf_counter() - began)
 
 
@@ -149,14 +162,12 @@ def _result(
     settings: MpcSettings,
     seconds: float,
 ) -> RigResult:
-    # A fault or a lost target comes before the steps of its plan are counted.
-    done = rounds[-1].step + settings.execute if rounds and reason else steps
     return RigResult(
         outcome=outcome,
         distance=world.error,
         start_distance=rounds[0].error if rounds else world.error,
         tolerance=settings.tolerance,
-        steps=done,
+        steps=steps,
         plans=len(rounds),
         plan_seconds=_mean([r.plan_seconds for r in rounds]),
         look_seconds=_mean(world.look_seconds),

@@ -170,11 +170,12 @@ class ProcessRig:
 
     def _film(self, recorder: Recorder, status: Message) -> None:
         try:
-            joints, _ = self._joints(status)
-            tool = tool_pose(self.robot, joints)
+            self._joints(status)
             for mounted in self.cameras:
                 frame = mounted.camera.read_latest()
-                recorder.frame(frame, mounted.pose(tool), joints)
+                # A picture is of where the arm was when it was taken.
+                joints = self._track.at(frame.time)
+                recorder.frame(frame, mounted.pose(tool_pose(self.robot, joints)), joints)
         except ControlError as error:
             # Whether a camera is fit to plan from is judged at the next look.
             recorder.event(self.clock.now(), "no picture", error.reason, str(error))

@@ -23,6 +23,7 @@ from pointworld.control.safety import SafetyFilter
 from pointworld.control.task_runs import RunConfig, build_planner, scene_renderer, world_model
 from pointworld.control.task_setup import held_depth, held_width
 from pointworld.control.types import Reason
+from pointworld.data.motions import CLEARANCE
 from pointworld.data.render import SceneRenderer
 from pointworld.data.robot_tree import robot_tree
 from pointworld.data.simulator import import_mujoco
@@ -164,7 +165,9 @@ def _run(
         WatchedPlanner(planner=planner, rig=opened.rig, deadline=config.budget_s or DEADLINE),
         allowed=allowed,
         table=table,
-        settings=_settings(what, world.dry_run),
+        settings=_settings(
+            what, world.dry_run, task_tolerance(scene_truth) if what.goal is None else None
+        ),
         seed=seed,
         depth=depth,
         uncertainty=config.uncertainty,
@@ -177,13 +180,21 @@ def _run(
     }
 
 
-def _settings(what: RigRun, dry_run: bool) -> MpcSettings:
+def task_tolerance(truth: Truth | None) -> float:
+    """Mean distance of the task points to their goals [m] at which a task is done: of hinges it is an angle."""
+    assert truth is not None, "a task is a simulated one"
+    start = truth()
+    return start["distance"] * start["tolerance"] / start["error"]
+
+
+def _settings(what: RigRun, dry_run: bool, tolerance: float | None) -> MpcSettings:
+    """Args: tolerance: of a task [m], None = there is a goal with its own."""
     config = what.run
     return MpcSettings(
         execute=config.execute,
         max_steps=config.execute if dry_run else config.max_steps,
         budget_s=config.budget_s or None,
-        tolerance=what.tolerance,
+        tolerance=what.tolerance if tolerance is None else tolerance,
     )
 
 
@@ -224,7 +235,9 @@ def _space(
         workspace_lower=(
             float(lower[0]),
             float(lower[1]),
-            max(table + (PRESS if pressed else depth + FLOOR), box.lower[2]),
+            max(
+                table + (PRESS if pressed else depth + CLEARANCE if depth else FLOOR), box.lower[2]
+            ),
         ),
         workspace_upper=(float(upper[0]), float(upper[1]), float(upper[2])),
         speed=0.35 if simulated else what.tool_speed,

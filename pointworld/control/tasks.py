@@ -18,10 +18,8 @@ from pointworld.plan.mpc import MpcSettings, MpcStep, run_mpc
 from pointworld.plan.planners import Planner
 from pointworld.plan.tasks import Verdict
 from pointworld.plan.tasks.pushing import gives_up
-from pointworld.plan.tasks.task import STILL
+from pointworld.plan.tasks.task import REACHED, STILL
 
-#: The loop stops to see whether the goal holds at this share of the tolerance.
-_REACHED = 0.75
 #: Where another push would be needed, this share of the tolerance is near enough.
 _NEAR_ENOUGH = 0.85
 
@@ -80,9 +78,9 @@ def run_episode(
         if on_round is not None:
             on_round(step)
 
-    reached = _REACHED * start.distance * world.task.tolerance / start.error
+    reached = REACHED * start.distance * world.task.tolerance / start.error
     settings = replace(settings, tolerance=reached if corrects else -1.0)
-    near = reached / _REACHED if corrects else -1.0
+    near = reached / REACHED if corrects else -1.0
     tries = _Tries(
         world,
         space,

@@ -160,7 +160,9 @@ class JointTracker:
     def _best(self, shares: np.ndarray, points: np.ndarray) -> float:
         back = (transform_points(np.linalg.inv(self._place(share)), points) for share in shares)
         far = np.stack([self._tree.query(p, distance_upper_bound=_FAR)[0] for p in back])
-        return float(shares[np.square(np.minimum(far, _FAR)).sum(1).argmin()])
+        cost = np.square(np.minimum(far, _FAR)).sum(1)
+        # Where nothing that is seen lies on it anywhere, it is where it was.
+        return float(shares[cost.argmin()]) if np.ptp(cost) else self._share
 
 
 def screw(T: np.ndarray) -> Callable[[float], np.ndarray]:

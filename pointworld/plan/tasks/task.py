@@ -20,6 +20,8 @@ Kind = Literal["rigid", "articulated", "deformable"]
 STILL = 0.02
 #: The goal must be held for this long [s].
 HOLD = 1.0
+#: A motion ends where this share of the tolerance is left, as seen: what cameras say is off by a little.
+REACHED = 0.75
 #: Largest error at success: mean distance of the task points [m], for hinges the angle [rad].
 TOLERANCE = {"rigid": 0.02, "deformable": 0.03, "slide": 0.02, "hinge": float(np.radians(8.0))}
 
