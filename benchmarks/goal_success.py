@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +26,20 @@ from pointworld import load
 from pointworld.control.rig_open import RigConfig
 from pointworld.control.rig_runs import RigRun, run_rig
 from pointworld.control.task_runs import RULES_VERSION, RunConfig, scene_renderer, wilson
+from pointworld.data.render import RenderedView
 from pointworld.data.robot_tree import robot_tree
+from pointworld.data.sample import tabletop_workspace
 from pointworld.errors import InputError
 from pointworld.files import write_json, write_text
-from pointworld.geometry import matrix_to_quat_wxyz, transform_points, unproject
+from pointworld.geometry import matrix_to_quat_wxyz, transform_points
 from pointworld.plan.goal import Goal, MaskSelection, PointSet, PoseGoal, write_goal
+from pointworld.plan.goal_points import resolve_goal
 from pointworld.plan.tasks import TASKS, Task, make_task
 from pointworld.plan.tasks.task import STILL, TOLERANCE
 from pointworld.robot import RobotModel
+from pointworld.scene import build_scene
 from pointworld.train.page import fill_page
+from pointworld.types import Capture, RGBDFrame
 
 #: A person who chooses things in pictures cannot say what the hand holds.
 WITHOUT_TOOL = tuple(task for task in TASKS if task not in ("broom", "duster"))
@@ -52,13 +59,10 @@ def choose(task: Task, folder: Path) -> Goal:
         best = int(np.argmax([mask.sum() for mask in seen]))
         if not seen[best].any():
             raise InputError(f"{task.name}/{task.seed}: no camera sees thing {number}")
-        camera, view = task.cameras[best], views[best]
-        places = unproject(view.depth, camera.K)[seen[best]]
-        centre = transform_points(camera.T_world_cam, places).mean(0)
         name = f"thing{number}.png"
         Image.fromarray(255 * seen[best].astype(np.uint8)).save(folder / name)
-        wish = PoseGoal(
-            vector=tuple((transform_points(target.motion, centre[None])[0] - centre).tolist()),
+        turn = PoseGoal(
+            vector=(0.0, 0.0, 0.0),
             quat_wxyz=tuple(matrix_to_quat_wxyz(target.motion[:3, :3]).tolist()),
         )
         sets.append(
@@ -67,12 +71,45 @@ def choose(task: Task, folder: Path) -> Goal:
                 camera=f"cam{best}",
                 frame="first",
                 select=MaskSelection(file=name),
-                goal=wish,
+                goal=turn,
             )
         )
-    goal = Goal(sets=tuple(sets), folder=folder)
+    chosen = Goal(sets=tuple(sets), folder=folder)
+    ways = zip(task.targets, _centres(task, views, chosen), strict=True)
+    vectors = [transform_points(t.motion, centre[None])[0] - centre for t, centre in ways]
+    goal = Goal(
+        sets=tuple(
+            replace(item, goal=replace(item.goal, vector=tuple(vector.tolist())))
+            for item, vector in zip(sets, vectors, strict=True)
+        ),
+        folder=folder,
+    )
     write_goal(goal, folder / "goal.json")
     return goal
+
+
+def _centres(task: Task, views: Sequence[RenderedView], goal: Goal) -> list[np.ndarray]:
+    """(3,) of every set, about which it turns [m]."""
+    frames = tuple(
+        RGBDFrame(
+            rgb=view.rgb,
+            depth=view.depth,
+            valid=view.depth > 0,
+            K=camera.K,
+            T_world_cam=camera.T_world_cam,
+            name=f"cam{number}-first",
+            camera=f"cam{number}",
+        )
+        for number, (camera, view) in enumerate(zip(task.cameras, views, strict=True))
+    )
+    capture = Capture(frames=frames, source="the simulated scene", T_world_base=np.eye(4))
+    # In one capture no two frames have the same name.
+    named = replace(
+        goal, sets=tuple(replace(item, frame=f"{item.camera}-first") for item in goal.sets)
+    )
+    scene = build_scene(frames, T_world_base=np.eye(4), workspace=tabletop_workspace())
+    sets = resolve_goal(named, scene, capture).sets
+    return [scene.points[item.index].double().numpy().mean(0) for item in sets]
 
 
 def episode(task: Task, folder: Path, checkpoint: str, model: Any) -> dict[str, Any]:
@@ -82,12 +119,11 @@ def episode(task: Task, folder: Path, checkpoint: str, model: Any) -> dict[str, 
     what = RigRun(
         run=RunConfig(task=task.name, checkpoint=checkpoint, max_steps=STEPS),
         rig=RigConfig(),
-        goal=choose(task, folder),
         arm=True,
         tolerance=tolerance,
     )
     try:
-        found = run_rig(what, task.seed, model=model)
+        found = run_rig(replace(what, goal=choose(task, folder)), task.seed, model=model)
     except InputError as error:
         return {"outcome": "lost", "reason": str(error), "error": None}
     truth = found["truth"]

@@ -80,6 +80,9 @@ class MpcArgs:
     """Share of the arm's velocity and acceleration limits that may be used (not for sim)."""
     tool_speed: float = 0.1
     """Of planned motion [m/s] (not for sim)."""
+    max_frame_age: float = 0.3
+    """Oldest pictures from which one plans for an arm that stands [s] (not for sim); a moving one is never planned for
+    from pictures older than 0.3 s."""
     tolerance: float = 0.02
     """With --goal: mean distance at which it counts as reached [m]."""
     arm: bool = False
@@ -168,6 +171,7 @@ class MpcArgs:
             calibrations=self.calibration,
             space=self.space(),
             speed=self.speed,
+            max_frame_age=self.max_frame_age,
         )
         return RigRun(
             run=self.config(),

@@ -12,6 +12,10 @@ from pointworld.cli.common import console
 from pointworld.control.rig_runs import RigRun, run_rig
 from pointworld.control.task_runs import load_model
 from pointworld.control.types import ControlError
+from pointworld.errors import InputError
+
+#: Arms that stand in a room.
+REAL = ("franka", "ur", "xarm", "own")
 
 
 def run_on_arm(
@@ -25,6 +29,11 @@ def run_on_arm(
     """Runs one after another, in the form of `run_many`. A fault ends them: somebody has to look first."""
     if what.rig.robot != "sim" and not what.arm:
         console.print("not armed: nothing is sent to the arm. Add --arm when the way is free")
+    if what.arm and what.rig.robot in REAL and len(seeds) > 1:
+        raise InputError(
+            f"--episodes is {len(seeds)}: before every episode of a real arm somebody has to set the scene again and "
+            "see that the way is free. Run the command once for each"
+        )
     model = load_model(what.run, device)
     episodes: list[dict[str, Any]] = []
     for seed in seeds:
@@ -32,7 +41,12 @@ def run_on_arm(
         try:
             result = run_rig(what, seed, record=folder, model=model)
         except ControlError as error:
-            result = refused(error)
+            result = refused("fault", f"{error.reason.value}: {error}")
+        except InputError as error:
+            if not episodes:
+                raise
+            # What was chosen in the first scene is not in this one.
+            result = refused("lost", str(error))
         episodes.append({"seed": seed, "result": result})
         on_episode(seed, episodes[-1])
         if result["outcome"] == "fault" and what.rig.robot != "sim":
@@ -40,14 +54,14 @@ def run_on_arm(
     return episodes
 
 
-def refused(error: ControlError) -> dict[str, Any]:
+def refused(outcome: str, reason: str) -> dict[str, Any]:
     """A run that did not begin: an arm or camera that does not answer, or is not fit to be armed."""
     return {
-        "outcome": "fault",
+        "outcome": outcome,
         "distance": None,
         "start_distance": None,
         "steps": 0,
         "plans": 0,
         "plan_seconds": 0.0,
-        "reason": f"{error.reason.value}: {error}",
+        "reason": reason,
     }

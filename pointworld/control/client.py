@@ -108,7 +108,7 @@ class RemoteRobot:
         return Observation(state=self.get_state())
 
     def send_action(self, command: JointCommand) -> JointCommand:
-        """See `Robot`."""
+        """See `Robot`. What the arm's driver made of it comes with a later state, as its `reference`."""
         fields = {"sequence": command.sequence, "width": command.gripper_width}
         arrays = {
             "q": np.asarray(command.joint_positions, dtype=np.float64),
@@ -169,6 +169,7 @@ class RemoteRobot:
             gripper_width=None if width is None else message.number("width"),
             errors=tuple(str(e) for e in message.fields.get("errors", ())),
             success_rate=None if rate is None else message.number("success_rate"),
+            reference=message.vector("reference", count) if "reference" in message.arrays else None,
         )
         self._first.set()
 

@@ -63,7 +63,7 @@ class FilmedRecorder(Recorder):
 
 
 class Run(Protocol):
-    """A `TaskWorld` or a `GoalWorld`."""
+    """A `TaskWorld`, or anything else that is filmed."""
 
     @property
     def clock(self) -> Clock: ...

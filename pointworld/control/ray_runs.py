@@ -9,15 +9,17 @@ from typing import Any
 
 import torch
 
+from pointworld.control.recording import holds_recording
 from pointworld.control.task_runs import (
     RunConfig,
     episode_record,
     load_model,
     read_episode,
+    recording_folder,
     run_one,
 )
 from pointworld.data.ray_generate import RETRIES, ray_cluster
-from pointworld.errors import PointWorldError
+from pointworld.errors import InputError, PointWorldError
 from pointworld.files import write_json
 
 
@@ -38,7 +40,7 @@ def run_on_ray(
         record: a folder that all machines of the cluster see.
 
     Raises:
-        InputError: no cluster answers, or a file in `out` comes from other settings.
+        InputError: no cluster answers, a file in `out` comes from other settings, or there are recordings already.
         PointWorldError: an episode whose worker died several times over.
     """
     known: dict[int, dict[str, Any]] = {}
@@ -49,6 +51,10 @@ def run_on_ray(
             if on_episode is not None:
                 on_episode(seed, known[seed])
     missing = [seed for seed in seeds if seed not in known]
+    for seed in missing:
+        folder = recording_folder(record, seed, again=out is not None)
+        if folder is not None and holds_recording(folder):
+            raise InputError(f"{folder} holds a recording already; choose a new folder")
     if not missing:
         return [known[seed] for seed in seeds]
     with ray_cluster(address, workers) as ray:
@@ -80,6 +86,7 @@ def _model(config: RunConfig) -> Any:
 def _episode(config: RunConfig, seed: int, record: Path | None) -> dict[str, Any]:
     """Runs on the cluster."""
     torch.set_num_threads(1)
-    folder = None if record is None else record / f"episode_{seed:05d}"
+    # What is there is of a worker that died.
+    folder = recording_folder(record, seed, again=True)
     result = run_one(config, seed, record=folder, model=_model(config))
     return episode_record(config, seed, result)

@@ -31,6 +31,11 @@ _TICKS_PER_FILE = 500
 _END = object()
 
 
+def holds_recording(folder: Path) -> bool:
+    """Whether something was recorded there, complete or not."""
+    return (folder / "recording.json").exists() or (folder / EVENTS).exists()
+
+
 class Recorder:
     """Writes a run into a folder. All calls return at once; after an error they do nothing and `error` says why."""
 
@@ -51,7 +56,7 @@ class Recorder:
             InputError: the folder holds a recording already.
         """
         self.folder = Path(folder)
-        if (self.folder / "recording.json").exists() or (self.folder / EVENTS).exists():
+        if holds_recording(self.folder):
             raise InputError(f"{self.folder} holds a recording already; choose a new folder")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.joints, self.robot = joints, robot
@@ -90,6 +95,9 @@ class Recorder:
                 if command is None or command.gripper_width is None
                 else command.gripper_width,
                 "sent": decision.command is not None,
+                "reference": nothing
+                if robot is None or robot.reference is None
+                else robot.reference,
             },
         )
         self._ticked(now)

@@ -153,6 +153,11 @@ def run_on_rig(
     return _result(world, rounds, outcome, reason, steps, settings, time.perf_counter() - began)
 
 
+def lost(world: RigWorld, settings: MpcSettings, reason: str) -> RigResult:
+    """A run that saw nothing of what it should move."""
+    return _result(world, [], "lost", reason, 0, settings, 0.0)
+
+
 def _result(
     world: RigWorld,
     rounds: list[MpcStep],

@@ -58,7 +58,8 @@ class RigConfig:
     model: bundled robot or URDF, "" for the usual one. host, python, driver: see bring_your_own_arm.md. cameras: "sim",
     "replay:DIR" or "realsense:SERIAL". calibrations: files. space: where the tool may be. speed: share of the arm's
     velocity and acceleration limits. planner_timeout: longest time without a new plan while armed [s].
-    anywhere: real cameras may be without a calibration, and count as standing in the base frame.
+    anywhere: real cameras may be without a calibration, and count as standing in the base frame. max_frame_age: oldest
+    pictures from which one plans for an arm that stands [s].
     """
 
     robot: RobotName = "sim"
@@ -72,6 +73,7 @@ class RigConfig:
     speed: float = 0.3
     planner_timeout: float = 30.0
     anywhere: bool = False
+    max_frame_age: float = 0.3
 
     def __post_init__(self) -> None:
         kinds = {spec.partition(":")[0] for spec in self.cameras}
@@ -91,6 +93,10 @@ class RigConfig:
             raise InputError("a real camera does not see a simulated arm: use --camera sim")
         if not self.model and self.robot not in MODELS:
             raise InputError(f"--robot {self.robot} needs --model: a bundled robot or a URDF")
+        if not 0 < self.max_frame_age <= 5:
+            raise InputError(
+                f"--max-frame-age is {self.max_frame_age}, expected above 0 and at most 5 s"
+            )
         if not 0 < self.speed <= 1:
             raise InputError(
                 f"--speed is {self.speed}, expected a share of the arm's limits, 0 to 1"

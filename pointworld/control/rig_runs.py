@@ -15,7 +15,7 @@ from pointworld.control.filming import export_capture
 from pointworld.control.goal_view import GoalTracker
 from pointworld.control.recording import read_recording
 from pointworld.control.rig import Look, check_cameras
-from pointworld.control.rig_mpc import RigResult, WatchedPlanner, run_on_rig
+from pointworld.control.rig_mpc import RigResult, WatchedPlanner, lost, run_on_rig
 from pointworld.control.rig_open import OpenRig, RigConfig, open_rig
 from pointworld.control.rig_truth import GoalTruth, HeldTruth, Truth, task_truth
 from pointworld.control.rig_world import RigWorld
@@ -140,9 +140,17 @@ def _run(
         dry_run=dry_run or what.run.dry_run,
         recorder=recorder,
         dynamics=dynamics,
+        oldest=what.rig.max_frame_age,
     )
-    # A goal that chooses nothing is an error of the caller's, not a fault.
-    world.observe()
+    tolerance = task_tolerance(scene_truth) if what.goal is None else what.tolerance
+    settings = _settings(what, world.dry_run, tolerance)
+    try:
+        world.observe()
+    except InputError as error:
+        if what.goal is not None:
+            # A goal that chooses nothing is an error of the caller's.
+            raise
+        return {**asdict(lost(world, settings, str(error))), "truth": None, "calibration": {}}
     agreeing = check_cameras(opened.rig) if not world.dry_run else {}
     config, allowed = what.run, Allowed(safety=opened.safety)
     box = opened.safety.config.space
@@ -165,9 +173,7 @@ def _run(
         WatchedPlanner(planner=planner, rig=opened.rig, deadline=config.budget_s or DEADLINE),
         allowed=allowed,
         table=table,
-        settings=_settings(
-            what, world.dry_run, task_tolerance(scene_truth) if what.goal is None else None
-        ),
+        settings=settings,
         seed=seed,
         depth=depth,
         uncertainty=config.uncertainty,
@@ -187,14 +193,13 @@ def task_tolerance(truth: Truth | None) -> float:
     return start["distance"] * start["tolerance"] / start["error"]
 
 
-def _settings(what: RigRun, dry_run: bool, tolerance: float | None) -> MpcSettings:
-    """Args: tolerance: of a task [m], None = there is a goal with its own."""
+def _settings(what: RigRun, dry_run: bool, tolerance: float) -> MpcSettings:
     config = what.run
     return MpcSettings(
         execute=config.execute,
         max_steps=config.execute if dry_run else config.max_steps,
         budget_s=config.budget_s or None,
-        tolerance=what.tolerance if tolerance is None else tolerance,
+        tolerance=tolerance,
     )
 
 

@@ -119,12 +119,17 @@ class GoalTruth:
         pairs = zip(self.surfaces(), self._tracker.surfaces, self._tracker.motions, strict=True)
         gaps = [np.linalg.norm(now - transform_points(M, s), axis=-1) for now, s, M in pairs]
         with self._scene.lock:
-            now, _ = self._poses()
+            now, soft = self._poses()
         rigid = len(self._start)
-        others = [b for b in self._movable() if b not in self._bodies and b < rigid]
-        away = np.linalg.norm(now[others, :3, 3] - self._start[others, :3, 3], axis=-1)
+        others = [b for b in self._movable() if b not in self._bodies]
+        loose = [b for b in others if b < rigid]
+        away = [*np.linalg.norm(now[loose, :3, 3] - self._start[loose, :3, 3], axis=-1)]
+        for flex in (b - rigid for b in others if b >= rigid):
+            first = int(self._scene.model.flex_vertadr[flex])
+            vertices = slice(first, first + int(self._scene.model.flex_vertnum[flex]))
+            away.append(np.linalg.norm((soft - self._soft_start)[vertices], axis=-1).mean())
         return {
             "error": float(np.concatenate(gaps).mean()),
-            "moved": float(away.max(initial=0.0)),
+            "moved": float(max(away, default=0.0)),
             "tolerance": self._tolerance,
         }

@@ -30,11 +30,9 @@ SETTLE = 0.4
 LATE = 4.0
 #: Planning overlaps the motion when it takes less than this share of it.
 QUICK = 0.8
-#: Oldest pictures to plan from [s]; of an arm that stands, older ones are taken again where newer have been had, so
-#: often at most. Where looking always takes longer, a standing arm plans from what it gets.
-FRESH, AGAIN = 0.3, 60
-#: The first look of all may take longer; so many more show whether looking always does.
-_WARMING = 2
+#: Oldest pictures to plan from [s]; of an arm that stands, older ones are taken again, so often at most: where newer
+#: have been had, and where none ever were (the first looks of all take longer).
+FRESH, AGAIN, NEVER = 0.3, 60, 10
 #: A plan of a moving arm takes over this late at most [s].
 PUNCTUAL = 0.03
 #: Planning takes as long as the longest of so many rounds: now and then it begins with a new idea.
@@ -56,10 +54,14 @@ class RigWorld:
         dry_run: bool = False,
         recorder: Recorder | None = None,
         dynamics: Dynamics,
+        oldest: float = FRESH,
     ) -> None:
-        """Args: perceive: what a look shows of the task. dynamics: for the predictions that are recorded."""
+        """Args:
+        perceive: what a look shows of the task. dynamics: for the predictions that are recorded. oldest: pictures
+            from which one plans for an arm that stands [s].
+        """
         self.rig, self._perceive, self.dry_run = rig, perceive, dry_run
-        self._recorder, self.dynamics = recorder, dynamics
+        self._recorder, self.dynamics, self._oldest = recorder, dynamics, oldest
         self._seen: Seen | None = None
         self._number, self._armed = 0, False
         self._chunk: Chunk | None = None
@@ -105,20 +107,13 @@ class RigWorld:
         begun, asked = time.perf_counter(), self.clock.now()
         look, seen = self._see()
         again = 0
-        while self._age(look) > FRESH:
-            moving = look.time < self._handover - _SAME
-            warming = self._seen is None and again < _WARMING
-            if not (moving or warming or self._newest <= FRESH):
-                break
-            if again == AGAIN:
-                message = (
-                    f"pictures were {self._age(look):.2f} s old after {AGAIN} more looks, above {FRESH} s, although "
-                    "newer have been had: end what else keeps this machine busy"
-                )
+        while self._age(look) > (FRESH if self._moves(look) else self._oldest):
+            if again == (AGAIN if self._newest <= self._oldest else NEVER):
+                message = self._too_old(look, again)
                 self.rig.stop(Reason.CAMERA_STALE, message)
                 raise ControlError(Reason.CAMERA_STALE, message)
             again, self.stale = again + 1, self.stale + 1
-            if moving:
+            if self._moves(look):
                 # By now the arm is elsewhere, and what it pushes too: it stops, and everything is looked at again.
                 self._stand()
             asked = self.clock.now()
@@ -151,6 +146,19 @@ class RigWorld:
         self._looked = self.clock.now()
         self._newest = min(self._newest, self._age(look))
         return look, seen
+
+    def _moves(self, look: Look) -> bool:
+        """Whether the arm was carrying a chunk out then."""
+        return look.time < self._handover - _SAME
+
+    def _too_old(self, look: Look, again: int) -> str:
+        found = f"pictures were {self._age(look):.2f} s old after {again} more looks, above {self._oldest} s"
+        if self._newest <= self._oldest:
+            return f"{found}, although newer have been had: end what else keeps this machine busy"
+        return (
+            f"{found}, and never newer than {self._newest:.2f} s, so long does this machine need to find everything in "
+            "them. Use fewer cameras or smaller pictures, or plan from older ones of a standing arm (--max-frame-age)"
+        )
 
     def _age(self, look: Look) -> float:
         """Of the oldest picture of a look, now that it has been perceived [s]."""

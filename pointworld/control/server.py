@@ -78,6 +78,7 @@ class RobotServer:
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._clients: list[_Client] = []
         self._active = False
+        self._reference: np.ndarray | None = None
         self._latched: tuple[Reason, str] | None = None
         self._newest: float = -np.inf
         self._woken = self._sent = clock.now()
@@ -244,7 +245,7 @@ class RobotServer:
             sequence=int(sequence),
         )
         try:
-            self.robot.send_action(command)
+            self._reference = self.robot.send_action(command).joint_positions
             self._active = True
         except ControlError as error:
             self._latch(error.reason, str(error))
@@ -268,7 +269,7 @@ class RobotServer:
             self._latch(error.reason, str(error))
             return
         now = self.clock.now()
-        if not self._send(holder, _state_message(state, now, self._latched)):
+        if not self._send(holder, _state_message(state, now, self._latched, self._reference)):
             self._drop(holder)
 
     def _send(self, client: _Client, message: Message) -> bool:
@@ -280,7 +281,12 @@ class RobotServer:
             return False
 
 
-def _state_message(state: RobotState, now: float, latched: tuple[Reason, str] | None) -> Message:
+def _state_message(
+    state: RobotState,
+    now: float,
+    latched: tuple[Reason, str] | None,
+    reference: np.ndarray | None,
+) -> Message:
     errors = list(state.errors)
     if latched is not None:
         errors.append(f"{latched[0].value}: {latched[1]}")
@@ -301,5 +307,6 @@ def _state_message(state: RobotState, now: float, latched: tuple[Reason, str] | 
         {
             "q": np.asarray(state.joint_positions, dtype=np.float64),
             "v": np.asarray(state.joint_velocities, dtype=np.float64),
+            **({} if reference is None else {"reference": reference.astype(np.float64)}),
         },
     )

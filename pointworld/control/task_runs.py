@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -21,6 +22,7 @@ from pointworld.control.filming import (
     look_record,
     record_plans,
 )
+from pointworld.control.recording import holds_recording
 from pointworld.control.task_setup import held_depth, held_width, task_space
 from pointworld.control.task_world import TaskWorld, View
 from pointworld.control.tasks import EpisodeResult, run_episode
@@ -284,7 +286,7 @@ def run_many(
         known = None if path is None or not path.exists() else read_episode(path, config)
         if known is None:
             model = model or load_model(config, device)
-            folder = None if record is None else record / f"episode_{seed:05d}"
+            folder = recording_folder(record, seed, again=out is not None)
             result = run_one(config, seed, record=folder, model=model)
             known = episode_record(config, seed, result)
             if path is not None:
@@ -293,6 +295,16 @@ def run_many(
         if on_episode is not None:
             on_episode(seed, known)
     return episodes
+
+
+def recording_folder(record: Path | None, seed: int, *, again: bool) -> Path | None:
+    """Where an episode is recorded. Args: again: what an interrupted try has left there is removed."""
+    if record is None:
+        return None
+    folder = record / f"episode_{seed:05d}"
+    if again and holds_recording(folder):
+        shutil.rmtree(folder)
+    return folder
 
 
 def episode_record(config: RunConfig, seed: int, result: EpisodeResult) -> dict[str, Any]:

@@ -89,6 +89,11 @@ class TaskWorld:
         return self._seen
 
     @property
+    def perceived(self) -> float | None:
+        """Mean distance to the goals in the last look [m], None before the first."""
+        return None if self._seen is None else self._seen.error
+
+    @property
     def allowed(self) -> Allowed:
         """What the safety filter asks of plans."""
         return Allowed(safety=self.loop.safety)

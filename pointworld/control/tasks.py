@@ -31,8 +31,8 @@ class EpisodeResult:
     outcome: success, missed, disturbed (something that should stay has moved), lost (out of sight) or fault.
     error: of the truth at the end [m or rad]. distance: mean of the task points to their goals [m]. moved: of what
     should stay [m]. steps: of 0.1 s carried out. plans: made; plan_seconds: mean time of one. reason: of a fault.
-    perceived: error that the last observation showed [m]. slowed, held: chunks that the safety filter would have
-    refused and that were sent more slowly, or not at all.
+    perceived: error that the last observation showed [m], None where nothing was seen. slowed, held: chunks that the
+    safety filter would have refused and that were sent more slowly, or not at all.
     """
 
     outcome: str
@@ -41,7 +41,7 @@ class EpisodeResult:
     start_distance: float
     moved: float
     tolerance: float
-    perceived: float
+    perceived: float | None
     steps: int
     plans: int
     plan_seconds: float
@@ -92,11 +92,11 @@ def run_episode(
         near=near,
         uncertainty=uncertainty,
     )
-    outcome, reason, steps = "", "", 0
+    outcome, reason = "", ""
     try:
-        outcome, steps = tries.run()
+        outcome = tries.run()
     except Disturbed:
-        outcome, steps = "disturbed", rounds[-1].step + settings.execute if rounds else 0
+        outcome = "disturbed"
     except ControlError as error:
         outcome, reason = "fault", f"{error.reason.value}: {error}"
     except InputError as error:
@@ -109,8 +109,8 @@ def run_episode(
         start_distance=start.distance,
         moved=verdict.moved,
         tolerance=world.task.tolerance,
-        perceived=world.look().error,
-        steps=steps,
+        perceived=world.perceived,
+        steps=tries.steps,
         plans=len(rounds),
         plan_seconds=float(np.mean([r.plan_seconds for r in rounds])) if rounds else 0.0,
         seconds=time.perf_counter() - started,
@@ -143,26 +143,36 @@ class _Tries:
         uncertainty: float,
     ) -> None:
         self._world, self._space, self._dynamics, self._planner = world, space, dynamics, planner
-        self._settings, self._seed, self._note, self._near = settings, seed, note, near
+        self._settings, self._seed, self._tell, self._near = settings, seed, note, near
         self._uncertainty, self._modest = uncertainty, True
+        self._done, self._begun = 0, 0
 
-    def run(self) -> tuple[str, int]:
-        """Outcome and steps.
+    @property
+    def steps(self) -> int:
+        """Carried out so far, with those of a plan that was interrupted."""
+        return self._done + self._begun
+
+    def run(self) -> str:
+        """The outcome.
 
         Raises:
             ControlError: the safety filter faulted. InputError: the target is out of sight.
         """
-        steps, most = 0, self._settings.max_steps
         while True:
-            taken = self._once(steps)
-            steps += taken
+            taken = self._once(self._done)
+            self._done, self._begun = self._done + taken, 0
             held = self._world.hold()
             if self._world.dry_run:
-                return "dry run", steps
+                return "dry run"
+            over = self._done >= self._settings.max_steps
             # Where it looked reached at once and does not any more, looking again would change nothing.
-            if steps >= most or (taken == 0 and not self._modest) or self._looks_reached():
-                return _outcome(held), steps
+            if over or (taken == 0 and not self._modest) or self._looks_reached():
+                return _outcome(held)
             self._modest = False
+
+    def _note(self, step: MpcStep) -> None:
+        self._begun = step.step + self._settings.execute
+        self._tell(step)
 
     def _looks_reached(self) -> bool:
         """Whether another look says so: what really is tells the outcome, never whether to go on."""

@@ -81,7 +81,8 @@ class RobotState:
     time: when, on the clock of the process that holds this value [s]. sequence: grows with every new measurement.
     joint_positions, joint_velocities: (arm joints,) [rad, rad/s or m, m/s]. gripper_width: [m], None without one.
     errors: what the arm complains of, in its own words. success_rate: share of commands that reached its controller
-    lately, where the arm says so.
+    lately, where the arm says so. reference: (arm joints,) of the last command as the driver passed it on, which may
+    have bounded it; behind a robot server only, None before the first.
     """
 
     time: float
@@ -92,6 +93,7 @@ class RobotState:
     gripper_width: float | None = None
     errors: tuple[str, ...] = ()
     success_rate: float | None = None
+    reference: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -72,6 +72,31 @@ def test_a_dry_run_moves_nothing_and_is_recorded(tmp_path: Path) -> None:
     assert any("dry run" in json.dumps(event) for event in events)
 
 
+def test_an_interrupted_episode_is_recorded_anew(tmp_path: Path) -> None:
+    """With --out, which tells what was interrupted; without, nothing is overwritten."""
+    record, out = tmp_path / "record", tmp_path / "out"
+    config = replace(QUICK, renderer="rays")
+    torn = record / "episode_00000"
+    torn.mkdir(parents=True)
+    (torn / "events.jsonl").write_text("{}\n")
+    (torn / "torn").touch()
+    with pytest.raises(InputError, match="holds a recording already"):
+        run_many(config, [0], record=record)
+    run_many(config, [0], out=out, record=record)
+    assert (torn / "recording.json").is_file() and not (torn / "torn").exists()
+
+
+def test_a_target_that_nobody_sees_is_lost(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One episode, not the command: the others go on."""
+
+    def blind(*words: object) -> None:
+        raise InputError("out of sight of all cameras")
+
+    monkeypatch.setattr("pointworld.plan.tasks.seen.TrueView.see", blind)
+    result = run_many(QUICK, [0], out=tmp_path)[0]["result"]
+    assert result["outcome"] == "lost" and result["perceived"] is None and result["steps"] == 0
+
+
 @pytest.mark.slow
 def test_the_oracle_brings_a_box_to_its_goal() -> None:
     config = RunConfig(task="tissue_box", dynamics="oracle", perception="true", samples=16)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pointworld.control import rig_mpc, tasks
+from pointworld.control.rig_runs import task_tolerance
 from pointworld.control.rig_truth import HeldTruth
 from pointworld.control.task_world import TaskWorld
 from pointworld.control.types import ControlError, Reason
@@ -93,7 +94,7 @@ def _outcome(*, seen: list[float], truth: list[Verdict], taken: list[int]) -> tu
         uncertainty=0.0,
     )
     tries._once = lambda steps: taken[stops]  # type: ignore[method-assign]
-    return *tries.run(), stops
+    return tries.run(), tries.steps, stops
 
 
 def test_the_truth_has_no_say_in_when_an_episode_ends() -> None:
@@ -107,6 +108,36 @@ def test_the_truth_has_no_say_in_when_an_episode_ends() -> None:
     assert _outcome(seen=[0.03, 0.03], truth=[bad, good], taken=[20, 0]) == ("success", 20, 2)
     assert _outcome(seen=[0.03], truth=[good], taken=[100]) == ("success", 100, 1)
     assert _outcome(seen=[0.01], truth=[verdict(0.01, 0.05)], taken=[9]) == ("disturbed", 9, 1)
+
+
+def test_the_steps_of_an_interrupted_plan_count() -> None:
+    """After those of the plans before an earlier stop."""
+    settings = MpcSettings(max_steps=100, execute=4)
+    world: Any = SimpleNamespace(
+        dry_run=False, hold=lambda: verdict(0.03), observe=lambda: None, look=lambda: verdict(0.03)
+    )
+    runs = iter([20, 0])
+
+    def plan(steps: int) -> int:
+        taken = next(runs)
+        tries._note(SimpleNamespace(step=taken and taken - 4))  # type: ignore[arg-type]
+        if not taken:
+            raise ControlError(Reason.TRACKING, "held back")
+        return taken
+
+    tries = tasks._Tries(
+        world,
+        *[None] * 3,  # type: ignore[arg-type]
+        settings=settings,
+        seed=0,
+        note=lambda step: None,
+        near=TOLERANCE,
+        uncertainty=0.0,
+    )
+    tries._once = plan  # type: ignore[method-assign]
+    with pytest.raises(ControlError):
+        tries.run()
+    assert tries.steps == 24
 
 
 def test_on_a_rig_the_worst_moment_of_standing_counts() -> None:
@@ -164,6 +195,41 @@ def test_a_run_that_ends_in_a_fault_is_judged_as_it_is_then(
     assert result.outcome == "fault" and result.reason == "robot_error: it hit something"
     error = 0.07
     assert held()["error"] == 0.07
+
+
+def test_a_rig_stops_before_the_end_of_the_tolerance_which_is_the_tasks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What cameras see is off by a little, and a hinge's tolerance is an angle."""
+    assert task_tolerance(
+        lambda: {"error": 1.2, "distance": 0.15, "tolerance": 0.14, "moved": 0.0}
+    ) == pytest.approx(0.0175)
+    wanted: list[float] = []
+
+    def move(*words: Any, settings: MpcSettings, **more: Any) -> Any:
+        wanted.append(settings.tolerance)
+        return SimpleNamespace(steps=4)
+
+    monkeypatch.setattr(rig_mpc, "run_mpc", move)
+    world: Any = SimpleNamespace(
+        dry_run=False,
+        dynamics=None,
+        hold=lambda seconds: None,
+        look=lambda: SimpleNamespace(error=0.0174),
+        error=0.0174,
+        look_seconds=[],
+        frame_ages=[],
+        **dict.fromkeys(("overlapped", "stale", "late", "slowed", "held", "gave_way"), 0),
+    )
+    result = rig_mpc.run_on_rig(
+        world,
+        *[None] * 2,  # type: ignore[arg-type]
+        allowed=None,  # type: ignore[arg-type]
+        table=0.0,
+        settings=MpcSettings(max_steps=100, tolerance=0.0175),
+        seed=0,
+    )
+    assert result.outcome == "success" and wanted == [pytest.approx(0.75 * 0.0175)]
 
 
 def test_a_scene_that_lost_the_arm_is_not_planned_from() -> None:

@@ -172,7 +172,17 @@ def test_the_command_is_killed_while_the_arm_moves(tmp_path: Path) -> None:
     """`pointworld mpc` itself, with all its processes."""
     pytest.importorskip("mujoco", reason="mujoco is not installed")
     rule = ["--dynamics", "none", "--planner", "straight", "--perception", "true"]
-    words = ["mpc", "--robot", "fake", "--task", "tissue_box", "--arm", *rule]
+    words = [
+        "mpc",
+        "--robot",
+        "fake",
+        "--task",
+        "tissue_box",
+        "--arm",
+        "--max-frame-age",
+        "5",
+        *rule,
+    ]
     process = start(
         [sys.executable, "-m", "pointworld.cli.app", *words, "--record", str(tmp_path / "run")]
     )

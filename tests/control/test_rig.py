@@ -436,6 +436,7 @@ def test_an_arm_behind_its_processes_pushes_in_a_twin(
     goal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--robot", "fake", "--goal", str(goal), "--seed", "1", "--execute", "8", "--json"]
+    words += ["--max-frame-age", "2"]
     rule = ["--dynamics", "none", "--planner", "straight"]
     assert mpc_main([*words, *rule, "--record", str(tmp_path / "dry")]) == 0
     dry = json.loads(capsys.readouterr().out)["outcomes"][0]
@@ -473,6 +474,14 @@ def test_words_that_do_not_fit_together_are_refused(words: list[str], hint: str)
     rule = ["--planner", "straight"] if "--dynamics" not in words else []
     with pytest.raises(InputError, match=hint):
         mpc_main([*words, *rule])
+
+
+@pytest.mark.rejects_input
+def test_real_arms_run_one_episode_at_a_time(goal: Path) -> None:
+    """Before each somebody sets the scene again."""
+    words = ["--robot", "ur", "--host", "192.0.2.1", "--camera", "realsense:1", "--goal", str(goal)]
+    with pytest.raises(InputError, match="Run the command once for each"):
+        mpc_main([*words, "--calibration", str(goal), "--arm", "--episodes", "2"])
 
 
 @pytest.mark.rejects_input

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pointworld.control.rig import Look
-from pointworld.control.rig_world import AGAIN, FRESH, RigWorld
+from pointworld.control.rig_world import AGAIN, FRESH, NEVER, RigWorld
 from pointworld.control.track import Track
 from pointworld.control.types import ControlError, Reason
 from pointworld.plan import ConstantMotion
@@ -87,7 +87,8 @@ def test_old_pictures_of_a_standing_arm_are_taken_again_where_newer_can_be_had()
     assert ages == pytest.approx([0.02, 0.02], abs=0.02)
 
 
-def test_where_looking_always_takes_long_a_standing_arm_plans_from_what_it_gets() -> None:
+@pytest.mark.parametrize("oldest", [0.3, 1.0])
+def test_where_looking_always_takes_long_one_plans_only_if_told_to(oldest: float) -> None:
     pytest.importorskip("mujoco", reason="mujoco is not installed")
     stage = Stage()
     rig: Any = simulated_rig(stage)[0].rig
@@ -99,9 +100,18 @@ def test_where_looking_always_takes_long_a_standing_arm_plans_from_what_it_gets(
         rig.wait(rig.clock.now() + 0.5)
         return seen
 
-    world = RigWorld(rig, perceive, dynamics=ConstantMotion())
+    world = RigWorld(rig, perceive, dynamics=ConstantMotion(), oldest=oldest)
+    if oldest < 0.5:
+        with pytest.raises(
+            ControlError, match=r"never newer than 0\.50 s.*--max-frame-age"
+        ) as caught:
+            world.observe()
+        assert caught.value.reason is Reason.CAMERA_STALE
+        assert len(taken) == 1 + NEVER, "the first ones might only have been warming up"
+        rig.close()
+        return
     for _ in range(3):
         world.observe()
         assert world.frame_age == pytest.approx(0.5, abs=0.02)
     rig.close()
-    assert len(taken) == 5 and world.stale == 2, "the first might only have been warming up"
+    assert len(taken) == 3 and world.stale == 0

@@ -82,6 +82,19 @@ def test_a_drawer_is_not_taken_for_the_rim_that_it_closes(share: float, hidden: 
     assert abs(tracker.find(look(share, hidden))[0, 3] + 0.105 * share) < 0.0016
 
 
+def test_a_jointed_thing_that_nobody_sees_stays_where_it_was() -> None:
+    rng = np.random.default_rng(2)
+    drawer = box(rng, (0.005, 0.1, 0.04), 4000)
+    motion = np.eye(4)
+    motion[0, 3] = -0.1
+    tracker = JointTracker(drawer, motion)
+    tracker.find(drawer[::10])
+    moved = transform_points(screw(motion)(0.5), drawer[::10])
+    assert abs(tracker.find(moved)[0, 3] + 0.05) < 0.002
+    hand = rng.uniform(-0.01, 0.01, (40, 3)) + np.array([-0.05, 0.4, 0.2])
+    assert abs(tracker.find(hand)[0, 3] + 0.05) < 0.002
+
+
 def test_a_thing_that_was_pushed_far_is_found_where_the_hand_went() -> None:
     rng = np.random.default_rng(0)
     surface = box(rng, (0.04, 0.03, 0.02))

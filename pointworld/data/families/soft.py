@@ -109,10 +109,12 @@ class Soft:
         """Nothing is left to do."""
 
 
-def _soft_scene(name: str, rng: Rng, config: TabletopConfig) -> SceneSpec | None:
-    """The soft thing on the table with up to two objects beside it."""
+def soft_scene(
+    name: str, rng: Rng, config: TabletopConfig, *, classes: str | None = None
+) -> SceneSpec | None:
+    """The soft thing on the table with up to two objects beside it. Args: classes: its own set, None = the config's."""
     table_height = draw_table_height(rng)
-    variant = draw_variant(rng, name, config.shapes)
+    variant = draw_variant(rng, name, classes or config.shapes)
     surface = draw_surface(rng)
     xy = np.array([rng.uniform(0.44, 0.64), rng.uniform(-0.16, 0.16)])
     facts = _scarf(rng, variant) if name == "scarf" else _pillow(rng, variant)
@@ -276,7 +278,7 @@ SOFT: tuple[Family, ...] = (
     Family(
         name="scarf",
         group="deformable",
-        draw_scene=lambda rng, config: _soft_scene("scarf", rng, config),
+        draw_scene=lambda rng, config: soft_scene("scarf", rng, config),
         draw_motion=_scarf_motion,
         settled_speed=0.05,
         settle_time=0.1,
@@ -284,7 +286,7 @@ SOFT: tuple[Family, ...] = (
     Family(
         name="pillow",
         group="deformable",
-        draw_scene=lambda rng, config: _soft_scene("pillow", rng, config),
+        draw_scene=lambda rng, config: soft_scene("pillow", rng, config),
         draw_motion=_pillow_motion,
         settled_speed=0.05,
     ),

@@ -165,7 +165,7 @@ class PushChooser:
         if bool(((push.behind[:2] < lower) | (push.behind[:2] > upper)).any()):
             return None
         hand = Hand(depth=self.depth, wide=self.wide)
-        highest = self.table + self.depth + _HIGHEST
+        highest = min(self.table + self.depth + _HIGHEST, limits.workspace_upper[2])
         air = FreeAir(hand=hand, table=self.table, highest=highest, room=room)
         tool = self.space.body.robot.tool_pose(seen.state.joint_positions).numpy()[:3, 3]
         return air.clear(seen, tool, push)

@@ -12,7 +12,7 @@ from pointworld.data.families import REGISTRY
 from pointworld.data.families.articulated import Articulated
 from pointworld.data.families.base import box_part, draw_table_height, scatter
 from pointworld.data.families.rigid import small_object
-from pointworld.data.families.soft import Soft
+from pointworld.data.families.soft import Soft, soft_scene
 from pointworld.data.families.tools import HeldTool
 from pointworld.data.shapes import Shape, rotation_about
 from pointworld.data.tabletop import (
@@ -38,8 +38,8 @@ class Draft:
     """A scene with a goal, not simulated yet.
 
     motions: T_world_world (4, 4) from start to goal by name of the body. joint: name of the joint, its way in its own
-    unit, and whether it is a hinge. grip: box (lower, upper) in the world, within which task points are for the hand.
-    tool: (3,) where the hand starts, None = anywhere above.
+    unit, and whether it is a hinge. grip: box (lower, upper) in the fixture's frame, within which task points are for
+    the hand.
     """
 
     scene: SceneSpec
@@ -47,7 +47,6 @@ class Draft:
     kind: Kind
     joint: tuple[str, float, bool] | None = None
     grip: tuple[np.ndarray, np.ndarray] | None = None
-    tool: np.ndarray | None = None
 
 
 def _moved(about: np.ndarray, yaw: float, way: np.ndarray) -> np.ndarray:
@@ -222,9 +221,8 @@ def _sweep(rng: Rng, config: TabletopConfig, family: str) -> Draft | None:
     return Draft(scene=scene, motions=motions, kind="rigid")
 
 
-def _soft(rng: Rng, config: TabletopConfig, family: str) -> Draft | None:
-    """A scarf or pillow, to be moved and turned."""
-    scene = REGISTRY[family].draw_scene(rng, config)
+def _soft(rng: Rng, scene: SceneSpec | None) -> Draft | None:
+    """The scarf or pillow of a scene, to be moved and turned."""
     if scene is None or not scene.objects:
         return None
     prop = scene.props[0]
@@ -246,11 +244,11 @@ def _duster(rng: Rng, config: TabletopConfig) -> Draft | None:
 
 def _scarf(rng: Rng, config: TabletopConfig) -> Draft | None:
     # Cloths of the test set are round and of one colour: nobody can see how such a cloth is turned.
-    return _soft(rng, replace(config, shapes="train"), "scarf")
+    return _soft(rng, soft_scene("scarf", rng, config, classes="train"))
 
 
 def _pillow(rng: Rng, config: TabletopConfig) -> Draft | None:
-    return _soft(rng, config, "pillow")
+    return _soft(rng, soft_scene("pillow", rng, config))
 
 
 #: Every task family by name.
