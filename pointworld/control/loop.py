@@ -269,7 +269,7 @@ class ControlLoop:
             self._filter, decision = self.safety.step(before, now, state, target)
             if decision.command is not None:
                 self._send(decision)
-            if self._filter.mode is SafetyMode.FAULT and before.mode is not SafetyMode.FAULT:
+            if decision.fault is not Reason.NONE:
                 self._faulted()
             self._yield()
             self._quieten()

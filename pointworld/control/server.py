@@ -165,6 +165,8 @@ class RobotServer:
     def _read(self, client: _Client) -> None:
         try:
             data = client.sock.recv(65536)
+            # Frozen just before that, what piled up meanwhile came with it.
+            self._check_gap()
             messages = client.decoder.feed(data)
             if not data:
                 raise WireError("closed")

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pointworld.control.backends.mujoco_arm import MujocoArm
 from pointworld.control.clock import ManualClock
-from pointworld.control.loop import ControlLoop, LoopConfig
+from pointworld.control.controller import PlannerLink
+from pointworld.control.loop import ControlLoop, LoopConfig, LoopStatus
+from pointworld.control.planning import planning
+from pointworld.control.recording import Recorder, read_recording
 from pointworld.control.safety import SafetyFilter
 from pointworld.control.task_setup import task_space
 from pointworld.control.task_world import TaskWorld
 from pointworld.control.types import Chunk, ControlError, Reason, RobotMode, SafetyMode
+from pointworld.control.wire import Message
 from pointworld.data.robot_tree import robot_tree
 from pointworld.plan import ConstantMotion
 from pointworld.plan.mpc import MpcSettings, run_mpc
@@ -97,9 +103,9 @@ def touches(task: Task, arm: MujocoArm) -> bool:
 
 
 class Push:
-    """The same push again, up to a fault."""
+    """The same push again, recorded, up to a fault."""
 
-    def __init__(self, played: Played) -> None:
+    def __init__(self, played: Played, folder: Path) -> None:
         task = played.task
         self.played, self.clock = played, ManualClock()
         period = played.safety.config.period
@@ -108,11 +114,13 @@ class Push:
         )
         self.arm.connect()
         self.robot = Wrapped(self.arm, self.clock)  # type: ignore[arg-type]
+        self.recorder = Recorder(folder, joints=self.arm.info.arm_joints)
         self.loop = ControlLoop(
             self.robot,  # type: ignore[arg-type]
             played.safety,
             self.clock,
             config=LoopConfig(planner_timeout=TIMEOUT),
+            recorder=self.recorder,
         )
         self.loop.arm()
         self.left = list(played.chunks)
@@ -155,6 +163,13 @@ class Push:
         return float(np.abs(self.arm.data.qvel[self.arm.index.dofs]).max())
 
 
+@pytest.fixture
+def push(played: Played, tmp_path: Path) -> Iterator[Push]:
+    scene = Push(played, tmp_path / "run")
+    yield scene
+    scene.recorder.close()
+
+
 def _state(name: str) -> Callable[[Push], Reason]:
     make, reason = ARM_FAULTS[name]
 
@@ -175,6 +190,39 @@ def _silent(push: Push) -> Reason:
     return Reason.PLANNER_LATE
 
 
+def _exception(push: Push) -> Reason:
+    push.silent = True
+    with (
+        pytest.raises(ZeroDivisionError),
+        planning(push.loop, push.clock, deadline=0.5),
+    ):
+        raise ZeroDivisionError("no candidates")
+    return Reason.PLANNER_ERROR
+
+
+def _nan(push: Push) -> Reason:
+    """As it comes to the controller from a planner that does not look at its plans."""
+    push.silent = True
+    link = PlannerLink(push.loop, "a token of sixteen and more")
+    link._listener.close()
+    fields = {"sequence": 10_000, "start_time": push.clock.now(), "step_dt": 0.1}
+    answer = link._answer(Message("chunk", fields, {"joint_positions": np.full((6, 7), np.nan)}))
+    assert answer.kind == "refused"
+    return Reason.CHUNK_INVALID
+
+
+def _full_disk(push: Push) -> Reason:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+        push.recorder.plan(push.clock.now(), {"large": np.zeros(100_000)})
+        push.recorder._thread.join(timeout=10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert push.recorder.error is not None
+    return Reason.RECORDING
+
+
 def _jump(push: Push) -> Reason:
     push.silent = True
     push.clock.time += 3600.0
@@ -193,12 +241,17 @@ FAULTS: dict[str, Callable[[Push], Reason]] = {
     "a reflex": _state("a reflex"),
     "refused": _refused,
     "silent planner": _silent,
+    "planner exception": _exception,
+    "planner NaN": _nan,
+    "disk full": _full_disk,
     "clock": _jump,
     "camera": _camera,
 }
 PHASES = ("standing", "on the way", "contact", "gripper")
-#: In contact everything is tried on every run of the tests; elsewhere a few, and all in the slow ones.
-OFTEN = ("frozen", "silent planner", "refused")
+#: In contact everything is tried on every run of the tests; elsewhere these, and all in the slow ones.
+OFTEN = ("frozen", "silent planner", "refused", "planner exception", "planner NaN", "disk full")
+#: What cannot happen, and why.
+NEVER = {("standing", "silent planner"): "nobody waits for a planner before its first chunk"}
 CASES = [
     pytest.param(
         phase,
@@ -208,13 +261,14 @@ CASES = [
     )
     for phase in PHASES
     for fault in FAULTS
-    if (phase, fault) != ("standing", "silent planner")
+    if (phase, fault) not in NEVER
 ]
 
 
 @pytest.mark.parametrize(("phase", "fault"), CASES)
-def test_every_fault_in_every_phase_ends_in_a_stop(played: Played, phase: str, fault: str) -> None:
-    push = Push(played)
+def test_every_fault_in_every_phase_ends_in_a_stop(
+    played: Played, push: Push, phase: str, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
     if phase == "gripper":
         push.close_gripper()
         push.go(0.4)
@@ -228,11 +282,11 @@ def test_every_fault_in_every_phase_ends_in_a_stop(played: Played, phase: str, f
     width = push.arm.get_state().gripper_width
     reason = FAULTS[fault](push)
     begun = push.clock.now()
-    stop_time, period = played.safety.stop_time, played.safety.config.period
-    bound = TIMEOUT if reason is Reason.PLANNER_LATE else played.safety.config.state_age
+    stop_time, config = played.safety.stop_time, played.safety.config
+    silence = {Reason.PLANNER_LATE: TIMEOUT, Reason.STATE_STALE: config.state_age}
     while push.loop.status().mode is not SafetyMode.FAULT:
         push.tick()
-        assert push.clock.now() - begun < bound + 2 * period
+        assert push.clock.now() - begun < silence.get(reason, 0.0) + 2 * config.period
     status = push.loop.status()
     assert status.reason is reason and status.message
     end = push.clock.now() + stop_time + 0.1
@@ -248,6 +302,20 @@ def test_every_fault_in_every_phase_ends_in_a_stop(played: Played, phase: str, f
     if phase == "gripper" and width is not None:
         assert (push.arm.get_state().gripper_width or 0.0) > 0.02, "it closes no further"
     check_for_good(push, played)
+    assert f"fault ({reason.value}): {status.message}" in caplog.text
+    check_record(push, status)
+
+
+def check_record(push: Push, told: LoopStatus) -> None:
+    """It tells of the one fault as the loop did; after a fault of its own it can be read up to there."""
+    push.recorder.close()
+    reading = read_recording(push.recorder.folder)
+    assert reading.events[0]["event"] == "armed"
+    faults = [(e["reason"], e["message"]) for e in reading.events if e["event"] == "fault"]
+    if told.reason is Reason.RECORDING:
+        assert not reading.complete and not faults
+    else:
+        assert reading.complete and faults == [(told.reason.value, told.message)]
 
 
 def check_for_good(push: Push, played: Played) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from threading import Lock
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -120,6 +122,24 @@ def test_a_piece_of_the_table_is_no_cloth(scarf: Scarf) -> None:
     beside = BoxSelection(pixels=(float(left) - 45, float(top), float(left) - 8, float(top) + 40))
     with pytest.raises(InputError, match="other colours than the table"):
         scarf.tracker(beside).see(scarf.frames, scarf.joints)
+
+
+def test_a_cloth_that_was_to_stay_and_was_dragged_counts(scarf: Scarf) -> None:
+    """A goal for another thing: `moved` is of everything else, cloth included."""
+    mujoco, task = import_mujoco(), scarf.task
+    data = task.restart()
+    mujoco.mj_forward(task.model, data)
+    box = task.still[0]
+    tracker: Any = SimpleNamespace(
+        surfaces=[surface_of(task.model, data, box, 50, 0)], motions=[np.eye(4)]
+    )
+    scene: Any = SimpleNamespace(lock=Lock(), model=task.model, data=data)
+    truth = GoalTruth(task, scene, tracker, 0.02)
+    truth.begin()
+    assert truth()["moved"] < 1e-6
+    for body in np.unique(task.model.flex_vertbodyid):
+        data.qpos[task.model.jnt_qposadr[task.model.body_jntadr[body]]] += 0.05
+    assert truth()["moved"] == pytest.approx(0.05, abs=0.002) and truth()["error"] < 1e-6
 
 
 @pytest.mark.rejects_input

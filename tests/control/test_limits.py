@@ -16,6 +16,8 @@ from pointworld.errors import AssetError, InputError
 from pointworld.robot import RobotModel
 
 ORACLE = Path(__file__).with_name("libfranka_limits.py")
+#: What it printed once, and from which libfranka; see `meta_json` inside.
+STORED = Path(__file__).parent / "data" / "libfranka_limits.npz"
 
 
 def test_full_speed_in_the_middle_and_none_at_the_ends(fr3_limits: JointLimits) -> None:
@@ -61,20 +63,41 @@ def test_nonsense_is_refused(fr3_limits: JointLimits) -> None:
         fr3_limits.scaled(velocity=1.5, acceleration=1, jerk=1)
 
 
-def _libfranka_python() -> str | None:
-    """A Python that has pylibfranka: named by POINTWORLD_PYLIBFRANKA, else none. Never imported in this process."""
-    return os.environ.get("POINTWORLD_PYLIBFRANKA")
+@pytest.fixture(scope="module")
+def configurations(fr3_limits: JointLimits) -> np.ndarray:
+    """(1000, 7) all over the joints' ranges."""
+    return np.random.default_rng(7).uniform(fr3_limits.lower, fr3_limits.upper, (1000, 7))
 
 
-def test_libfranka_agrees_on_1000_configurations(fr3: RobotModel, fr3_limits: JointLimits) -> None:
-    python = _libfranka_python()
+def check_against_libfranka(
+    limits: JointLimits, q: np.ndarray, lower: np.ndarray, upper: np.ndarray
+) -> None:
+    """libfranka stays its own tolerance below the curve, also where the curve is at zero."""
+    slowest, fastest = limits.velocity_range(q)
+    assert np.allclose(fastest - VELOCITY_TOLERANCE, upper, rtol=0, atol=1e-9)
+    assert np.allclose(slowest + VELOCITY_TOLERANCE, lower, rtol=0, atol=1e-9)
+
+
+def test_libfranka_agreed_on_1000_configurations(
+    fr3_limits: JointLimits, configurations: np.ndarray
+) -> None:
+    with np.load(STORED, allow_pickle=False) as stored:
+        meta = json.loads(str(stored["meta_json"]))
+        assert meta["seed"] == 7 and meta["libfranka"] == "0.21.2"
+        assert np.array_equal(stored["joint_positions"], configurations)
+        check_against_libfranka(fr3_limits, configurations, stored["lower"], stored["upper"])
+
+
+def test_libfranka_agrees_on_1000_configurations(
+    fr3: RobotModel, fr3_limits: JointLimits, configurations: np.ndarray
+) -> None:
+    """The library itself, in a Python of its own: named by POINTWORLD_PYLIBFRANKA, never imported in this process."""
+    python = os.environ.get("POINTWORLD_PYLIBFRANKA")
     if python is None or shutil.which(python) is None:
         pytest.skip("POINTWORLD_PYLIBFRANKA does not name a Python with pylibfranka")
-    rng = np.random.default_rng(7)
-    q = rng.uniform(fr3_limits.lower, fr3_limits.upper, (1000, 7))
     done = subprocess.run(
         [python, str(ORACLE), str(fr3.source)],
-        input=json.dumps(q.tolist()),
+        input=json.dumps(configurations.tolist()),
         capture_output=True,
         text=True,
         timeout=60,
@@ -82,7 +105,4 @@ def test_libfranka_agrees_on_1000_configurations(fr3: RobotModel, fr3_limits: Jo
     )
     assert done.returncode == 0, done.stderr
     lower, upper = np.array(json.loads(done.stdout)).transpose(1, 0, 2)
-    slowest, fastest = fr3_limits.velocity_range(q)
-    # libfranka stays its own tolerance below the curve, also where the curve is at zero.
-    assert np.allclose(fastest - VELOCITY_TOLERANCE, upper, atol=1e-9)
-    assert np.allclose(slowest + VELOCITY_TOLERANCE, lower, atol=1e-9)
+    check_against_libfranka(fr3_limits, configurations, lower, upper)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +19,8 @@ from pointworld.control.backends import FakeRobot
 from pointworld.control.client import RemoteRobot
 from pointworld.control.clock import SystemClock
 from pointworld.control.limits import JointLimits
-from pointworld.control.loop import ControlLoop
+from pointworld.control.loop import ControlLoop, LoopStatus
+from pointworld.control.recording import Recorder, read_recording
 from pointworld.control.safety import SafetyConfig, SafetyFilter
 from pointworld.control.serve import ServerProcess, start_server
 from pointworld.control.server import RobotServer, ServerConfig
@@ -36,6 +40,8 @@ TOKEN = "a token of sixteen and more"
 NAMES = tuple(f"fr3_joint{i}" for i in range(1, 8))
 #: This machine may be busy with other things: times are checked with this much in addition [s].
 SLACK = 0.25
+#: Longest silence of a client of the servers here, and oldest state that the loops here act on [s].
+WATCHDOG = STATE_AGE = 0.3
 
 
 class Served:
@@ -45,7 +51,7 @@ class Served:
         clock = SystemClock()
         self.arm = FakeRobot(NAMES, HOME, clock, max_width=0.08)
         self.arm.connect()
-        config = ServerConfig(watchdog=0.3, hello=0.3)
+        config = ServerConfig(watchdog=WATCHDOG, hello=0.3)
         self.server = RobotServer(self.arm, clock, token=TOKEN, config=config)
         self.over = threading.Event()
         self.thread = threading.Thread(target=self.server.serve, args=(self.over.is_set,))
@@ -92,6 +98,26 @@ def test_commands_and_states_pass(served: Served) -> None:
     assert not robot.is_connected
     with pytest.raises(ControlError):
         robot.get_state()
+
+
+def test_what_a_driver_made_of_a_command_comes_back(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that bounds what it passes on to its arm, as that of a Franka does."""
+    send = served.arm.send_action
+
+    def bounded(wanted: JointCommand) -> JointCommand:
+        return send(replace(wanted, joint_positions=wanted.joint_positions.clip(max=HOME + 0.02)))
+
+    monkeypatch.setattr(served.arm, "send_action", bounded)
+    robot = served.client()
+    robot.connect()
+    assert robot.get_state().reference is None
+    robot.send_action(command(HOME + 0.05))
+    eventually(lambda: robot.get_state().reference is not None)
+    reference = robot.get_state().reference
+    assert reference is not None and np.allclose(reference, HOME + 0.02)
+    robot.disconnect()
 
 
 def test_a_silent_client_stops_the_arm_until_recovery(served: Served) -> None:
@@ -197,85 +223,172 @@ def test_nobody_there() -> None:
 
 
 class Running:
-    """A loop in a thread, moving a fake arm in another process."""
+    """A loop in a thread moves a fake arm behind a server; everything is recorded."""
 
-    def __init__(self, limits: JointLimits, server: ServerProcess) -> None:
+    def __init__(
+        self, limits: JointLimits, address: tuple[str, int], token: str, folder: Path
+    ) -> None:
+        """Returns when the arm is on its way."""
         self.clock = SystemClock()
-        self.server = server
-        self.robot = RemoteRobot(server.address, server.token, self.clock)
+        self.robot = RemoteRobot(address, token, self.clock)
         self.robot.connect()
-        config = SafetyConfig(ramp=0.0, watchdog=0.5, state_age=0.3, period=0.02)
+        self.folder, self.recorder = folder, Recorder(folder, joints=NAMES)
+        config = SafetyConfig(ramp=0.0, watchdog=0.5, state_age=STATE_AGE, period=0.02)
         self.loop = ControlLoop(
-            self.robot, SafetyFilter(limits, config, body=None, max_width=0.08), self.clock
+            self.robot,
+            SafetyFilter(limits, config, body=None, max_width=0.08),
+            self.clock,
+            recorder=self.recorder,
         )
         self.over = threading.Event()
         self.loop.arm()
         self.thread = threading.Thread(target=self.loop.run, args=(self.over.is_set,))
         self.thread.start()
+        self.loop.submit(self.chunk(1))
+        eventually(lambda: self.robot.get_state().joint_positions[0] > HOME[0] + 0.01)
+
+    def chunk(self, sequence: int) -> Chunk:
         path = np.repeat(HOME[None], 11, 0)
         path[:, 0] += np.linspace(0, 0.5, 11)
         now = self.clock.now()
-        self.loop.submit(Chunk(sequence=1, start_time=now, joint_positions=path, step_dt=0.5))
+        return Chunk(sequence=sequence, start_time=now, joint_positions=path, step_dt=0.5)
 
-    def fault(self) -> float:
-        """Seconds until the loop is in FAULT."""
-        return eventually(lambda: self.loop.status().mode is SafetyMode.FAULT)
+    def check_stopped(self, reason: set[Reason], *, since: float, within: float) -> LoopStatus:
+        """In FAULT for one of these reasons in time; gives what the loop says then, when it is over with the motion."""
+        eventually(lambda: self.loop.status().mode is SafetyMode.FAULT)
+        assert time.monotonic() - since < within + 2 * SLACK
+        status = self.loop.status()
+        assert status.reason in reason and status.message
+        time.sleep(self.loop.safety.stop_time)
+        self.check_refusals()
+        return status
+
+    def check_refusals(self) -> None:
+        """Neither a new plan, nor arming, nor a recovery that nobody acknowledges leads out of the fault."""
+        with pytest.raises(ControlError):
+            self.loop.submit(self.chunk(2))
+        with pytest.raises(ControlError):
+            self.loop.arm()
+        with pytest.raises(ControlError):
+            self.loop.recover(acknowledged=False)
+        assert self.loop.status().mode is SafetyMode.FAULT
+
+    def check_stopped_by_server(self, why: str) -> None:
+        """The arm stands where the server stopped it, not where the commands lead that came too late."""
+        eventually(
+            lambda: any(f"command_timeout: {why}" in e for e in self.robot.get_state().errors)
+        )
+        here = self.robot.get_state().joint_positions
+        time.sleep(0.3)
+        state, commanded = self.robot.get_state(), self.loop.status().commanded
+        assert state.mode is RobotMode.STOPPED and np.array_equal(state.joint_positions, here)
+        assert commanded is not None and commanded[0] > here[0] + 0.01
+
+    def check_recovery(self) -> None:
+        """An acknowledged recovery leads to disarmed; the arm, armed again, stays where it is."""
+        self.check_refusals()
+        here = self.robot.get_state().joint_positions
+        self.loop.recover(acknowledged=True)
+        assert self.loop.status().mode is SafetyMode.DISARMED
+        eventually(lambda: self.robot.get_state().mode is RobotMode.READY)
+        self.loop.arm()
+        time.sleep(0.2)
+        status = self.loop.status()
+        assert status.mode is SafetyMode.ARMED and status.holding, status.message
+        assert np.array_equal(self.robot.get_state().joint_positions, here)
+
+    def check_log(self, told: LoopStatus) -> None:
+        """The record tells of one fault, as the loop did, and of no command in it after the time to stop."""
+        self.close()
+        reading = read_recording(self.folder)
+        assert reading.complete
+        (fault,) = (event for event in reading.events if event["event"] == "fault")
+        assert (fault["reason"], fault["message"]) == (told.reason.value, told.message)
+        ticks = reading.ticks
+        sent = ticks["time"][ticks["sent"] & (ticks["mode"] == SafetyMode.FAULT.value)]
+        assert (sent - fault["time"] < self.loop.safety.stop_time + SLACK).all()
 
     def close(self) -> None:
         self.over.set()
         self.thread.join(5)
         self.robot.disconnect()
-        self.server.close()
+        self.recorder.close()
+
+
+def _serve(port: int = 0) -> ServerProcess:
+    options = {"joints": list(NAMES), "home": HOME.tolist(), "max_width": 0.08}
+    return start_server("fake", options, port=port, watchdog=WATCHDOG)
 
 
 @pytest.fixture
-def running(fr3_limits: JointLimits) -> Iterator[Running]:
-    options = {"joints": list(NAMES), "home": HOME.tolist(), "max_width": 0.08}
-    scene = Running(fr3_limits, start_server("fake", options))
+def server() -> Iterator[ServerProcess]:
+    process = _serve()
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def running(fr3_limits: JointLimits, server: ServerProcess, tmp_path: Path) -> Iterator[Running]:
+    scene = Running(fr3_limits, server.address, server.token, tmp_path / "run")
     yield scene
     scene.close()
 
 
-def test_the_server_is_killed(running: Running) -> None:
-    time.sleep(0.3)
-    running.server.process.kill()
-    assert running.fault() < 0.3 + 2 * SLACK
-    assert running.loop.status().reason in (Reason.ROBOT_LINK, Reason.STATE_STALE)
-
-
-def test_the_server_freezes_and_wakes(running: Running) -> None:
-    time.sleep(0.3)
-    os.kill(running.server.process.pid, signal.SIGSTOP)
+def test_the_server_is_killed_and_another_takes_its_place(
+    server: ServerProcess, running: Running
+) -> None:
+    begun = time.monotonic()
+    server.process.kill()
+    told = running.check_stopped(
+        {Reason.ROBOT_LINK, Reason.STATE_STALE}, since=begun, within=STATE_AGE
+    )
+    again = _serve(server.address[1])
     try:
-        assert running.fault() < 0.3 + 2 * SLACK
-        assert running.loop.status().reason in (Reason.ROBOT_LINK, Reason.STATE_STALE)
+        with pytest.raises(ControlError) as caught:
+            running.loop.recover(acknowledged=True)
+        assert caught.value.reason is Reason.ROBOT_LINK, "it is not connected to the new one"
+        running.robot.disconnect()
+        running.robot._token = again.token
+        running.robot.connect()
         time.sleep(0.3)
+        assert np.array_equal(running.robot.get_state().joint_positions, HOME)
+        running.check_recovery()
+        running.check_log(told)
     finally:
-        os.kill(running.server.process.pid, signal.SIGCONT)
+        again.close()
+
+
+#: When the server freezes, after the arm has set off [s].
+PHASES = np.random.default_rng(3).uniform(0.0, 2.0, 20).round(3).tolist()
+
+
+@pytest.mark.parametrize(
+    "phase", [*PHASES[:5], *(pytest.param(p, marks=pytest.mark.slow) for p in PHASES[5:])]
+)
+def test_the_server_freezes_and_wakes(
+    server: ServerProcess, running: Running, phase: float
+) -> None:
+    time.sleep(phase)
+    begun = time.monotonic()
+    os.kill(server.process.pid, signal.SIGSTOP)
+    try:
+        told = running.check_stopped({Reason.STATE_STALE}, since=begun, within=STATE_AGE)
+    finally:
+        os.kill(server.process.pid, signal.SIGCONT)
     # What had piled up in the socket is not carried out: the server latches its own stop first.
-    time.sleep(0.2)
-    here = running.robot._state
-    time.sleep(0.2)
-    there = running.robot._state
-    assert here is not None and there is not None
-    assert np.array_equal(here.joint_positions, there.joint_positions)
-    assert running.loop.status().mode is SafetyMode.FAULT
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("phase", np.random.default_rng(3).uniform(0.0, 2.0, 20).round(3))
-def test_the_server_freezes_at_any_time(running: Running, phase: float) -> None:
-    time.sleep(float(phase))
-    test_the_server_freezes_and_wakes(running)
+    running.check_stopped_by_server("the robot server stood still")
+    running.check_recovery()
+    running.check_log(told)
 
 
 class Proxy:
-    """Passes bytes on until it is told to be silent: a half-open connection."""
+    """Passes bytes on while it is open. While it is not they wait in it, and nobody is told: a half-open connection."""
 
     def __init__(self, target: tuple[str, int]) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))
-        self.address = self.listener.getsockname()[:2]
-        self.silent = threading.Event()
+        self.address: tuple[str, int] = self.listener.getsockname()[:2]
+        self.open = threading.Event()
+        self.open.set()
         self.target = target
         threading.Thread(target=self._run, daemon=True).start()
 
@@ -286,26 +399,37 @@ class Proxy:
         self._pass(near, far)
 
     def _pass(self, source: socket.socket, sink: socket.socket) -> None:
-        try:
+        with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                if not self.silent.is_set():
-                    sink.sendall(data)
-        except OSError:
-            return
+                self.open.wait()
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.open.set()
+        self.listener.close()
 
 
-def test_a_half_open_connection_stops_both_sides(served: Served) -> None:
+def test_a_half_open_connection_stops_both_sides(
+    fr3_limits: JointLimits, served: Served, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The loop by the age of the arm's state, the server by its client's silence; and so it stays when all arrives."""
     proxy = Proxy(served.server.address)
-    robot = RemoteRobot((str(proxy.address[0]), int(proxy.address[1])), TOKEN, SystemClock())
-    robot.connect()
-    robot.send_action(command(HOME + 0.01))
-    eventually(lambda: served.server._active)
-    proxy.silent.set()
-    begun = time.monotonic()
-    while served.arm.get_state().mode is not RobotMode.STOPPED:
-        robot.get_state()
-        assert time.monotonic() - begun < 0.3 + 2 * SLACK
-        time.sleep(0.01)
-    age = time.monotonic() - robot.get_state().time
-    assert age > 0.2, "the client sees it by the age of the state"
-    robot.disconnect()
+    running = Running(fr3_limits, proxy.address, TOKEN, tmp_path / "run")
+    try:
+        begun = time.monotonic()
+        proxy.open.clear()
+        eventually(lambda: served.server._latched is not None)
+        assert time.monotonic() - begun < WATCHDOG + 2 * SLACK
+        assert served.server._latched is not None
+        assert served.server._latched[0] is Reason.COMMAND_TIMEOUT
+        assert served.arm.get_state().mode is RobotMode.STOPPED
+        assert "stopped (command_timeout): the client was silent" in caplog.text
+        told = running.check_stopped({Reason.STATE_STALE}, since=begun, within=STATE_AGE)
+        proxy.open.set()
+        running.check_stopped_by_server("the client was silent")
+        running.check_recovery()
+        running.check_log(told)
+    finally:
+        running.close()
+        proxy.close()

@@ -17,7 +17,9 @@ from pointworld.control.loop import ControlLoop, LoopConfig
 from pointworld.control.safety import SafetyConfig, SafetyFilter
 from pointworld.control.server import RobotServer, ServerConfig, _Client
 from pointworld.control.types import Chunk, Reason, RobotState, SafetyMode
+from pointworld.control.wire import Message, encode
 from tests.control.conftest import HOME
+from tests.control.test_safety import EXAMPLES
 from tests.control.test_server import TOKEN
 
 #: Longer than any silence here [s].
@@ -29,7 +31,9 @@ _ROUNDING = 1e-9
 times = given(
     deadline=st.floats(0.06, 0.5), tick=st.floats(0.005, 0.05), silence=st.floats(0.0, 0.8)
 )
-quick = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+#: Of what the safety filter itself watches, as many cases as of its other properties.
+thorough = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+quick = settings(thorough, max_examples=60)
 
 
 class Silent:
@@ -95,7 +99,7 @@ def _in_time(passed: float, deadline: float, tick: float) -> bool:
     return deadline - _ROUNDING < passed < deadline + tick + _ROUNDING
 
 
-@quick
+@thorough
 @times
 def test_a_loop_that_was_silent_stops_at_its_first_tick(
     fr3_limits: JointLimits, deadline: float, tick: float, silence: float
@@ -110,7 +114,7 @@ def test_a_loop_that_was_silent_stops_at_its_first_tick(
         assert decision.fault is scene.reason is Reason.WATCHDOG and decision.command is None
 
 
-@quick
+@thorough
 @times
 def test_an_arm_that_is_silent_is_missed_in_time(
     fr3_limits: JointLimits, deadline: float, tick: float, silence: float
@@ -120,7 +124,7 @@ def test_an_arm_that_is_silent_is_missed_in_time(
     scene.robot.silent = True
     passed = scene.go(silence)
     scene.robot.silent = False
-    scene.go(2 * deadline)
+    scene.go(deadline)
     if silence < deadline:
         assert scene.reason is Reason.NONE
     else:
@@ -170,6 +174,29 @@ def test_a_client_that_is_silent_is_missed_by_the_robot_server_in_time(
         server._listener.close()
     assert server._latched[0] is Reason.COMMAND_TIMEOUT
     assert _in_time(clock.now() - client.heard, deadline, tick)
+
+
+def test_a_server_frozen_just_before_it_reads_carries_nothing_out() -> None:
+    """What piled up comes with the first read after it woke."""
+    clock = ManualClock(50.0)
+    arm = FakeRobot(tuple("abcdefg"), HOME, clock)
+    arm.connect()
+    server = RobotServer(arm, clock, token=TOKEN, config=ServerConfig(watchdog=0.1))
+    client = _moving_client(server)
+
+    def recv(size: int) -> bytes:
+        clock.time += 5.0
+        arrays = {"q": HOME + 0.1, "v": np.zeros(7)}
+        return encode(Message("action", {"sequence": 1, "width": None}, arrays))
+
+    client.sock = SimpleNamespace(recv=recv, send=len)  # type: ignore[assignment]
+    server._selector.close()
+    ready = [(SimpleNamespace(fileobj=client.sock, data=client), 1)]
+    server._selector = SimpleNamespace(select=lambda timeout: ready)  # type: ignore[assignment]
+    server.step()
+    server._listener.close()
+    assert server._latched is not None and server._latched[0] is Reason.COMMAND_TIMEOUT
+    assert np.array_equal(arm._place()[0], HOME)
 
 
 def _only_pass_time(server: RobotServer, clock: ManualClock, tick: float) -> None:
