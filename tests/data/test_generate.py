@@ -111,7 +111,7 @@ def test_flow_agrees_with_later_depth(
 ) -> None:
     """First-image pixels carried by their bodies lie on the later depth image where they are still visible."""
     errors, moved = [], 0
-    for clip in clips[:5]:
+    for clip in clips:
         later = any_renderer.views_at(SEED, clip.index, step)
         for first, then in zip(clip.views, later, strict=True):
             seen = (first.depth > 0) & (first.segmentation > 0)
@@ -126,7 +126,7 @@ def test_flow_agrees_with_later_depth(
             kinds = np.array([kind == "object" for kind in clip.body_kinds])[body]
             moved += int((visible & displaced & kinds).sum())
     error = np.concatenate(errors)
-    assert moved > (30 if step == 3 else 300)
+    assert moved > (20 if step == 3 else 300)
     assert np.quantile(error, 0.999) < 2e-3
     assert np.median(error) < 1e-4
 

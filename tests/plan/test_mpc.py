@@ -98,7 +98,7 @@ def test_steps_are_never_exceeded(body: Body, home: Tensor) -> None:
 @pytest.fixture(scope="module")
 def scene(robot: RobotModel) -> Scene:
     pytest.importorskip("mujoco", reason="mujoco is not installed")
-    return push_scenes(robot, 77, 1)[0]
+    return push_scenes(robot, 78, 1)[0]
 
 
 def test_oracle_pushes_an_object_to_its_goal(scene: Scene, body: Body, robot: RobotModel) -> None:
