@@ -32,7 +32,7 @@ pytest.importorskip(
 )
 
 #: Simulated motions: in one a thing is nudged in full view, in the other two are, half hidden by the hand.
-SEED, SEEN, HIDDEN = 777, 10, 1
+SEED, SEEN, HIDDEN = 777, 12, 1
 
 
 @pytest.fixture(scope="module")
