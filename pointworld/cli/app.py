@@ -107,7 +107,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, rest = found
     module = importlib.import_module(f"pointworld.cli.{COMMANDS[name][0]}")
     try:
-        return int(module.main(rest))
+        try:
+            return int(module.main(rest))
+        finally:
+            # Here, where it can be caught, and not at the very end: see below.
+            sys.stdout.flush()
     except PointWorldError as error:
         sys.stderr.write("error: " + " ".join(str(error).split()) + "\n")
         return 2
