@@ -32,7 +32,6 @@ from pointworld.control.remote import ControllerProcess, RemoteController, start
 from pointworld.control.rig_process import ProcessRig
 from pointworld.control.safety import SafetyConfig, SafetyFilter
 from pointworld.control.serve import ServerProcess, start_server
-from pointworld.control.server import ServerConfig
 from pointworld.control.types import (
     CameraFrame,
     Chunk,
@@ -50,6 +49,7 @@ from tests.control.test_server import NAMES, SLACK, Served, command, eventually
 
 #: Wide times: this machine may be busy with other things.
 CONFIG = SafetyConfig(ramp=0.0, period=0.02, watchdog=0.5, state_age=0.4)
+WATCHDOG = 0.3
 
 
 @dataclass
@@ -174,7 +174,7 @@ class OverLine:
         seed: int,
         *,
         config: SafetyConfig = CONFIG,
-        watchdog: float = ServerConfig.watchdog,
+        watchdog: float = WATCHDOG,
     ) -> None:
         options = {"joints": list(NAMES), "home": HOME.tolist(), "max_width": 0.08}
         self.server: ServerProcess = start_server("fake", options, watchdog=watchdog)
@@ -296,7 +296,7 @@ def test_no_states_stop_the_run_by_their_age(over_line: OverLine) -> None:
 def test_no_commands_stop_the_arm_at_the_server(over_line: OverLine) -> None:
     over_line.move()
     over_line.line.up.lose = 1.0
-    over_line.check_stopped({Reason.ROBOT_ERROR, Reason.TRACKING}, within=0.1)
+    over_line.check_stopped({Reason.ROBOT_ERROR, Reason.TRACKING}, within=WATCHDOG)
     over_line.arm_stopped()
 
 
