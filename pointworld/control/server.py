@@ -117,7 +117,7 @@ class RobotServer:
                 self._accept()
             else:
                 self._read(key.data)
-        now = self.clock.now()
+        now = self._check_gap()
         for client in list(self._clients):
             if not client.trusted and now - client.since > self.config.hello:
                 self._drop(client)
@@ -128,13 +128,14 @@ class RobotServer:
             self._sent = now
             self._send_state()
 
-    def _check_gap(self) -> None:
-        """Notice a freeze of this process before anything that arrived meanwhile is acted on."""
+    def _check_gap(self) -> float:
+        """Notice a freeze of this process before anything that arrived meanwhile is acted on. Gives the time."""
         now = self.clock.now()
         if self._active and now - self._woken > self.config.watchdog:
             gap = now - self._woken
             self._latch(Reason.COMMAND_TIMEOUT, f"the robot server stood still for {gap:.3f} s")
         self._woken = now
+        return now
 
     def _latch(self, reason: Reason, message: str) -> None:
         """Stop the arm, and take no commands until a client recovers."""
@@ -165,8 +166,6 @@ class RobotServer:
     def _read(self, client: _Client) -> None:
         try:
             data = client.sock.recv(65536)
-            # Frozen just before that, what piled up meanwhile came with it.
-            self._check_gap()
             messages = client.decoder.feed(data)
             if not data:
                 raise WireError("closed")
@@ -228,6 +227,8 @@ class RobotServer:
 
         A command that a newer one has overtaken on the way is passed over: the arm never goes back to it.
         """
+        # Frozen since the last look, this command may be one of many that piled up meanwhile.
+        self._check_gap()
         if self._latched is not None:
             return
         count = len(self.robot.info.arm_joints)

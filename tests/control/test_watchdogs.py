@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +17,7 @@ from pointworld.control.limits import JointLimits
 from pointworld.control.loop import ControlLoop, LoopConfig
 from pointworld.control.safety import SafetyConfig, SafetyFilter
 from pointworld.control.server import RobotServer, ServerConfig, _Client
-from pointworld.control.types import Chunk, Reason, RobotState, SafetyMode
+from pointworld.control.types import Chunk, JointCommand, Reason, RobotMode, RobotState, SafetyMode
 from pointworld.control.wire import Message, encode
 from tests.control.conftest import HOME
 from tests.control.test_safety import EXAMPLES
@@ -176,27 +177,50 @@ def test_a_client_that_is_silent_is_missed_by_the_robot_server_in_time(
     assert _in_time(clock.now() - client.heard, deadline, tick)
 
 
-def test_a_server_frozen_just_before_it_reads_carries_nothing_out() -> None:
-    """What piled up comes with the first read after it woke."""
-    clock = ManualClock(50.0)
-    arm = FakeRobot(tuple("abcdefg"), HOME, clock)
+class _Freezing(ManualClock):
+    """Stands still for 5 s right before one of its readings."""
+
+    def __init__(self, reading: int) -> None:
+        super().__init__(50.0)
+        self.left = reading
+
+    def now(self) -> float:
+        self.left -= 1
+        if self.left == 0:
+            self.time += 5.0
+        return super().now()
+
+
+@pytest.mark.parametrize("reading", range(1, 9))
+def test_wherever_a_server_freezes_it_says_so_and_carries_nothing_old_out(reading: int) -> None:
+    """A command waits in its socket all the time; the freeze is before each of the readings of two steps."""
+    clock = _Freezing(0)
+    arm = FakeRobot(tuple("abcdefg"), HOME, ManualClock(50.0))
     arm.connect()
     server = RobotServer(arm, clock, token=TOKEN, config=ServerConfig(watchdog=0.1))
     client = _moving_client(server)
+    late: list[bool] = []
+    send = arm.send_action
 
-    def recv(size: int) -> bytes:
-        clock.time += 5.0
-        arrays = {"q": HOME + 0.1, "v": np.zeros(7)}
-        return encode(Message("action", {"sequence": 1, "width": None}, arrays))
+    def send_action(command: JointCommand) -> JointCommand:
+        late.append(clock.time > 50.0)
+        return send(command)
 
-    client.sock = SimpleNamespace(recv=recv, send=len)  # type: ignore[assignment]
+    arm.send_action = send_action  # type: ignore[method-assign]
+    arrays = {"q": HOME + 0.1, "v": np.zeros(7)}
+    data = encode(Message("action", {"sequence": 1, "width": None}, arrays))
+    client.sock = SimpleNamespace(recv=lambda size: data, send=len)  # type: ignore[assignment]
     server._selector.close()
     ready = [(SimpleNamespace(fileobj=client.sock, data=client), 1)]
     server._selector = SimpleNamespace(select=lambda timeout: ready)  # type: ignore[assignment]
-    server.step()
+    clock.left = reading
+    for _ in range(3):
+        server.step()
     server._listener.close()
-    assert server._latched is not None and server._latched[0] is Reason.COMMAND_TIMEOUT
-    assert np.array_equal(arm._place()[0], HOME)
+    assert clock.left < 0 and server._latched is not None
+    assert server._latched == (Reason.COMMAND_TIMEOUT, "the robot server stood still for 5.000 s")
+    assert not any(late)
+    assert arm.get_state().mode is RobotMode.STOPPED
 
 
 def _only_pass_time(server: RobotServer, clock: ManualClock, tick: float) -> None:
