@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from pointworld.cli.common import console, parse, progress, stdout_json, write_run_json
-from pointworld.data import DatasetSpec, TabletopConfig, generate_dataset
+from pointworld.data import DatasetSpec, TabletopConfig, generate_dataset, merged_summary
 from pointworld.errors import InputError
 
 
@@ -39,7 +40,8 @@ class GenerateArgs:
     robot: str = "fr3"
     """Robot name or URDF: fr3, panda_robotiq, ur5e_robotiq, or another arm with a gripper of one driven joint."""
     renderer: Literal["auto", "gl", "rays"] = "auto"
-    """gl: MuJoCo through off-screen OpenGL; rays: ray casting, needs no GL; auto: gl where possible."""
+    """gl: MuJoCo through off-screen OpenGL; rays: ray casting, needs no GL; auto: what the set has, gl if it is new and
+    this machine can. All clips of a set are drawn by the same one."""
     tabletop: TabletopConfig = field(default_factory=TabletopConfig)
     """Objects, motions, cameras."""
     profile: bool = False
@@ -68,14 +70,7 @@ def main(argv: list[str]) -> int:
             shard_clips=clips_per_shard(args),
             advance=advance,
         )
-    write_run_json(
-        args.out,
-        command="generate",
-        config=args,
-        seed=args.seed,
-        timings={"generate": time.perf_counter() - start},
-        extra={"summary": summary},
-    )
+    _record(args, summary, time.perf_counter() - start)
     if args.json:
         stdout_json(summary)
     else:
@@ -84,6 +79,8 @@ def main(argv: list[str]) -> int:
             f"{summary['made']} new clips in {args.out} ({summary['clips_per_second']:.1f} a second, "
             f"{summary['bytes_mean'] / 1000:.0f} kB each; {shares})"
         )
+        if summary["remade_clips"]:
+            console.print(f"damaged clips, made again: {', '.join(summary['remade_clips'])}")
         if "shards" in summary:
             remade = ", ".join(summary["remade_shards"])
             console.print(
@@ -93,6 +90,39 @@ def main(argv: list[str]) -> int:
         if args.profile:
             _print_profile(summary)
     return 0
+
+
+def _record(args: GenerateArgs, summary: dict[str, Any], seconds: float) -> None:
+    """Write run.json, which tells of all runs that made clips of the set."""
+    earlier = _earlier_run(args.out)
+    if earlier is not None and summary["made"] == 0:
+        return
+    if earlier is not None and summary["made"] < args.clips:
+        try:
+            both = float(earlier["timings_s"]["generate"]) + seconds
+            summary, seconds = merged_summary(earlier["summary"], summary), both
+        except (KeyError, TypeError, ValueError, AttributeError):
+            console.print(f"{args.out / 'run.json'} cannot be read: it tells of this run alone now")
+    write_run_json(
+        args.out,
+        command="generate",
+        config=args,
+        seed=args.seed,
+        timings={"generate": seconds},
+        extra={"summary": summary},
+    )
+
+
+def _earlier_run(out: Path) -> dict[str, Any] | None:
+    """What the run.json of an earlier run says, or None where there is none of this command."""
+    path = out / "run.json"
+    try:
+        record = json.loads(path.read_text()) if path.is_file() else None
+    except ValueError:
+        return None
+    if not isinstance(record, dict) or record.get("command") != "generate":
+        return None
+    return record if "summary" in record else None
 
 
 def clips_per_shard(args: GenerateArgs) -> int | None:

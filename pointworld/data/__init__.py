@@ -8,6 +8,7 @@ from pointworld.data.dataset import DatasetSpec as DatasetSpec
 from pointworld.data.dataset import clip_facts as clip_facts
 from pointworld.data.dataset import dataset_generator as dataset_generator
 from pointworld.data.dataset import generate_dataset as generate_dataset
+from pointworld.data.dataset import merged_summary as merged_summary
 from pointworld.data.generate import ClipGenerator as ClipGenerator
 from pointworld.data.library import iterate_clips as iterate_clips
 from pointworld.data.library import list_clips as list_clips

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ import torch
 
 from pointworld.data.clip import Clip, clip_path, write_clip
 from pointworld.data.families import family_shares
-from pointworld.data.generate import ClipGenerator
+from pointworld.data.generate import GENERATOR_VERSION, ClipGenerator
+from pointworld.data.render import working_renderer
 from pointworld.data.robot_tree import robot_tree
 from pointworld.data.sample import moving_bodies
 from pointworld.data.shards import local_folder
 from pointworld.data.simulator import import_mujoco
 from pointworld.data.tabletop import TabletopConfig
-from pointworld.data.target import open_target
+from pointworld.data.target import open_target, stored_renderer
 from pointworld.errors import InputError
 from pointworld.robot import RobotModel
 from pointworld.workers import unordered
@@ -47,13 +48,15 @@ class DatasetSpec:
 _GENERATOR: tuple[DatasetSpec, ClipGenerator] | None = None
 
 
-def _start_worker(spec: DatasetSpec) -> None:
-    """Runs once in each process that makes clips, before MuJoCo is imported there."""
-    global _GENERATOR
+def _start_worker() -> None:
+    """Runs once in each process that makes clips, before MuJoCo is imported there.
+
+    It makes no generator: where one cannot be made, the first clip's error says why, while one raised here would only
+    look like a process that died.
+    """
     os.environ.setdefault("MUJOCO_GL", "egl")
     os.environ["LP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
-    _GENERATOR = spec, dataset_generator(spec)
 
 
 def dataset_generator(spec: DatasetSpec) -> ClipGenerator:
@@ -68,9 +71,10 @@ def make_clip_file(spec: DatasetSpec, index: int, path: Path) -> dict[str, Any]:
     Returns:
         Facts about the clip: index, family, processor seconds per stage, bytes, what moves.
     """
+    global _GENERATOR
     if _GENERATOR is None or _GENERATOR[0] != spec:
-        _start_worker(spec)
-    assert _GENERATOR is not None
+        _start_worker()
+        _GENERATOR = spec, dataset_generator(spec)
     generator = _GENERATOR[1]
     before = dict(generator.timings)
     start = time.process_time()
@@ -127,13 +131,21 @@ def generate_dataset(
     Returns:
         A summary: counts, clips per second, seconds per stage and clip, mean bytes, shares of moving and tipped.
 
+    All clips of a set are drawn by one renderer: "auto" is what the folder's clips were drawn by, in a new folder what
+    works on this machine. A worker that cannot do it ends the run with an error.
+
     Raises:
-        InputError: the folder holds a data set of another specification, or the robot cannot be used.
+        InputError: the folder holds a data set of another specification, or one of another version of the generator
+            that lacks clips; the robot or the renderer cannot be used.
         MissingExtraError: the simulator or Ray is not installed.
     """
     root = local_folder(folder)
-    target = open_target(root, asdict(spec), shard_clips=shard_clips)
+    os.environ.setdefault("MUJOCO_GL", "egl")
     import_mujoco()
+    spec = _with_one_renderer(spec, root)
+    target = open_target(
+        root, {**asdict(spec), "generator": GENERATOR_VERSION}, shard_clips=shard_clips
+    )
     # A robot that will not do is refused here, not in every worker.
     robot_tree(RobotModel.load(spec.robot))
     missing = target.start()
@@ -149,6 +161,13 @@ def generate_dataset(
     wall = time.perf_counter() - start
     target.finish()
     return _summary(spec, facts, wall) | target.summary()
+
+
+def _with_one_renderer(spec: DatasetSpec, root: Path) -> DatasetSpec:
+    if spec.renderer != "auto":
+        return spec
+    size = spec.tabletop.height, spec.tabletop.width
+    return replace(spec, renderer=stored_renderer(root) or working_renderer(*size))
 
 
 def _make(
@@ -168,7 +187,7 @@ def _run_workers(
     spec: DatasetSpec, root: Path, missing: list[int], workers: int
 ) -> Iterator[dict[str, Any]]:
     tasks = [(spec, str(root), i) for i in missing]
-    yield from unordered(_make_one, tasks, workers, initializer=_start_worker, initargs=(spec,))
+    yield from unordered(_make_one, tasks, workers, initializer=_start_worker)
 
 
 def _summary(spec: DatasetSpec, facts: list[dict[str, Any]], wall: float) -> dict[str, Any]:
@@ -190,6 +209,54 @@ def _summary(spec: DatasetSpec, facts: list[dict[str, Any]], wall: float) -> dic
         "families": {name: len(of) for name, of in families.items()},
         "shares": _shares(facts),
         "family_shares": {name: _shares(of) for name, of in families.items()},
+    }
+
+
+def merged_summary(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """What two runs made in the same folder, as one summary; whatever else `later` says is kept.
+
+    Raises:
+        KeyError, TypeError, ValueError: `earlier` is not a summary of `generate_dataset`.
+    """
+    counts = int(earlier["made"]), int(later["made"])
+    made, wall = sum(counts), earlier["wall_seconds"] + later["wall_seconds"]
+    names = earlier["families"].keys() | later["families"].keys()
+    of_family = {
+        name: (earlier["families"].get(name, 0), later["families"].get(name, 0))
+        for name in sorted(names)
+    }
+    bytes_mean = _merged_means(
+        {"bytes": earlier["bytes_mean"]}, {"bytes": later["bytes_mean"]}, counts
+    )["bytes"]
+    return {
+        **later,
+        "made": made,
+        "wall_seconds": wall,
+        "clips_per_second": made / max(wall, 1e-9),
+        "seconds_per_clip": _merged_means(
+            earlier["seconds_per_clip"], later["seconds_per_clip"], counts
+        ),
+        "bytes_mean": bytes_mean,
+        "bytes_max": max(earlier["bytes_max"], later["bytes_max"]),
+        "families": {name: sum(pair) for name, pair in of_family.items()},
+        "shares": _merged_means(earlier["shares"], later["shares"], counts),
+        "family_shares": {
+            name: _merged_means(
+                earlier["family_shares"].get(name, {}), later["family_shares"].get(name, {}), pair
+            )
+            for name, pair in of_family.items()
+        },
+    }
+
+
+def _merged_means(
+    a: Mapping[str, float], b: Mapping[str, float], counts: tuple[int, int]
+) -> dict[str, float]:
+    """Means over `counts[0]` and `counts[1]` clips as means over all of them; absent ones are zero."""
+    total = max(sum(counts), 1)
+    return {
+        name: (counts[0] * a.get(name, 0.0) + counts[1] * b.get(name, 0.0)) / total
+        for name in {**a, **b}
     }
 
 

@@ -22,6 +22,9 @@ from pointworld.data.simulator import ModelIndex, flex_faces, flex_names, import
 from pointworld.data.tabletop import CameraSpec, SceneSpec, TabletopConfig, draw_cameras
 from pointworld.errors import PointWorldError
 
+#: Raised whenever the clips of one seed change: sets of two versions must not be mixed in one folder.
+GENERATOR_VERSION = 1
+
 _SCENE_TRIES, _MOTION_TRIES, _CAMERA_TRIES = 60, 25, 4
 _MIN_TARGET_PIXELS = 60
 

@@ -6,6 +6,7 @@ Both take the compiled model and its state, so both see the same geometry. Segme
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from pointworld.data.simulator import COLLISION_GROUP, flex_faces, import_mujoco
 from pointworld.data.tabletop import CameraSpec
 from pointworld.errors import InputError, MissingExtraError
 from pointworld.geometry import pixel_grid
+
+log = logging.getLogger(__name__)
 
 _EMPTY_COLOR = (30, 34, 40)
 
@@ -325,5 +328,11 @@ def make_renderer(name: str, height: int, width: int) -> SceneRenderer:
         raise InputError(f"renderer is '{name}', expected gl, rays or auto")
     try:
         return GLRenderer(height, width)
-    except InputError:
+    except InputError as error:
+        log.info("%s", error)
         return RayRenderer(height, width)
+
+
+def working_renderer(height: int, width: int) -> str:
+    """What `auto` means on this machine: `gl` where a context can be made, else `rays`."""
+    return make_renderer("auto", height, width).name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pointworld.data.clip import clip_path, list_clips
+from pointworld.data.clip_header import read_header
 from pointworld.data.shards import FORMAT as SHARDS_FORMAT
 from pointworld.data.shards import (
     MANIFEST,
@@ -28,9 +30,11 @@ from pointworld.data.tabletop import TabletopConfig
 from pointworld.errors import InputError
 from pointworld.files import atomic_path, write_json
 
+log = logging.getLogger(__name__)
+
 CLIPS_FORMAT = "pointworld-clips-1"
 #: Not part of what a data set is: they may differ from one run to the next.
-_FREE = ("complete", "clips", "renderer", "shards")
+_FREE = ("complete", "clips", "shards")
 _VERSIONED = ("pointworld-open", "mujoco", "numpy")
 
 
@@ -50,18 +54,28 @@ def open_target(
 ) -> FileTarget | ShardTarget:
     """The target for the data set `spec` (a `DatasetSpec` as a mapping) in `root`.
 
+    A set that was made before its renderer and version of the generator were recorded, or by another version, can be
+    opened, but its target refuses to make clips for it.
+
     Args:
+        spec: with the renderer that draws all clips ("gl" or "rays") and the version of the generator.
         shard_clips: clips per shard; None for files, or for what the folder has.
 
     Raises:
         InputError: the folder holds another data set, or the same one in another form.
     """
     old = _old_manifest(root)
+    frozen = _why_frozen(root, old, spec)
+    if frozen is not None:
+        # Such a set is compared by what its manifest does say.
+        spec = {**spec, "generator": old.get("generator")}
+        if stored_renderer(root) == "auto":
+            spec["renderer"] = old.get("renderer")
     if shard_clips is None and is_shard_folder(root):
         shard_clips = int(old["shard_clips"])
     if shard_clips is None:
         _require_same(root, old, {"format": CLIPS_FORMAT, **spec})
-        return FileTarget(root, spec)
+        return FileTarget(root, spec, frozen)
     if shard_clips < 1:
         raise InputError(f"a shard of {shard_clips} clips was asked for, expected at least 1")
     if old and old.get("format") == CLIPS_FORMAT:
@@ -69,7 +83,32 @@ def open_target(
             f"{root} holds single clips. Turn them into shards with: pointworld shards pack {root} --out FOLDER"
         )
     _require_same(root, old, {"format": SHARDS_FORMAT, **spec, "shard_clips": shard_clips})
-    return ShardTarget(root, spec, shard_clips)
+    return ShardTarget(root, spec, shard_clips, frozen)
+
+
+def stored_renderer(root: Path) -> str | None:
+    """The renderer that the manifest of a data set names ("auto" in old ones), or None where there is no manifest."""
+    old = _old_manifest(root)
+    return str(old.get("renderer", "auto")) if old else None
+
+
+def _why_frozen(root: Path, old: Mapping[str, Any], spec: Mapping[str, Any]) -> str | None:
+    """Why clips made now could differ from those that are there, and what to do; None where they cannot."""
+    if not old:
+        return None
+    if "generator" not in old or old.get("renderer") == "auto":
+        found = (
+            "its manifest does not say which version of the generator and which renderer made it"
+        )
+    elif old["generator"] != spec["generator"]:
+        found = f"version {old['generator']} of the generator made it, this is version {spec['generator']}"
+    else:
+        return None
+    return (
+        f"{root / MANIFEST}: {found}, so clips made now could differ from those that are there. They can be read, but "
+        "the set can be neither extended nor repaired: make a new one with another --out (or, to add to it, another "
+        "--seed too), or remove the folder."
+    )
 
 
 def _old_manifest(root: Path) -> dict[str, Any]:
@@ -99,14 +138,27 @@ def _require_same(root: Path, old: dict[str, Any], new: Mapping[str, Any]) -> No
 
 
 class FileTarget:
-    """A folder of clip files. `clips` is where clips are written."""
+    """A folder of clip files. `clips` is where clips are written.
 
-    def __init__(self, root: Path, spec: Mapping[str, Any]) -> None:
-        self.clips, self._spec = root, spec
+    Args:
+        frozen: why no clip may be added to the set, or None.
+    """
+
+    def __init__(self, root: Path, spec: Mapping[str, Any], frozen: str | None) -> None:
+        self.clips, self._spec, self._frozen = root, spec, frozen
+        self._damaged: list[Path] = []
 
     def start(self) -> list[int]:
-        """Write the manifest of a set being made; returns the numbers of the clips that are not there."""
-        missing = [i for i in range(self._spec["clips"]) if not clip_path(self.clips, i).is_file()]
+        """Write the manifest of a set being made; returns the numbers of the clips that are not there.
+
+        A clip file that cannot be read is removed, and counts as not there.
+
+        Raises:
+            InputError: clips are missing or damaged, and the set is one that cannot be extended.
+        """
+        missing, self._damaged = _lacking(self.clips, range(self._spec["clips"]))
+        _require_extendable(self._frozen, bool(missing))
+        _remove(self._damaged)
         self._write(complete=not missing)
         return missing
 
@@ -118,44 +170,106 @@ class FileTarget:
         self._write(complete=True)
 
     def summary(self) -> dict[str, Any]:
-        """What the run's summary says of the files."""
-        return {}
+        """Which clip files were made again because they were damaged."""
+        return {"remade_clips": _names(self._damaged, self.clips)}
 
     def _write(self, *, complete: bool) -> None:
-        manifest = {"format": CLIPS_FORMAT, "complete": complete, **self._spec}
-        write_json(self.clips / MANIFEST, manifest)
+        if self._frozen is None:
+            manifest = {"format": CLIPS_FORMAT, "complete": complete, **self._spec}
+            write_json(self.clips / MANIFEST, manifest)
+
+
+def _lacking(folder: Path, numbers: range) -> tuple[list[int], list[Path]]:
+    """Which clips are not there as whole files, and the files among them that are there but damaged."""
+    missing, damaged = [], []
+    for number in numbers:
+        path = clip_path(folder, number)
+        if not path.is_file():
+            missing.append(number)
+        elif _is_damaged(path):
+            missing.append(number)
+            damaged.append(path)
+    return missing, damaged
+
+
+def _is_damaged(path: Path) -> bool:
+    """Whether the directory or the header of a clip file cannot be read: cut off, or overwritten.
+
+    A file that this user may not read is not damaged; the error says so.
+    """
+    try:
+        read_header(path)
+    except InputError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise
+        return True
+    return False
+
+
+def _remove(damaged: list[Path]) -> None:
+    for path in damaged:
+        log.warning("%s is damaged: it is removed, and made again", path)
+        path.unlink()
+
+
+def _names(paths: list[Path], folder: Path) -> list[str]:
+    return [str(path.relative_to(folder)) for path in paths]
+
+
+def _require_extendable(frozen: str | None, incomplete: bool) -> None:
+    if frozen is not None and incomplete:
+        raise InputError(frozen)
 
 
 class ShardTarget:
-    """A folder of shards. Clips are collected as files in `clips`, a folder inside, until their shard is complete."""
+    """A folder of shards. Clips are collected as files in `clips`, a folder inside, until their shard is complete.
 
-    def __init__(self, root: Path, spec: Mapping[str, Any], shard_clips: int) -> None:
+    Args:
+        frozen: why no clip may be added to the set, or None.
+    """
+
+    def __init__(
+        self, root: Path, spec: Mapping[str, Any], shard_clips: int, frozen: str | None
+    ) -> None:
         self.root, self.clips = root, root / ".clips"
-        self._spec, self._size = spec, shard_clips
+        self._spec, self._size, self._frozen = spec, shard_clips, frozen
         self._entries: dict[int, ShardEntry] = {}
         self._remade: list[str] = []
+        self._damaged: list[Path] = []
 
     def start(self) -> list[int]:
         """Check the shards that are there, pack what can be packed; returns the numbers of missing clips.
 
-        A shard that is missing or damaged is forgotten and will be made again; one that the set has outgrown is
-        taken apart.
+        A shard that is missing or damaged is forgotten and will be made again, as is a damaged clip file; a shard that
+        the set has outgrown is taken apart.
+
+        Raises:
+            InputError: shards are missing, damaged or too small, and the set is one that cannot be extended.
         """
+        bad, outgrown = [], []
         for entry in read_manifest(self.root)[1] if is_shard_folder(self.root) else ():
             number = entry.first // self._size
             if shard_problem(self.root, entry) is not None:
-                self._remade.append(entry.name)
-                (self.root / entry.name).unlink(missing_ok=True)
+                bad.append(entry)
             elif entry.clips >= len(self._range(number)):
                 self._entries[number] = entry
             else:
-                self._take_apart(entry)
+                outgrown.append(entry)
+        numbers = range(-(-self._spec["clips"] // self._size))
+        _require_extendable(self._frozen, any(number not in self._entries for number in numbers))
+        for entry in bad:
+            self._remade.append(entry.name)
+            (self.root / entry.name).unlink(missing_ok=True)
+        for entry in outgrown:
+            self._take_apart(entry)
         self._write(complete=False)
         missing = []
-        for number in range(-(-self._spec["clips"] // self._size)):
+        for number in numbers:
             if number not in self._entries:
-                lacking = [i for i in self._range(number) if not clip_path(self.clips, i).is_file()]
+                lacking, damaged = _lacking(self.clips, self._range(number))
+                _remove(damaged)
                 missing += lacking
+                self._damaged += damaged
                 if not lacking:
                     self._pack(number)
         return missing
@@ -172,8 +286,12 @@ class ShardTarget:
         self._write(complete=True)
 
     def summary(self) -> dict[str, Any]:
-        """How many shards there are, and which were made again because they were missing or damaged."""
-        return {"shards": len(self._entries), "remade_shards": self._remade}
+        """How many shards there are, and what was made again because it was missing or damaged."""
+        return {
+            "shards": len(self._entries),
+            "remade_shards": self._remade,
+            "remade_clips": _names(self._damaged, self.clips),
+        }
 
     def _range(self, number: int) -> range:
         first = number * self._size
@@ -198,6 +316,8 @@ class ShardTarget:
                 temporary.write_bytes(read_member(path / f"{name}.npz"))
 
     def _write(self, *, complete: bool) -> None:
+        if self._frozen is not None:
+            return
         shards = [self._entries[number].as_json() for number in sorted(self._entries)]
         manifest = {
             "format": SHARDS_FORMAT,
@@ -243,9 +363,11 @@ def pack_clips(
         )
         if advance is not None:
             advance(len(clips))
-    manifest = _old_manifest(folder) | {
+    old = _old_manifest(folder)
+    manifest = old | {
         "format": SHARDS_FORMAT,
-        "complete": True,
+        # Labelled recordings say nothing of it: they are never half made.
+        "complete": old.get("complete", True),
         "shard_clips": shard_clips,
         "shards": [entry.as_json() for entry in entries],
     }

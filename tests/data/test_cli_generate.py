@@ -43,6 +43,24 @@ def test_generate_writes_clips_and_one_json_object(
     assert json.loads((tmp_path / "manifest.json").read_text())["tabletop"]["shapes"] == "train"
 
 
+def test_the_record_tells_of_every_run_that_made_clips(tmp_path: Path) -> None:
+    pytest.importorskip("mujoco")
+    record, here = tmp_path / "run.json", [*SMALL, "--workers", "0"]
+    assert main(["--out", str(tmp_path), "--clips", "1", *here]) == 0
+    first = record.read_bytes()
+    assert main(["--out", str(tmp_path), "--clips", "1", *here]) == 0
+    assert record.read_bytes() == first, "a run that had nothing to do leaves no trace"
+    assert main(["--out", str(tmp_path), "--clips", "2", *here]) == 0
+    run, before = json.loads(record.read_text()), json.loads(first)
+    assert run["summary"]["made"] == 2 and sum(run["summary"]["families"].values()) == 2
+    assert run["timings_s"]["generate"] > before["timings_s"]["generate"]
+    # What cannot be read is replaced, not stumbled over.
+    record.write_text(json.dumps(run | {"summary": {"made": "many"}}))
+    list_clips(tmp_path)[1].write_bytes(b"half")
+    assert main(["--out", str(tmp_path), "--clips", "2", *here]) == 0
+    assert json.loads(record.read_text())["summary"]["made"] == 1
+
+
 @pytest.mark.rejects_input
 @pytest.mark.parametrize(
     ("options", "message"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +20,15 @@ from pointworld.data import (
     clip_path,
     generate_dataset,
     list_clips,
+    merged_summary,
     read_clip,
+    render,
     true_positions,
     write_clip,
 )
+from pointworld.data.generate import GENERATOR_VERSION
+from pointworld.data.shards import read_member
+from pointworld.data.target import pack_clips
 from pointworld.errors import InputError
 from pointworld.geometry import invert, project, transform_points, unproject
 from pointworld.robot import RobotModel
@@ -182,6 +188,17 @@ def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DatasetSpe
     return folder, spec
 
 
+def _edit(path: Path, **values: object) -> None:
+    """Change entries of a JSON file; None removes one."""
+    content = json.loads(path.read_text()) | values
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+
+
+def _copy(folder: Path, to: Path) -> Path:
+    shutil.copytree(folder, to)
+    return to
+
+
 def test_data_set_is_resumed_and_does_not_depend_on_workers(
     tiny_set: tuple[Path, DatasetSpec],
 ) -> None:
@@ -205,9 +222,9 @@ def test_other_settings_in_the_same_folder_are_refused(tiny_set: tuple[Path, Dat
 
 
 def test_a_set_made_before_a_setting_existed_can_be_continued(
-    tiny_set: tuple[Path, DatasetSpec],
+    tiny_set: tuple[Path, DatasetSpec], tmp_path: Path
 ) -> None:
-    folder, spec = tiny_set
+    folder, spec = _copy(tiny_set[0], tmp_path / "set"), tiny_set[1]
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     del manifest["tabletop"]["families"]
@@ -217,3 +234,128 @@ def test_a_set_made_before_a_setting_existed_can_be_continued(
     path.write_text(json.dumps(manifest))
     with pytest.raises(InputError, match="another tabletop"):
         generate_dataset(spec, folder)
+
+
+def test_the_manifest_names_what_drew_the_clips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    class NoGL:
+        def __init__(self, height: int, width: int) -> None:
+            tried.append((height, width))
+            raise InputError("no off-screen OpenGL here")
+
+    monkeypatch.setattr(render, "GLRenderer", NoGL)
+    spec = DatasetSpec(clips=2, seed=SEED, tabletop=TabletopConfig(height=36, width=64))
+    generate_dataset(spec, tmp_path, workers=0)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["renderer"] == "rays" and manifest["generator"] == GENERATOR_VERSION
+    assert len(tried) == 1, "resolved once, not in every worker"
+    # Elsewhere, or later, GL may work: the set keeps its renderer.
+    monkeypatch.undo()
+    kept = {p: p.read_bytes() for p in list_clips(tmp_path)}
+    clip_path(tmp_path, 1).unlink()
+    assert generate_dataset(spec, tmp_path, workers=0)["made"] == 1
+    assert {p: p.read_bytes() for p in list_clips(tmp_path)} == kept
+    with pytest.raises(InputError, match="another renderer"):
+        generate_dataset(replace(spec, renderer="gl"), tmp_path, workers=0)
+
+
+@pytest.mark.slow
+@pytest.mark.rejects_input
+def test_a_worker_that_has_no_gl_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Workers are processes of their own, which find no such device.
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.setattr("pointworld.data.dataset.working_renderer", lambda height, width: "gl")
+    monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", "4711")
+    spec = DatasetSpec(clips=1, seed=SEED, tabletop=TabletopConfig(height=36, width=64))
+    with pytest.raises(InputError, match="no off-screen OpenGL here"):
+        generate_dataset(spec, tmp_path, workers=1)
+
+
+@pytest.mark.rejects_input
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"generator": 0}, "version 0 of the generator made it, this is version"),
+        ({"generator": None}, "does not say which version"),
+        ({"generator": None, "renderer": "auto"}, "does not say which version"),
+    ],
+)
+def test_a_set_of_another_version_is_read_but_not_added_to(
+    tiny_set: tuple[Path, DatasetSpec], tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    folder, spec = _copy(tiny_set[0], tmp_path / "old"), tiny_set[1]
+    _edit(folder / "manifest.json", **change)
+    before = {p: p.read_bytes() for p in [*list_clips(folder), folder / "manifest.json"]}
+    assert generate_dataset(spec, folder)["made"] == 0
+    assert generate_dataset(replace(spec, renderer="auto"), folder)["made"] == 0
+    with pytest.raises(InputError, match="another seed"):
+        generate_dataset(replace(spec, seed=SEED + 1), folder)
+    with pytest.raises(InputError, match=f"{message}(.|\n)*another --out"):
+        generate_dataset(replace(spec, clips=5), folder)
+    assert {p: p.read_bytes() for p in before} == before
+    clip_path(folder, 2).write_bytes(b"half")
+    with pytest.raises(InputError, match=message):
+        generate_dataset(spec, folder)
+    assert clip_path(folder, 2).read_bytes() == b"half"
+    # Shards of the same clips: neither are they remade.
+    clip_path(folder, 2).write_bytes(before[clip_path(folder, 2)])
+    shards = tmp_path / "shards"
+    pack_clips(folder, shards, shard_clips=2)
+    assert generate_dataset(spec, shards)["made"] == 0
+    content = (shards / "manifest.json").read_bytes()
+    (shards / "clips-000001.tar").write_bytes(b"half")
+    with pytest.raises(InputError, match=message):
+        generate_dataset(spec, shards)
+    with pytest.raises(InputError, match=message):
+        generate_dataset(replace(spec, clips=5), shards)
+    assert (shards / "clips-000001.tar").read_bytes() == b"half"
+    assert (shards / "manifest.json").read_bytes() == content
+
+
+@pytest.mark.parametrize("bytes_left", [0, 3000])
+def test_a_damaged_clip_is_made_again(
+    tiny_set: tuple[Path, DatasetSpec],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    bytes_left: int,
+) -> None:
+    folder, spec = _copy(tiny_set[0], tmp_path / "set"), tiny_set[1]
+    path = clip_path(folder, 1)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:bytes_left])
+    summary = generate_dataset(spec, folder, workers=0)
+    assert summary["made"] == 1 and summary["remade_clips"] == ["0000/000001.npz"]
+    assert path.read_bytes() == whole and f"{path} is damaged" in caplog.text
+    assert generate_dataset(spec, folder, workers=0)["remade_clips"] == []
+    # In a shard that is being made, too.
+    shards = tmp_path / "shards"
+    for index in (0, 1):
+        target = clip_path(shards / ".clips", index)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(clip_path(folder, index).read_bytes()[: bytes_left if index else None])
+    summary = generate_dataset(replace(spec, clips=2), shards, workers=0, shard_clips=2)
+    assert summary["made"] == 1 and summary["remade_clips"] == ["0000/000001.npz"]
+    assert read_member(list_clips(shards)[1]) == whole
+
+
+def test_summaries_of_runs_in_one_folder_add_up(tmp_path: Path) -> None:
+    spec = DatasetSpec(
+        clips=4, seed=SEED, renderer="rays", tabletop=TabletopConfig(height=36, width=64)
+    )
+    at_once = generate_dataset(spec, tmp_path / "at_once", workers=0)
+    first = generate_dataset(replace(spec, clips=1), tmp_path / "set", workers=0)
+    both = merged_summary(first, generate_dataset(spec, tmp_path / "set", workers=0))
+    assert both.keys() == at_once.keys() and both["made"] == both["clips"] == 4
+    assert both["wall_seconds"] > first["wall_seconds"]
+    for name in ("families", "bytes_max"):
+        assert both[name] == at_once[name]
+    for name in ("bytes_mean", "shares"):
+        assert both[name] == pytest.approx(at_once[name])
+    for name, shares in at_once["family_shares"].items():
+        assert both["family_shares"][name] == pytest.approx(shares)
+    assert both["seconds_per_clip"].keys() == at_once["seconds_per_clip"].keys()

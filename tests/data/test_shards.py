@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from pointworld.data.shards import (
     shard_index,
     write_shard,
 )
+from pointworld.data.target import pack_clips
 from pointworld.errors import InputError
 
 pytest.importorskip(
@@ -74,6 +76,18 @@ def test_shards_hold_the_clips_of_the_folder_bit_for_bit(files: Path, shards: Pa
         assert read_member(member) == path.read_bytes()
         assert read_clip(member).key == read_clip(path).key
     assert [clip.index for clip in iterate_clips(shards)] == list(range(5))
+
+
+def test_shards_of_an_unfinished_set_are_unfinished(files: Path, tmp_path: Path) -> None:
+    half = tmp_path / "half"
+    shutil.copytree(files, half)
+    clip_path(half, 4).unlink()
+    manifest = json.loads((half / "manifest.json").read_text())
+    (half / "manifest.json").write_text(json.dumps(manifest | {"complete": False}))
+    pack_clips(half, tmp_path / "shards", shard_clips=2)
+    assert read_manifest(tmp_path / "shards")[0]["complete"] is False
+    assert generate_dataset(SPEC, tmp_path / "shards", workers=0)["made"] == 1
+    assert read_manifest(tmp_path / "shards")[0]["complete"] is True
 
 
 def test_the_webdataset_package_reads_them(files: Path, shards: Path) -> None:
