@@ -29,6 +29,10 @@ SHAPE_SETS: dict[str, tuple[str, ...]] = {
     "all": TRAIN_SHAPES + TEST_SHAPES,
 }
 
+#: Candidates too close to others after which the directions of a clip's cameras are drawn anew. So many that it happens
+#: only where there is no room left: one in 250 clips of four cameras needs more than a hundred, and must not change.
+_AZIMUTH_REJECTIONS = 10_000
+
 FAMILIES = ("push", "nudge", "grasp_lift", "topple", "near_miss", "empty")
 
 
@@ -353,14 +357,24 @@ def look_at(eye: np.ndarray, target: np.ndarray, roll: float = 0.0) -> np.ndarra
     return T
 
 
-def draw_cameras(rng: Rng, config: TabletopConfig, table_height: float) -> tuple[CameraSpec, ...]:
-    """2-3 views of the workspace from well separated directions, never from behind the robot."""
-    count = int(rng.integers(config.min_cameras, config.max_cameras + 1))
+def _draw_azimuths(rng: Rng, count: int) -> list[float]:
+    """Directions [rad] at least 0.8 apart."""
     azimuths: list[float] = []
+    rejected = 0
     while len(azimuths) < count:
         candidate = float(rng.uniform(-2.3, 2.3))
         if all(abs(candidate - other) > 0.8 for other in azimuths):
             azimuths.append(candidate)
+        elif (rejected := rejected + 1) > _AZIMUTH_REJECTIONS:
+            # Three can stand so that no fourth one finds room.
+            azimuths, rejected = [], 0
+    return azimuths
+
+
+def draw_cameras(rng: Rng, config: TabletopConfig, table_height: float) -> tuple[CameraSpec, ...]:
+    """2-3 views of the workspace from well separated directions, never from behind the robot."""
+    count = int(rng.integers(config.min_cameras, config.max_cameras + 1))
+    azimuths = _draw_azimuths(rng, count)
     cameras = []
     for azimuth in azimuths:
         elevation, distance = rng.uniform(0.45, 1.15), rng.uniform(0.75, 1.15)

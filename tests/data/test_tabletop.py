@@ -75,6 +75,22 @@ def test_cameras_see_the_workspace() -> None:
             assert z[0] > 0.3 and 0 < uv[0, 0] < config.width and 0 < uv[0, 1] < config.height
 
 
+def test_four_cameras_are_found_also_where_the_first_three_leave_no_room() -> None:
+    config = TabletopConfig(min_cameras=4, max_cameras=4)
+    # 189 leaves no room at first. 1888 finds its fourth direction at the 472nd try: its draws are not begun anew.
+    for seed in (189, 1888):
+        cameras = draw_cameras(np.random.default_rng(seed), config, 0.0)
+        ways = np.array([camera.T_world_cam[:2, 2] for camera in cameras])
+        azimuths = np.sort(np.arctan2(-ways[:, 1], -ways[:, 0]))
+        assert len(azimuths) == 4 and (np.diff(azimuths) > 0.8).all()
+    rng = np.random.default_rng(1888)
+    kept: list[float] = []
+    while len(kept) < 4:
+        one = float(rng.uniform(-2.3, 2.3))
+        kept += [one] if all(abs(one - other) > 0.8 for other in kept) else []
+    np.testing.assert_allclose(azimuths, sorted(kept), atol=1e-9)
+
+
 def test_look_at_is_upright() -> None:
     T = look_at(np.array([1.0, 0.5, 0.8]), np.array([0.5, 0.0, 0.0]))
     assert T[2, 1] < 0  # the image's down axis goes down in the world
