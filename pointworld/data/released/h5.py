@@ -52,12 +52,21 @@ class Episode:
 
 
 def h5_files(root: str | Path) -> list[Path]:
-    """The H5 files with clips at or below `root`, sorted; not the depth videos, camera poses and lists beside them."""
+    """The H5 files with clips at or below `root`, sorted; not the depth videos, camera poses and lists beside them.
+
+    Raises:
+        InputError: a file in the folder is a link out of it.
+    """
     folder = Path(root)
     if folder.is_file():
         return [folder]
-    found = (path for suffix in ("*.h5", "*.hdf5") for path in folder.rglob(suffix))
-    return sorted(path for path in found if not any(word in path.stem for word in _BESIDE))
+    inside = folder.resolve()
+    every = sorted(path for suffix in ("*.h5", "*.hdf5") for path in folder.rglob(suffix))
+    found = [path for path in every if not any(word in path.stem for word in _BESIDE)]
+    for path in found:
+        if not path.resolve().is_relative_to(inside):
+            raise InputError(f"{path} is a link out of {folder}; copy the file there")
+    return found
 
 
 def read_episode(path: str | Path) -> Episode:

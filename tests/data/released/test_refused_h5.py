@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pointworld.data.released import decode_clip, read_episode, read_h5_clip
+from pointworld.data.released.h5 import h5_files
 from pointworld.errors import InputError
 from tests.data.released.conftest import Files
 
@@ -243,3 +244,15 @@ def test_values_that_make_no_sense(droid: Files, tmp_path: Path) -> None:
         raw = read_h5_clip(path, "5:16")
         with pytest.raises(InputError, match=message):
             decode_clip(raw)
+
+
+def test_links_out_of_a_folder_of_files(droid: Files, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    inside = folder / "a.h5"
+    shutil.copy(droid.h5, inside)
+    (folder / "b.h5").symlink_to(inside)
+    assert h5_files(folder) == [inside, folder / "b.h5"]
+    (folder / "c.h5").symlink_to(droid.h5)
+    with pytest.raises(InputError, match=r"c\.h5 is a link out of"):
+        h5_files(folder)
