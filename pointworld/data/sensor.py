@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,7 +27,7 @@ class SensorConfig:
     """Share of all other pixels that are lost."""
     position_error: float = 0.01
     """Largest error of a camera's calibrated position [m]."""
-    angle_error: float = 0.0175
+    angle_error: float = math.radians(1.0)
     """Largest error of a camera's calibrated direction [rad]."""
     min_cameras: int = 1
     """Fewest cameras kept, where the clip has as many."""

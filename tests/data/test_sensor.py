@@ -39,6 +39,7 @@ def test_no_errors_change_nothing(clip: Clip) -> None:
 
 def test_errors_stay_in_their_bounds_and_repeat(clip: Clip) -> None:
     config = SensorConfig()
+    assert config.position_error <= 0.01 and config.angle_error <= np.radians(1.0)
     counts = set()
     for seed in range(12):
         seen = observe(clip, config, seed)
