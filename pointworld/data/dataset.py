@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,11 @@ from pointworld.data.target import open_target, stored_renderer
 from pointworld.errors import InputError
 from pointworld.robot import RobotModel
 from pointworld.workers import unordered
+
+log = logging.getLogger(__name__)
+
+#: What a clip of the default image size and number of cameras stays below [bytes], as docs/data.md promises.
+CLIP_BYTES = 200_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,12 +161,25 @@ def generate_dataset(
     facts = []
     for fact in _make(spec, target.clips, missing, workers, ray_address):
         facts.append(fact)
+        _warn_if_large(spec, target.clips, fact)
         target.made(fact["index"])
         if advance is not None:
             advance(1)
     wall = time.perf_counter() - start
     target.finish()
     return _summary(spec, facts, wall) | target.summary()
+
+
+def _warn_if_large(spec: DatasetSpec, folder: Path, fact: Mapping[str, Any]) -> None:
+    given, usual = spec.tabletop, TabletopConfig()
+    pixels = given.height * given.width * given.max_cameras
+    if fact["bytes"] > CLIP_BYTES and pixels <= usual.height * usual.width * usual.max_cameras:
+        log.warning(
+            "%s has %d bytes, at most %d were expected: is something in the scene a noise of fine detail?",
+            clip_path(folder, fact["index"]),
+            fact["bytes"],
+            CLIP_BYTES,
+        )
 
 
 def _with_one_renderer(spec: DatasetSpec, root: Path) -> DatasetSpec:

@@ -70,7 +70,8 @@ def test_objects_rest_at_time_zero_and_stay_on_the_table(clips: list[Clip]) -> N
         first = np.linalg.norm(
             clip.body_poses[1, objects, :3] - clip.body_poses[0, objects, :3], axis=-1
         )
-        assert np.sort(first)[0] < 0.05  # not everything is thrown about at once
+        # The hand may be at something from time 0 on; what it has not reached moves less than the solver creeps.
+        assert first.max() < (1e-2 if clip.info["touched"] else 1e-4)
         assert (clip.body_poses[0, objects, 2] > clip.info["table_height"] - 1e-3).all()
 
 
@@ -156,6 +157,19 @@ def test_clip_files_are_small(clips: list[Clip], tmp_path: Path) -> None:
         assert (tmp_path / "c.npz").stat().st_size <= 200_000
 
 
+def test_clips_larger_than_promised_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = DatasetSpec(
+        clips=1, seed=SEED, renderer="rays", tabletop=TabletopConfig(height=36, width=64)
+    )
+    generate_dataset(spec, tmp_path / "small", workers=0)
+    assert not caplog.records
+    monkeypatch.setattr("pointworld.data.dataset.CLIP_BYTES", 1000)
+    generate_dataset(spec, tmp_path / "large", workers=0)
+    assert "0000/000000.npz has" in caplog.text and "1000 were expected" in caplog.text
+
+
 def test_families_do_what_they_say(rays: ClipGenerator) -> None:
     def facts(family: str, count: int) -> list[dict[str, bool]]:
         weights = tuple(
@@ -174,7 +188,7 @@ def test_families_do_what_they_say(rays: ClipGenerator) -> None:
 
     assert np.mean([f["moved"] for f in facts("push", 8)]) > 0.7
     assert np.mean([f["tipped"] for f in facts("topple", 8)]) > 0.35
-    assert np.mean([f["moved"] for f in facts("empty", 4)]) < 0.6
+    assert not any(f["moved"] or f["touched"] for f in facts("empty", 4))
 
 
 @pytest.fixture(scope="module")
