@@ -61,7 +61,7 @@ def _score(args: CaptureScoreArgs, name: str) -> LabelledScore:
     folder = cache_folder(root, args.data, preparation, 0.0)
     with progress(None, f"samples of {args.data}") as advance:
         build_cache(args.data, folder, preparation=preparation, on_progress=advance)
-    samples = read_cache(folder)
+    samples = read_cache(args.data, folder)
     with progress(len(samples), name) as advance:
         return score_labelled(model, samples, on_clip=advance)
 

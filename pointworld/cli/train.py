@@ -386,5 +386,5 @@ def read_samples(
                     on_progress=advance,
                 )
         ranks.wait()  # the others, until the cache is there
-        samples += read_cache(folder, domain=rows[name])
+        samples += read_cache(data, folder, domain=rows[name])
     return samples

@@ -99,5 +99,5 @@ def _samples(args: TrainGnnArgs, folders: Sequence[Path], noisy: float) -> list[
         folder = cache_folder(root, data, Preparation(), noisy)
         with progress(None, f"samples of {data}") as advance:
             build_cache(data, folder, workers=args.workers, noisy=noisy, on_progress=advance)
-        found += read_cache(folder)
+        found += read_cache(data, folder)
     return found

@@ -204,7 +204,7 @@ def samples_of(
             cameras=variant.cameras,
             noisy=noisy,
         )
-        samples += read_cache(folder, limit=max(1, round(share * count)))
+        samples += read_cache(data, folder, limit=max(1, round(share * count)))
     if not variant.colour:
         samples = [without_colour(sample) for sample in samples]
     return SingleSteps(samples) if variant.one_step else samples

@@ -40,7 +40,8 @@ class AugmentConfig:
 class TrainingSample:
     """A scene, a robot flow, the true displacements (steps, points, 3) [m], and the normalisation row.
 
-    supervised: (steps, points) bool, where the truth is known; None for everywhere.
+    supervised: (steps, points) bool, where the truth is known; None for everywhere. held: (points,) bool, on a tool
+    that is fixed to the hand; None for nowhere.
     """
 
     scene: ScenePoints
@@ -48,6 +49,13 @@ class TrainingSample:
     displacements: Tensor
     domain: int = 0
     supervised: Tensor | None = None
+    held: Tensor | None = None
+
+    def free(self) -> Tensor:
+        """(points,) bool: not on a held tool, whose motion is known."""
+        if self.held is None:
+            return torch.ones(self.displacements.shape[1], dtype=torch.bool)
+        return ~self.held
 
     def known(self) -> Tensor:
         """(steps, points) bool: where there is a truth to learn from or to compare with."""
@@ -156,6 +164,7 @@ def augment(
         displacements=(positions - positions[:1]) @ A.T,
         domain=sample.domain,
         supervised=None if sample.supervised is None else sample.supervised[:, index],
+        held=sample.held_points(index),
     )
 
 
@@ -187,4 +196,5 @@ def whole(sample: CachedSample, *, step_dt: float, max_points: int | None = None
         displacements=positions - positions[:1],
         domain=sample.domain,
         supervised=None if sample.supervised is None else sample.supervised[:, index],
+        held=sample.held_points(index),
     )

@@ -6,6 +6,7 @@ sample is read in under a millisecond.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zlib
 from collections.abc import Callable, Sequence
@@ -28,13 +29,13 @@ from pointworld.files import atomic_path
 from pointworld.geometry import point_clusters
 from pointworld.robot import RobotModel
 from pointworld.train.labelled_cache import cache_labelled
-from pointworld.train.preparation import Preparation, prepared_sample
+from pointworld.train.preparation import Preparation, held_bodies, prepared_sample
 from pointworld.workers import unordered
 
 Tensor = torch.Tensor
 Item = TypeVar("Item")
 
-FORMAT = "pointworld-cache-3"
+FORMAT = "pointworld-cache-4"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,7 +45,7 @@ class CachedSample:
     points: (points, 3) float32 [m]. colors: (points, 3) uint8. normals: (points, 3) float16.
     features: (points, channels) float16, or None. body_ids: (points,) int64, row of motions.
     motions: (steps, bodies, 4, 4) carry a body's points from step 0; the triangles of soft bodies are bodies here.
-    moving: (bodies,) bool.
+    moving, held: (bodies,) bool; held are tools fixed to the hand, and what a camera's errors leave of the robot.
     robot_positions: (steps, surface, 3) float32. robot_normals: the same in float16. gripper_open: (steps, grippers).
     clusters: (points,) int64, which points hang together (see `pointworld.geometry.point_clusters`).
     reach: (points,) least distance to the robot's surface over the motion [m].
@@ -62,6 +63,7 @@ class CachedSample:
     body_ids: Tensor
     motions: Tensor
     moving: Tensor
+    held: Tensor
     robot_positions: Tensor
     robot_normals: Tensor
     gripper_open: Tensor
@@ -74,6 +76,12 @@ class CachedSample:
     supervised: Tensor | None = None
     domain: int = 0
     tracks: Tensor | None = None
+
+    def held_points(self, index: Tensor) -> Tensor:
+        """(chosen points,) bool: of the points at `index`, those on a held body."""
+        if self.tracks is not None:
+            return torch.zeros(len(index), dtype=torch.bool)
+        return self.held[self.body_ids[index]]
 
     def positions(self, index: Tensor) -> Tensor:
         """Positions (steps, chosen points, 3) [m] of the points at `index`, seen where they are seen at step 0."""
@@ -105,6 +113,8 @@ def cache_clip(
     moving[list(sample.moving_bodies)] = True
     soft = torch.from_numpy(clip.soft_bodies).long()
     moving[motions.shape[1] - len(soft) :] = moving[soft]
+    held = torch.zeros(motions.shape[1], dtype=torch.bool)
+    held[list(held_bodies(clip))] = True
     reach = torch.stack(
         [torch.cdist(sample.scene.points, r).min(-1).values for r in sample.robot.positions]
     )
@@ -115,6 +125,7 @@ def cache_clip(
         "body_ids": (sample.body_ids if sample.motion_ids is None else sample.motion_ids).long(),
         "motions": motions,
         "moving": moving,
+        "held": held,
         "robot_positions": sample.robot.positions.float(),
         "robot_normals": sample.robot.normals.half(),
         "gripper_open": sample.robot.gripper_open.float(),
@@ -134,12 +145,21 @@ _robot = cache(RobotModel.load)
 def _cache_file(
     source: Path, *, folder: Path, preparation: Preparation, cameras: int | None, noisy: float
 ) -> Path:
-    target = folder / f"{source.stem}.safetensors"
-    if not target.exists():
+    target = _cached_path(folder, source)
+    if not target.exists() or target.stat().st_mtime < _made(source):
         tensors, names = _tensors_of(source, preparation, cameras, noisy)
         with atomic_path(target) as temporary:
             save_file(tensors, temporary, metadata={"format": FORMAT, **names})
     return target
+
+
+def _cached_path(folder: Path, source: Path) -> Path:
+    return folder / f"{source.stem}.safetensors"
+
+
+def _made(source: Path) -> float:
+    """When the clip was written; one in a shard, when the shard was."""
+    return (source if source.is_file() else source.parent).stat().st_mtime
 
 
 def _tensors_of(
@@ -166,9 +186,10 @@ def _names(clip: Clip | LabelledClip) -> dict[str, str]:
 
 
 def cache_folder(root: Path, data: Path, preparation: Preparation, noisy: float) -> Path:
-    """Where the samples of a data set are kept below `root`."""
+    """Where the samples of a data set are kept below `root`: two sets of one name in different places share nothing."""
+    place = hashlib.sha256(str(Path(data).resolve()).encode()).hexdigest()[:8]
     seen = f"-noisy{round(100 * noisy)}" if noisy else ""
-    return root / f"{data.name}-{preparation.label}{seen}"
+    return root / f"{data.name}-{place}-{preparation.label}{seen}"
 
 
 def build_cache(
@@ -181,7 +202,7 @@ def build_cache(
     noisy: float = 0.0,
     on_progress: Callable[[int], None] | None = None,
 ) -> int:
-    """Cache every clip below `data` into `folder`; clips already there are kept.
+    """Cache every clip below `data` into `folder`; those that are there already, and younger than the clip, are kept.
 
     Args:
         preparation: what the model demands of its samples; that of our own models, without image features, if None.
@@ -255,16 +276,14 @@ def read_cached(path: Path, *, domain: int = 0) -> CachedSample:
 
 
 def read_cache(
-    folder: str | Path, *, limit: int | None = None, domain: int = 0
+    data: str | Path, folder: str | Path, *, limit: int | None = None, domain: int = 0
 ) -> Sequence[CachedSample]:
-    """All cached samples of a folder, in memory, in the order of their names, as those of `domain`.
+    """The samples of the clips of `data` that `build_cache` has put into `folder`, in memory, as those of `domain`.
 
     Raises:
-        InputError: there are none.
+        InputError: there is no clip, or one that is not cached.
     """
-    files = sorted(Path(folder).glob("*.safetensors"))[:limit]
-    if not files:
-        raise InputError(f"{folder} holds no cached samples")
+    files = [_cached_path(Path(folder), clip) for clip in list_clips(data)[:limit]]
     return [read_cached(path, domain=domain) for path in files]
 
 

@@ -14,7 +14,12 @@ from pointworld.geometry import transform_points, unproject
 from pointworld.robot import RobotModel
 from pointworld.train.baselines import HandMotion
 from pointworld.train.metrics import came_to_rest
-from pointworld.train.preparation import SURFACE_SEED, Preparation, prepared_sample
+from pointworld.train.preparation import (
+    SURFACE_SEED,
+    Preparation,
+    held_bodies,
+    prepared_sample,
+)
 
 Tensor = torch.Tensor
 
@@ -27,7 +32,7 @@ class EvaluationClip:
     """A sample with what the baselines need beside it.
 
     dense_points, dense_bodies: every depth pixel, (pixels, 3) [m] and (pixels,). objects: bodies that can move.
-    held_bodies: those fixed to the hand, and the robot itself, of which a wrongly calibrated camera leaves points.
+    held_bodies: see `pointworld.train.preparation.held_bodies`.
     """
 
     clip: Clip
@@ -80,16 +85,12 @@ def read_evaluation_clip(
             f"the robot '{robot.name}' has no tool link; the baselines need its motion"
         )
     points, bodies = pixel_points(clip)
-    held = set(clip.info.get("held", ()))
     return EvaluationClip(
         clip=clip,
         sample=sample,
         hand=HandMotion(surface=dense.positions, normals=dense.normals, pose=dense.gripper_pose),
         objects=(*clip.bodies_of_kind("object"), *clip.bodies_of_kind("soft")),
-        held_bodies=(
-            *(i for i, name in enumerate(clip.body_names) if name in held),
-            *clip.bodies_of_kind("robot"),
-        ),
+        held_bodies=held_bodies(clip),
         dense_points=torch.from_numpy(points).float(),
         dense_bodies=torch.from_numpy(bodies),
     )

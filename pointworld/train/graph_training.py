@@ -120,23 +120,27 @@ def _batch(
     ]
 
 
-def _joined(batch: Sequence[TrainingSample]) -> tuple[ModelInputs, Tensor, Tensor]:
-    """Padded inputs, true displacements (batch, steps, points, 3) [m], and where they are known after step 0."""
+def _joined(batch: Sequence[TrainingSample]) -> tuple[ModelInputs, Tensor, Tensor, Tensor]:
+    """Padded inputs, true displacements (batch, steps, points, 3) [m], where they are known after step 0, and which
+    points (batch, points) are held.
+    """
     inputs = collate([(item.scene, item.robot) for item in batch])
     rows, count = inputs.scene_exists.shape
     target = torch.zeros(rows, inputs.robot_exists.shape[1], count, 3)
     valid = torch.zeros(target.shape[:-1], dtype=torch.bool)
+    held = torch.zeros(rows, count, dtype=torch.bool)
     for row, item in enumerate(batch):
         target[row, :, : len(item.scene)] = item.displacements
         valid[row, 1:, : len(item.scene)] = item.known()[1:]
-    return inputs, target, valid
+        held[row, : len(item.scene)] = ~item.free()
+    return inputs, target, valid, held
 
 
 def graph_loss(model: GraphModel, batch: Sequence[TrainingSample], config: TrainConfig) -> Tensor:
     """The world model's loss of one batch."""
-    inputs, target, valid = _joined(batch)
+    inputs, target, valid, held = _joined(batch)
     outputs = model(inputs)
-    weights = loss_weights(target, valid, static_weight=config.loss.static_weight)
+    weights = loss_weights(target, valid, config.loss, held=held)
     frame = hand_frame(inputs.robot_positions, inputs.robot_exists)
     return flow_loss(
         outputs.pred_norm,
@@ -153,7 +157,7 @@ def measure_scale(model: GraphModel, samples: Sequence[CachedSample]) -> None:
     squares, counts = torch.zeros(len(model.scale)), torch.zeros(len(model.scale))
     for sample in samples:
         item = whole(sample, step_dt=model.spec.step_dt)
-        inputs, target, valid = _joined([item])
+        inputs, target, valid, _ = _joined([item])
         travel = hand_frame(inputs.robot_positions, inputs.robot_exists).travel[0]
         part = (target[0] / travel[:, None, None]).square().mean(-1)
         moving = movement_selector(target)[0] * valid[0]
@@ -170,7 +174,7 @@ def moved_ratio(model: GraphModel, samples: Sequence[CachedSample]) -> float | N
     for sample in samples:
         item = whole(sample, step_dt=model.spec.step_dt)
         predicted, _ = model.predict(item.scene, item.robot)
-        moved = moved_mask(item.displacements) & item.known()
+        moved = moved_mask(item.displacements) & item.known() & item.free()
         errors.append(float((predicted - item.displacements).norm(dim=-1)[moved].mean()))
         lengths.append(float(item.displacements.norm(dim=-1)[moved].mean()))
     error, length = summarise(errors).mean, summarise(lengths).mean

@@ -45,6 +45,7 @@ def cache_labelled(
         "body_ids": torch.from_numpy(clip.motion_ids),
         "motions": torch.from_numpy(clip.motions).float(),
         "moving": moving,
+        "held": torch.zeros_like(moving),
         "robot_positions": flow.positions,
         "robot_normals": flow.normals.half(),
         "gripper_open": known_gripper(flow.gripper_open),

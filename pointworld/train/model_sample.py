@@ -105,6 +105,7 @@ def as_released(item: TrainingSample, spec: ModelSpec) -> TrainingSample:
         displacements=item.displacements[:, chunk.kept],
         domain=item.domain,
         supervised=None if item.supervised is None else item.supervised[:, chunk.kept],
+        held=None if item.held is None else item.held[chunk.kept],
     )
 
 

@@ -22,6 +22,7 @@ from pointworld.train.source import Source
 
 Tensor = torch.Tensor
 
+#: Points that validation looks at, of a model that looks at all.
 VALIDATION_POINTS = 600
 
 
@@ -112,18 +113,21 @@ def _joined(
     samples, points = inputs.scene_exists.shape
     target = torch.zeros(samples, inputs.robot_exists.shape[1], points, 3)
     valid = torch.zeros(target.shape[:-1], dtype=torch.bool)
+    held = torch.zeros(samples, points, dtype=torch.bool)
     for row, item in enumerate(items):
         target[row, :, : len(item.scene)] = item.displacements
         valid[row, 1:, : len(item.scene)] = item.known()[1:]
-    weights = loss_weights(target, valid, static_weight=config.loss.static_weight)
+        held[row, : len(item.scene)] = ~item.free()
+    weights = loss_weights(target, valid, config.loss, held=held)
     target = target.clamp(-limit, limit)
     return _Part(inputs=inputs.to(device), target=target.to(device), weights=weights.to(device))
 
 
 @torch.no_grad()
 def validate(model: WorldModel, samples: Sequence[Source]) -> dict[str, float]:
-    """Mover error over no motion, and error of points at rest [mm], on crops of a few clips.
+    """Mover error over no motion, and error of points at rest [mm], on crops of a few clips, without held tools.
 
+    A crop has as many points as the model looks at in use.
     Points rest that stay within a millimetre; of a clip of which none is known to, as under tracking noise, those that
     move less than 5 mm in every step.
 
@@ -131,12 +135,13 @@ def validate(model: WorldModel, samples: Sequence[Source]) -> dict[str, float]:
         InputError: nothing moves in them, or they are not of the model's time base.
     """
     moved_error, moved_length, rest = [], [], []
-    for item, predicted, _ in forecasts(model, samples, max_points=VALIDATION_POINTS, batch=8):
+    seen = model.spec.context_points or VALIDATION_POINTS
+    for item, predicted, _ in forecasts(model, samples, max_points=seen, batch=8):
         error, length = (
             (predicted - item.displacements).norm(dim=-1),
             item.displacements.norm(dim=-1),
         )
-        known = item.known()
+        known = item.known() & item.free()
         moved = moved_mask(item.displacements) & known
         still = (length.amax(0) < 1e-3) & known
         if not still[1:].any():

@@ -163,6 +163,17 @@ def prepared_sample(
     return replace(sample, scene=replace(sample.scene, features=features))
 
 
+def held_bodies(clip: Clip) -> tuple[int, ...]:
+    """Tools that are fixed to the hand, and the robot itself, of which a wrongly calibrated camera leaves points: their
+    motion is known.
+    """
+    held = set(clip.info.get("held", ()))
+    return (
+        *(i for i, name in enumerate(clip.body_names) if name in held),
+        *clip.bodies_of_kind("robot"),
+    )
+
+
 def known_gripper(gripper_open: Tensor) -> Tensor:
     """(steps, grippers); a robot without a known gripper counts as open, (steps, 1)."""
     return gripper_open if gripper_open.shape[-1] else gripper_open.new_ones(len(gripper_open), 1)

@@ -163,6 +163,7 @@ def tracked(sample: ReleasedSample, domain: int) -> CachedSample:
         body_ids=flow.body_ids,
         motions=torch.zeros(steps, 0, 4, 4),
         moving=torch.zeros(0, dtype=torch.bool),
+        held=torch.zeros(0, dtype=torch.bool),
         robot_positions=flow.robot.positions,
         robot_normals=flow.robot.normals,
         gripper_open=flow.robot.gripper_open,

@@ -58,6 +58,7 @@ def push(seed: int, *, features: int = 0) -> CachedSample:
         body_ids=torch.cat([torch.zeros(120), torch.ones(300)]).long(),
         motions=motions,
         moving=torch.tensor([bool(carried[-1] > 1e-3), False]),
+        held=torch.tensor([False, False]),
         robot_positions=robot,
         robot_normals=hand_normals.expand(STEPS, -1, -1).half(),
         gripper_open=torch.ones(STEPS, 1),

@@ -29,7 +29,9 @@ from pointworld.train.ablation import (
 from pointworld.train.ablation_report import plot_scaling, study_table
 from pointworld.train.ablation_run import Setup, run_variant, variant_spec
 from pointworld.train.augment import whole
+from pointworld.train.cache import cache_folder
 from pointworld.train.predictors import model_predictor
+from pointworld.train.preparation import Preparation
 from tests.model.test_rollout import make_model
 from tests.train.synthetic import push
 
@@ -176,7 +178,12 @@ def test_cameras_colour_and_features_reach_the_model(clips: Path, tmp_path: Path
     assert one["training"]["train_samples"] == record["training"]["train_samples"] == 2
     assert json.loads((tmp_path / "b" / "model.json").read_text())["spec"]["encoder"] == "rgb"
     counts = {p.name: len(list(p.glob("*.safetensors"))) for p in setup.cache.iterdir()}
-    assert counts["train-plain-noisy50-cameras1"] == counts["train-rgb-noisy50"] == 2
+    root = setup.cache
+    plain, rgb = (
+        cache_folder(root, clips / "train", Preparation(encoder=encoder), 0.5).name
+        for encoder in (None, "rgb")
+    )
+    assert counts[f"{plain}-cameras1"] == counts[rgb] == 2
 
 
 def test_predictors_of_the_studies(clips: Path) -> None:

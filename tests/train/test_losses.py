@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from pointworld.train import LossConfig, flow_loss, loss_weights
-from pointworld.train.losses import movement_selector, weight_total
+from pointworld.train.losses import RELEASED, movement_selector, weight_total
 
 
 def random_case(seed: int) -> tuple[torch.Tensor, ...]:
@@ -46,7 +47,7 @@ def test_released_loss_equals_the_formula_in_loops(seed: int) -> None:
                 ]
                 raw.append((weight, sum(axes) / 3))
     total = sum(w * e for w, e in raw) / max(1.0, sum(w for w, _ in raw))
-    weights = loss_weights(displacements, valid, static_weight=0.0)
+    weights = loss_weights(displacements, valid, RELEASED)
     weights = weights / weight_total(weights)
     ours = flow_loss(pred, log_var, target, weights, variance_power=0.0)
     assert ours.item() == pytest.approx(total, rel=1e-10)
@@ -66,13 +67,59 @@ def test_static_weight_lets_points_at_rest_count() -> None:
     valid = torch.ones(1, 11, 400, dtype=torch.bool)
     valid[:, 0] = False
     released, ours = (
-        loss_weights(displacements, valid, static_weight=weight)
-        for weight in (0.0, LossConfig().static_weight)
+        loss_weights(displacements, valid, config) for config in (RELEASED, LossConfig())
     )
     released, ours = released / weight_total(released), ours / weight_total(ours)
     assert released[..., 1:].sum() < 0.75
     assert ours[..., 1:].sum() > 0.9
     assert ours.sum().item() == pytest.approx(1.0)
+
+
+def _case(movers: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clips of 400 points, of which so many move by 2 cm in each of the first five steps and rest afterwards."""
+    displacements = torch.zeros(len(movers), 11, 400, 3, dtype=torch.float64)
+    path = 0.02 * torch.arange(11).clamp_max(5)
+    for row, count in enumerate(movers):
+        displacements[row, :, :count, 0] = path[:, None]
+    valid = torch.ones(displacements.shape[:-1], dtype=torch.bool)
+    valid[:, 0] = False
+    return displacements, valid
+
+
+def test_what_left_its_place_and_rests_counts_with_its_weight() -> None:
+    displacements, valid = _case([3])
+    config = replace(RELEASED, displaced_weight=0.3)
+    released = loss_weights(displacements, valid, RELEASED)
+    ours = loss_weights(displacements, valid, config)
+    assert torch.allclose(ours[:, 1:6, :3], released[:, 1:6, :3], atol=1e-4)
+    assert released[:, 6:, :3].max() < 0.01
+    assert torch.allclose(ours[:, 6:, :3], torch.tensor(0.3, dtype=torch.float64), atol=1e-6)
+    assert torch.allclose(ours[..., 3:], released[..., 3:], atol=0.01)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_clips_are_balanced_by_a_power_of_what_moves_in_them(power: float) -> None:
+    displacements, valid = _case([320, 80, 0])
+    plain = loss_weights(displacements, valid, RELEASED).sum((1, 2))
+    found = loss_weights(displacements, valid, replace(RELEASED, clip_balance=power)).sum((1, 2))
+    assert (found[0] / found[1]).item() == pytest.approx(4 ** (1 - power), rel=0.1)
+    assert found[2] <= 10 * plain[2], "nothing is made of nothing"
+    rest = LossConfig(static_weight=0.05, clip_balance=power)
+    still = loss_weights(displacements, valid, rest)[2].sum() - found[2]
+    assert still.item() == pytest.approx(0.05 * 10 * 400, rel=0.01), "points at rest keep theirs"
+
+
+def test_held_tools_count_less() -> None:
+    displacements, valid = _case([20])
+    held = torch.zeros(1, 400, dtype=torch.bool)
+    held[0, :10] = True
+    plain = loss_weights(displacements, valid, LossConfig(), held=held)
+    config = replace(LossConfig(), held_weight=0.2)
+    ours = loss_weights(displacements, valid, config, held=held)
+    assert torch.equal(ours[:, :, 10:], plain[:, :, 10:])
+    assert ours[0, 1:6, :10].sum().item() == pytest.approx(
+        0.2 * plain[0, 1:6, :10].sum().item(), rel=0.02
+    )
 
 
 def test_variance_power_gives_uncertain_points_the_gradient_back() -> None:

@@ -100,7 +100,7 @@ def test_a_clip_survives_its_file(labelled: Path, tmp_path: Path) -> None:
 
 def test_points_without_label_have_no_weight(labelled: Path, tmp_path: Path) -> None:
     assert build_cache(labelled, tmp_path / "cache") == 1
-    (sample,) = read_cache(tmp_path / "cache")
+    (sample,) = read_cache(labelled, tmp_path / "cache")
     clip = read_labelled(list_clips(labelled)[0])
     assert sample.supervised is not None and sample.key == clip.key
     assert torch.equal(sample.supervised, torch.from_numpy(clip.known))

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from pointworld import load
 from pointworld.cli.app import main
 from pointworld.data import list_clips, read_clip, true_positions
 from pointworld.errors import InputError
 from pointworld.robot import RobotModel
 from pointworld.train import build_cache, read_cache, read_evaluation_clip, tune_radius
+from pointworld.train.augment import whole
+from pointworld.train.cache import cache_folder
 from pointworld.train.evaluator import evaluate_clip
 from pointworld.train.metrics import summarise
+from pointworld.train.objective import validate
 from pointworld.train.predictors import carry_predictors
 from pointworld.train.preparation import Preparation
 
@@ -51,7 +57,7 @@ def run_folder(clips: Path, validation: Path, tmp_path_factory: pytest.TempPathF
 
 def test_cached_samples_follow_the_simulator(clips: Path, tmp_path: Path) -> None:
     assert build_cache(clips, tmp_path) == 4
-    for path, sample in zip(list_clips(clips), read_cache(tmp_path), strict=True):
+    for path, sample in zip(list_clips(clips), read_cache(clips, tmp_path), strict=True):
         clip = read_clip(path)
         assert sample.key == clip.key and sample.family == clip.family
         index = torch.arange(len(sample.points))
@@ -64,9 +70,9 @@ def test_cached_samples_follow_the_simulator(clips: Path, tmp_path: Path) -> Non
 def test_samples_of_noisy_cameras_move_as_what_they_show(clips: Path, tmp_path: Path) -> None:
     build_cache(clips, tmp_path / "all", noisy=1.0)
     build_cache(clips, tmp_path / "half", noisy=0.5)
-    clean = build_cache(clips, tmp_path / "clean") and read_cache(tmp_path / "clean")
+    clean = build_cache(clips, tmp_path / "clean") and read_cache(clips, tmp_path / "clean")
     for path, sample, before in zip(
-        list_clips(clips), read_cache(tmp_path / "all"), clean, strict=True
+        list_clips(clips), read_cache(clips, tmp_path / "all"), clean, strict=True
     ):
         assert sample.surface is not None and before.surface is None
         off = (sample.points - sample.surface).norm(dim=-1)
@@ -76,8 +82,50 @@ def test_samples_of_noisy_cameras_move_as_what_they_show(clips: Path, tmp_path: 
         shown = sample.surface.double().numpy()
         truth = torch.from_numpy(true_positions(read_clip(path), shown, sample.body_ids.numpy()))
         assert (moved - moved[:1] - (truth - truth[:1])).abs().max() < 1e-5
-    kinds = [sample.surface is not None for sample in read_cache(tmp_path / "half")]
+    kinds = [sample.surface is not None for sample in read_cache(clips, tmp_path / "half")]
     assert len(set(kinds)) == 2, "some are seen as they are, some with errors"
+
+
+def test_sets_of_one_name_share_no_samples(clips: Path, validation: Path, tmp_path: Path) -> None:
+    """Also when they have one --cache and clips of one number; what was cached before a clip was made is made anew."""
+    sets = []
+    for place, source in (("a", clips), ("b", validation)):
+        shutil.copytree(source, tmp_path / place / "clips")
+        sets.append(tmp_path / place / "clips")
+    folders = [cache_folder(tmp_path / "cache", data, Preparation(), 0.5) for data in sets]
+    for data, folder in zip(sets, folders, strict=True):
+        build_cache(data, folder, noisy=0.5)
+    keys = [[s.key for s in read_cache(*pair)] for pair in zip(sets, folders, strict=True)]
+    assert keys == [[read_clip(path).key for path in list_clips(data)] for data in sets]
+    assert not set(keys[0]) & set(keys[1])
+
+    shutil.rmtree(sets[0])
+    command = ["generate", "--out", str(sets[0]), "--clips", "2", "--workers", "0", "--seed", "8"]
+    assert main(command) == 0
+    build_cache(sets[0], folders[0], noisy=0.5)
+    made = [sample.key for sample in read_cache(sets[0], folders[0])]
+    assert made == [read_clip(path).key for path in list_clips(sets[0])]
+
+
+def test_held_tools_are_known_and_not_counted(tmp_path: Path) -> None:
+    command = ["generate", "--out", str(tmp_path / "clips"), "--clips", "1", "--workers", "0"]
+    assert main([*command, "--seed", "5", "--tabletop.families", "broom"]) == 0
+    build_cache(tmp_path / "clips", tmp_path / "cache")
+    (sample,) = read_cache(tmp_path / "clips", tmp_path / "cache")
+    (path,) = list_clips(tmp_path / "clips")
+    clip = read_clip(path)
+    held = read_evaluation_clip(clip, RobotModel.load(clip.robot)).held
+    assert torch.equal(sample.held_points(torch.arange(len(sample.points))), held)
+    assert 20 < held.sum() < len(held)
+
+    item = whole(sample, step_dt=clip.step_dt)
+    assert torch.equal(item.free(), ~held)
+    model = load("tiny")
+    before = validate(model, [sample])["moved_ratio"]
+    motions = sample.motions.clone()
+    motions[:, sample.held, 2, 3] += torch.linspace(0, 1, len(motions))[:, None]
+    after = validate(model, [replace(sample, motions=motions)])["moved_ratio"]
+    assert after == pytest.approx(before, rel=1e-6), "the truth of a held tool is not asked about"
 
 
 def test_a_cache_of_other_settings_is_refused(clips: Path, tmp_path: Path) -> None:
@@ -88,7 +136,7 @@ def test_a_cache_of_other_settings_is_refused(clips: Path, tmp_path: Path) -> No
         build_cache(clips, tmp_path / "more", noisy=2.0)
     next(tmp_path.glob("*.safetensors")).write_bytes(b"half")
     with pytest.raises(InputError, match="delete it"):
-        read_cache(tmp_path)
+        read_cache(clips, tmp_path)
 
 
 def test_training_leaves_a_usable_checkpoint(run_folder: Path) -> None:

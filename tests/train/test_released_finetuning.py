@@ -83,7 +83,7 @@ def samples(
     folder = tmp_path_factory.mktemp("cache")
     (preparation,) = preparations_of(checkpoint, load(checkpoint).spec)
     assert build_cache(clips[0], folder, preparation=preparation) == 2
-    return list(read_cache(folder))
+    return list(read_cache(clips[0], folder))
 
 
 def drawn(model: WorldModel, sample: CachedSample) -> TrainingSample:
@@ -235,7 +235,7 @@ def test_own_recordings_fine_tune_it(checkpoint: Path, tmp_path: Path) -> None:
     model = load(checkpoint)
     (preparation,) = preparations_of(checkpoint, model.spec)
     build_cache(tmp_path / "train", tmp_path / "samples", preparation=preparation)
-    (sample,) = read_cache(tmp_path / "samples")
+    (sample,) = read_cache(tmp_path / "train", tmp_path / "samples")
     assert sample.supervised is not None and not sample.supervised.all()
     assert sample.features is not None and sample.features.shape[1] == rf.TOY_CHANNELS
     item = drawn(model, sample)
