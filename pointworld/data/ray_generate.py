@@ -21,6 +21,7 @@ RETRIES = 5
 _AHEAD = 2
 #: A clip is about 100 kB; this is the least that Ray accepts.
 _OBJECT_STORE_BYTES = 80 * 1024 * 1024
+_KEPT = "What is made so far is kept; the same command goes on."
 
 
 def import_ray() -> Any:
@@ -87,9 +88,10 @@ def make_on_ray(
     Ray gives it to another one. A clip is written under its index, once.
 
     Raises:
-        PointWorldError: a clip whose worker died `RETRIES` times over, or a clip that cannot be made.
+        PointWorldError: a clip whose worker died `RETRIES` times over, a clip that cannot be made, or a cluster that
+            fails.
     """
-    with ray_cluster(address, workers) as ray:
+    with ray_cluster(address, workers) as ray, _errors_for_people(ray):
         task = ray.remote(num_cpus=1, max_retries=RETRIES)(_make_bytes)
         waiting = list(reversed(missing))
         running: dict[Any, int] = {}
@@ -104,13 +106,37 @@ def make_on_ray(
                 yield _collect(ray, reference, running.pop(reference), root)
 
 
+@contextmanager
+def _errors_for_people(ray: Any) -> Iterator[None]:
+    """Whatever goes wrong in the cluster, as one of our errors: short, with what to do."""
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        # Ray's own text of it is the worker's traceback. What a clip's own code says of itself is written for people.
+        if isinstance(error.cause, PointWorldError):
+            raise error.cause from error
+        raise PointWorldError(
+            f"a worker of the Ray cluster failed ({_first_line(error.cause)}). Has every machine of it the same "
+            f"version of this package, with the extra 'sim'? {_KEPT}"
+        ) from error
+    except (ray.exceptions.RayError, ConnectionError) as error:
+        raise PointWorldError(
+            f"the Ray cluster failed ({type(error).__name__}: {_first_line(error)}). Look at it with 'ray status'. "
+            f"{_KEPT}"
+        ) from error
+
+
+def _first_line(error: object) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def _collect(ray: Any, reference: Any, index: int, root: Path) -> dict[str, Any]:
     try:
         data, fact = ray.get(reference)
     except ray.exceptions.WorkerCrashedError as error:
         raise PointWorldError(
-            f"clip {index}: its worker died {RETRIES + 1} times. Is there memory enough for so many workers? "
-            "What is made so far is kept; the same command goes on."
+            f"clip {index}: its worker died {RETRIES + 1} times. Is there memory enough for so many workers? {_KEPT}"
         ) from error
     with atomic_path(clip_path(root, index)) as temporary:
         temporary.write_bytes(data)

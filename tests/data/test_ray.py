@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pointworld.data import DatasetSpec, TabletopConfig, generate_dataset, list_clips
-from pointworld.errors import InputError
+from pointworld.errors import InputError, PointWorldError
 
 pytest.importorskip("ray", reason="Ray is an extra: pip install 'pointworld-open[distributed]'")
 pytest.importorskip(
     "mujoco", reason="the simulator is an extra: pip install 'pointworld-open[sim]'"
 )
+
+from ray import exceptions
 
 from pointworld.data.ray_generate import make_on_ray, ray_cluster
 
@@ -69,3 +74,46 @@ def test_nothing_is_lost_or_doubled_when_a_worker_is_killed(tmp_path: Path) -> N
 def test_no_cluster_is_said_so() -> None:
     with pytest.raises(InputError, match="no Ray cluster answers"), ray_cluster("auto", 1):
         pass
+
+
+@pytest.mark.rejects_input
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (exceptions.WorkerCrashedError(), "clip 0: its worker died 6 times"),
+        (exceptions.OutOfMemoryError("too much\nand more"), r"OutOfMemoryError: too much\)\. Look"),
+        (exceptions.ObjectLostError("ab" * 28, "here", ""), "cluster failed .ObjectLostError"),
+        (exceptions.RayTaskError("make", "Traceback", InputError("no GL")), "^no GL$"),
+        (exceptions.RayTaskError("make", "Traceback", KeyError("x")), "worker .* failed .'x'"),
+    ],
+)
+def test_what_goes_wrong_in_a_cluster_is_said_shortly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    """Of the cluster only its interface: the errors are Ray's own."""
+
+    class Cluster:
+        exceptions = exceptions
+
+        def put(self, value: object) -> object:
+            return value
+
+        def remote(self, **options: object) -> Callable[[object], SimpleNamespace]:
+            return lambda work: SimpleNamespace(remote=lambda settings, index: index)
+
+        def cluster_resources(self) -> dict[str, int]:
+            return {"CPU": 1}
+
+        def wait(self, running: list[int], num_returns: int) -> tuple[list[int], list[int]]:
+            return running[:1], running[1:]
+
+        def get(self, reference: int) -> None:
+            raise error
+
+    @contextmanager
+    def cluster(address: str, workers: int) -> Iterator[Cluster]:
+        yield Cluster()
+
+    monkeypatch.setattr("pointworld.data.ray_generate.ray_cluster", cluster)
+    with pytest.raises(PointWorldError, match=message):
+        list(make_on_ray(spec(1), tmp_path, [0], address="auto", workers=1))
