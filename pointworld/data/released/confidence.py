@@ -31,11 +31,15 @@ _VOXELS = FieldSpec(dtype="int32", shape=("N", 3))
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LowConfidence:
-    """voxels: per step (voxels, 3) int32. grid_size: voxel edge [m]. threshold: of the expert's confidence."""
+    """voxels: per step (voxels, 3) int32. grid_size: voxel edge [m]. threshold: of the expert's confidence.
+
+    num_points: scene points of the clip; 0 where it is not known.
+    """
 
     voxels: tuple[np.ndarray, ...]
     grid_size: float
     threshold: float
+    num_points: int = 0
 
 
 def read_confidence(path: str | Path, key: str, *, grid_size: float = 0.015) -> LowConfidence:
@@ -70,6 +74,7 @@ def read_confidence(path: str | Path, key: str, *, grid_size: float = 0.015) -> 
         voxels=voxels,
         grid_size=float(grid),
         threshold=float(attributes.get("confidence_threshold", float("nan"))),
+        num_points=int(attributes.get("num_scene_points", 0)),
     )
 
 
@@ -99,7 +104,9 @@ def low_confidence(
     cells = torch.floor(base_points / grid_size).to(torch.int32).numpy()
     low = (confidence.double() < threshold).numpy()
     voxels = tuple(np.unique(cells[row], axis=0).reshape(-1, 3) for row in low)
-    return LowConfidence(voxels=voxels, grid_size=grid_size, threshold=threshold)
+    return LowConfidence(
+        voxels=voxels, grid_size=grid_size, threshold=threshold, num_points=len(base_points)
+    )
 
 
 def write_confidence(
@@ -132,6 +139,7 @@ def _clip_attributes(
         "confidence_keep_frac": keep,
         "confidence_threshold": clip.threshold,
         "num_low_voxels": sum(len(v) for v in voxels),
+        "num_scene_points": clip.num_points,
         "aggregation": "per_timestep",
         "num_timesteps": len(voxels),
     }

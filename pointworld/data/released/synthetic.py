@@ -100,7 +100,12 @@ def behavior_clip(
             meshes["local_scene_colors"][mesh] = colors[rows]
             meshes["local_scene_normals"][mesh] = normals
             meshes["scene_mesh_trajectories"][mesh] = paths[mesh]
-        cameras[f"camera_{name}"] = {**images, **meshes}
+        cameras[f"camera_{name}"] = {
+            **images,
+            # The made-up cameras stand still. Shards do not keep it.
+            "extrinsic_trajectory": np.repeat(images["extrinsic"][None], layout.STEPS, 0),
+            **meshes,
+        }
     open_hand = np.ones((layout.STEPS, 1), bool)
     fields: dict[str, Any] = {
         "joint_positions": rng.uniform(-0.3, 0.3, (layout.STEPS, len(joint_names))).astype(
@@ -201,13 +206,23 @@ def write_h5(path: str | Path, clips: Mapping[str, RawClip]) -> None:
     with atomic_path(source) as temporary, h5py.File(temporary, "w") as file:
         file.attrs["domain"] = domain
         if domain == "droid":
-            times = [str(66 * 2 * i) for i in range(layout.STEPS)]
             file.attrs.update({"uuid": layout.canonical_stem(source.stem), "scene_path": "gs://"})
-            file.attrs["canonical_timestamps"] = times
+            _put_episode(file, clips)
         else:
             file.attrs.update({"episode_complete": True, "source_file": "", "num_scene_points": 1})
         for name, clip in clips.items():
             _write_clip(file.create_group(name), clip)
+
+
+def _put_episode(file: Any, clips: Mapping[str, RawClip]) -> None:
+    """What a released DROID file says of its whole episode: clips are ranges of its timeline."""
+    steps = max(int(name.split(":")[1]) for name in clips)
+    file.attrs["canonical_timestamps"] = [str(66 * 2 * i) for i in range(steps)]
+    file.attrs["ee_pos_threshold"] = 0.01
+    # Their lengths are not documented: here they are those of the timeline.
+    _put(file, "ee_pos_motion_magnitudes", np.zeros(steps, np.float32))
+    _put(file, "ee_rot_motion_magnitudes", np.zeros(steps, np.float32))
+    _put(file, "has_gripper_movement", np.zeros(steps, bool))
 
 
 def _write_clip(group: Any, clip: RawClip) -> None:

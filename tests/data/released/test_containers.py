@@ -75,6 +75,11 @@ def test_h5_has_the_documented_dtypes(droid: Files, behavior: Files) -> None:
     with h5py.File(droid.h5) as file:
         clip = file["5:16"]
         assert file.attrs["domain"] == "droid" and clip.attrs["demo_length"] == 11
+        assert len(file.attrs["canonical_timestamps"]) == 16, "the clip is 5:16 of the timeline"
+        assert {"uuid", "scene_path", "ee_pos_threshold"} <= set(file.attrs)
+        for name in ("ee_pos_motion_magnitudes", "ee_rot_motion_magnitudes"):
+            assert file[name].dtype == np.float32
+        assert file["has_gripper_movement"].dtype == bool
         assert clip["gripper_positions"].shape == (11,)
         assert clip["gripper_open"].dtype == bool and clip["gripper_open"].shape == (11, 1)
         camera = clip["camera_1_ext"]
@@ -87,6 +92,9 @@ def test_h5_has_the_documented_dtypes(droid: Files, behavior: Files) -> None:
     with h5py.File(behavior.h5) as file:
         clip = file["0:11"]
         assert len(clip.attrs) == 21 and file.attrs["episode_complete"]
+        trajectory = clip["camera_head/extrinsic_trajectory"]
+        assert trajectory.shape == (11, 4, 4) and trajectory.dtype == np.float32
+        assert np.array_equal(trajectory[0], clip["camera_head/extrinsic"])
         meshes = clip["camera_head/local_scene_points"]
         assert meshes["__World__box__visuals"].attrs["prim_path"] == "/World/box/visuals"
         assert clip["camera_head/scene_mesh_trajectories/__World__box__visuals"].shape == (11, 7)

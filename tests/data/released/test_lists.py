@@ -163,8 +163,16 @@ def test_confidence_file(
     mask = low_confidence(*confidence)
     path = tmp_path / "expert_confidence-seed=42.h5"
     write_confidence(path, {written: mask})
+    with h5py.File(path) as file:
+        attributes = file[written]["low_confidence_voxels"].attrs
+        assert set(attributes) == {
+            "mask_version", "grid_size", "confidence_keep_frac", "confidence_threshold",
+            "num_low_voxels", "num_scene_points", "aggregation", "num_timesteps",
+        }  # fmt: skip
+        assert attributes["num_scene_points"] == 900
     for key in (f"{UUID}-0:11", f"{UUID}_flows-0:11"):
         read = read_confidence(path, key)
+        assert read.num_points == 900
         assert read.grid_size == 0.015 and read.threshold == mask.threshold
         for a, b in zip(read.voxels, mask.voxels, strict=True):
             np.testing.assert_array_equal(a, b)
