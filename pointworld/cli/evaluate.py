@@ -22,7 +22,13 @@ from pointworld.cli.common import (
     stdout_json,
     write_run_json,
 )
-from pointworld.data import ClipGenerator, DatasetSpec, SensorConfig, dataset_generator
+from pointworld.data import (
+    ClipGenerator,
+    DatasetSpec,
+    SensorConfig,
+    dataset_generator,
+    require_disjoint,
+)
 from pointworld.errors import InputError
 from pointworld.files import write_json, write_text
 from pointworld.model import WorldModel
@@ -68,7 +74,7 @@ class EvaluateArgs:
     domain: str | None = None
     """Domain of the clips, for a model of several; its first by default."""
     validation: tuple[Path, ...] = ()
-    """Folders of clips for tuning the rigid-carry radius; without them it is 3 cm."""
+    """Folders of clips for tuning the rigid-carry radius, of other scenes than the data; without them it is 3 cm."""
     gnn: Path | None = None
     """Folder of `pointworld train gnn`, for its row."""
     simulator: bool = False
@@ -99,6 +105,9 @@ def main(argv: list[str]) -> int:
     if args.fit_spread and (not args.validation or args.spread is not None):
         raise InputError("--fit-spread needs --validation, and takes no --spread")
     start = time.perf_counter()
+    if args.validation:
+        # What is fitted on validation scenes must be measured on others.
+        require_disjoint({"test": args.data, "validation": args.validation})
     model = pointworld.load(args.checkpoint, device=pick_device(args.device))
     radius, spread = _tuned(args, model)
     tuned = time.perf_counter()
@@ -170,7 +179,8 @@ def clip_generator(data: Path) -> tuple[DatasetSpec, ClipGenerator]:
     values = json.loads(path.read_text())
     known = {field.name for field in fields(DatasetSpec)}
     given = {name: value for name, value in values.items() if name in known}
-    spec = from_mapping(DatasetSpec, given, str(path))
+    # The simulator needs no pictures: it works also where those of the set could not be drawn.
+    spec = replace(from_mapping(DatasetSpec, given, str(path)), renderer="auto")
     return spec, dataset_generator(spec)
 
 

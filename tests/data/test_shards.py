@@ -257,3 +257,15 @@ def test_splits_must_not_share_scenes(files: Path, shards: Path, tmp_path: Path)
     require_disjoint({"training": [files, shards], "validation": [other]})
     with pytest.raises(InputError, match=r"share 5 of 5 scenes, the first is '21/000000'"):
         require_disjoint({"training": [files], "validation": [other, shards]})
+
+
+@pytest.mark.rejects_input
+@pytest.mark.parametrize("options", [[], ["--fit-spread"]])
+def test_evaluation_refuses_the_scenes_that_it_is_tuned_on(
+    files: Path, shards: Path, options: list[str]
+) -> None:
+    from pointworld.cli.evaluate import main as evaluate
+
+    for validation in (files, shards):
+        with pytest.raises(InputError, match=r"share 5 of 5 scenes, the first is '21/000000'"):
+            evaluate([str(files), "--validation", str(validation), *options])
