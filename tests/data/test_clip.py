@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,3 +153,17 @@ def test_inconsistent_clip_is_refused() -> None:
     poses[2, 1, 0] = np.nan
     with pytest.raises(InputError, match="NaN"):
         replace(clip, body_poses=poses)
+
+
+def test_a_clip_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = []
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_size)
+        assert not (tmp_path / "clip.npz").exists()
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_clip(make_clip(), tmp_path / "clip.npz")
+    assert synced == [(tmp_path / "clip.npz").stat().st_size]
