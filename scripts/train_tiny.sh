@@ -7,11 +7,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 DATA=${DATA:-datasets/shipped} RUNS=${RUNS:-runs/shipped}
 STEPS=${STEPS:-16000} OTHER_STEPS=${OTHER_STEPS:-5000} GNN_STEPS=${GNN_STEPS:-1350}
-CORES=$(nproc)
-RANKS=$((CORES < 8 ? CORES : 8))
-while [ $((8 % RANKS)) != 0 ]; do RANKS=$((RANKS - 1)); done
 export OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1
 BIN=.venv/bin
+CORES=$(nproc)
+# One process for each GPU, without one for each core; a batch of 8 must be shared out evenly.
+RANKS=$($BIN/python -c 'import torch; print(torch.cuda.device_count())')
+[ "$RANKS" -gt 0 ] || RANKS=$CORES
+RANKS=$((RANKS < 8 ? RANKS : 8))
+while [ $((8 % RANKS)) != 0 ]; do RANKS=$((RANKS - 1)); done
 say() { printf '==> %s\n' "$*"; }
 
 rigid=tabletop
