@@ -55,10 +55,22 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_checkpoint(model, tmp_path_factory.mktemp("model") / "small")
 
 
-def test_every_baseline_and_a_fitted_spread(clips: Path, checkpoint: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def validation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Other scenes than those evaluated."""
+    folder = tmp_path_factory.mktemp("validation")
+    command = ["generate", "--out", str(folder), "--clips", "2", "--workers", "0", *SCENES]
+    assert main([*command, "--seed", "5"]) == 0
+    return folder
+
+
+def test_every_baseline_and_a_fitted_spread(
+    clips: Path, validation: Path, checkpoint: Path, tmp_path: Path
+) -> None:
     network = GraphModel(GraphSpec(width=8, rounds=1, neighbours=4, context_points=200))
     save_graph_model(network, tmp_path / "gnn", training={})
-    command = ["evaluate", str(clips), "--checkpoint", str(checkpoint), "--validation", str(clips)]
+    command = ["evaluate", str(clips), "--checkpoint", str(checkpoint)]
+    command += ["--validation", str(validation)]
     extra = ["--gnn", str(tmp_path / "gnn"), "--simulator", "--fit-spread"]
     assert main([*command, *extra, "--out", str(tmp_path / "all")]) == 0
     result = json.loads((tmp_path / "all" / "evaluation.json").read_text())
