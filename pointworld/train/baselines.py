@@ -12,18 +12,18 @@ from pointworld.geometry import invert, transform_points
 Tensor = torch.Tensor
 
 #: Radii tried for rigid carry [m].
-RADII = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06)
+RADII = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15)
 #: An object counts as touched when the hand comes this near to one of its points [m].
 TOUCH = 0.005
 #: Distances beyond this are not measured [m]; more than any radius tried.
-NEAR = 0.07
+NEAR = 0.16
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HandMotion:
-    """The gripper as the baselines see it.
+    """The gripper, and the tool that it holds, as the baselines see them.
 
-    surface: (steps, surface, 3) dense points on the gripper [m]. normals: the same, outward.
+    surface: (steps, surface, 3) dense points on them [m]. normals: the same, outward; zero where none is known.
     pose: (steps, 4, 4) T_base_tcp.
     """
 
@@ -34,6 +34,17 @@ class HandMotion:
     def carry(self, start: int, step: int) -> Tensor:
         """(4, 4) motion of the hand from `start` to `step`."""
         return self.pose[step] @ invert(self.pose[start])
+
+    def holding(self, points: Tensor) -> HandMotion:
+        """This hand with a tool in it, of which `points` (n, 3) are seen at step 0 [m]."""
+        carried = torch.stack(
+            [transform_points(self.carry(0, step), points) for step in range(len(self.pose))]
+        )
+        return HandMotion(
+            surface=torch.cat([self.surface, carried], 1),
+            normals=torch.cat([self.normals, torch.zeros_like(carried)], 1),
+            pose=self.pose,
+        )
 
     def gap(self, points: Tensor, step: int) -> Tensor:
         """Distance of points (n, 3) to the hand's surface at `step` [m]; 0 inside, infinite beyond NEAR."""

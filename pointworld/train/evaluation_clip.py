@@ -18,6 +18,7 @@ from pointworld.train.preparation import (
     SURFACE_SEED,
     Preparation,
     held_bodies,
+    held_tools,
     prepared_sample,
 )
 
@@ -85,14 +86,17 @@ def read_evaluation_clip(
             f"the robot '{robot.name}' has no tool link; the baselines need its motion"
         )
     points, bodies = pixel_points(clip)
+    dense_points, dense_bodies = torch.from_numpy(points).float(), torch.from_numpy(bodies)
+    tools = torch.tensor(held_tools(clip), dtype=dense_bodies.dtype)
+    hand = HandMotion(surface=dense.positions, normals=dense.normals, pose=dense.gripper_pose)
     return EvaluationClip(
         clip=clip,
         sample=sample,
-        hand=HandMotion(surface=dense.positions, normals=dense.normals, pose=dense.gripper_pose),
+        hand=hand.holding(dense_points[torch.isin(dense_bodies, tools)]),
         objects=(*clip.bodies_of_kind("object"), *clip.bodies_of_kind("soft")),
         held_bodies=held_bodies(clip),
-        dense_points=torch.from_numpy(points).float(),
-        dense_bodies=torch.from_numpy(bodies),
+        dense_points=dense_points,
+        dense_bodies=dense_bodies,
     )
 
 

@@ -167,11 +167,13 @@ def held_bodies(clip: Clip) -> tuple[int, ...]:
     """Tools that are fixed to the hand, and the robot itself, of which a wrongly calibrated camera leaves points: their
     motion is known.
     """
+    return (*held_tools(clip), *clip.bodies_of_kind("robot"))
+
+
+def held_tools(clip: Clip) -> tuple[int, ...]:
+    """Bodies that are fixed to the hand."""
     held = set(clip.info.get("held", ()))
-    return (
-        *(i for i, name in enumerate(clip.body_names) if name in held),
-        *clip.bodies_of_kind("robot"),
-    )
+    return tuple(i for i, name in enumerate(clip.body_names) if name in held)
 
 
 def known_gripper(gripper_open: Tensor) -> Tensor:

@@ -114,9 +114,18 @@ def test_held_tools_are_known_and_not_counted(tmp_path: Path) -> None:
     (sample,) = read_cache(tmp_path / "clips", tmp_path / "cache")
     (path,) = list_clips(tmp_path / "clips")
     clip = read_clip(path)
-    held = read_evaluation_clip(clip, RobotModel.load(clip.robot)).held
+    seen = read_evaluation_clip(clip, RobotModel.load(clip.robot))
+    held = seen.held
     assert torch.equal(sample.held_points(torch.arange(len(sample.points))), held)
     assert 20 < held.sum() < len(held)
+
+    # For the baselines the tool is part of the hand, and moves as the hand does.
+    tool = seen.sample.positions[:, held]
+    for step in (0, 5, 10):
+        assert torch.cdist(tool[step], seen.hand.surface[step]).min(-1).values.max() < 5e-3
+    carried = carry_predictors(0.005)["rigid_carry"](seen)
+    assert carried is not None
+    assert (carried.displacements - seen.sample.displacements)[:, held].norm(dim=-1).max() < 2e-3
 
     item = whole(sample, step_dt=clip.step_dt)
     assert torch.equal(item.free(), ~held)
