@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 DATA=${DATA:-datasets/shipped} RUNS=${RUNS:-runs/shipped}
-STEPS=${STEPS:-16000} OTHER_STEPS=${OTHER_STEPS:-5000} GNN_STEPS=${GNN_STEPS:-1350}
+STEPS=${STEPS:-16000} OTHER_STEPS=${OTHER_STEPS:-${STEPS:-16000}} GNN_STEPS=${GNN_STEPS:-1350}
 export OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1
 BIN=.venv/bin
 CORES=$(nproc)

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Literal
 
+import numpy as np
 import torch
 
 from pointworld.errors import InputError
@@ -26,7 +27,9 @@ TRIES = 8
 
 def draw_generator(seed: int, step: int, slot: int) -> torch.Generator:
     """The random numbers of one sample of one step: they depend on nothing that came before."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 65_536 + slot)
+    # Of a larger seed torch's generator keeps 32 bits: a plain product would repeat itself every 65 536 steps.
+    mixed = np.random.SeedSequence([seed, step, slot]).generate_state(1)
+    return torch.Generator().manual_seed(int(mixed[0]))
 
 
 class Batches:

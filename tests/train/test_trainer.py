@@ -12,6 +12,7 @@ from pointworld.errors import CheckpointError, InputError
 from pointworld.model import ModelSpec, WorldModel, load_checkpoint, save_checkpoint
 from pointworld.ptv3 import PTv3Arch
 from pointworld.train import AugmentConfig, LossConfig, TrainConfig, plot_curve, train
+from pointworld.train.batches import draw_generator
 from pointworld.train.cache import spread_out
 from pointworld.train.config import learning_rate
 from pointworld.train.objective import validate
@@ -105,6 +106,17 @@ def test_another_configuration_cannot_continue_a_run(tmp_path: Path) -> None:
     (tmp_path / "state.safetensors").write_bytes(b"\x10\x00")
     with pytest.raises(CheckpointError, match="Delete it"):
         run(tmp_path)
+
+
+def test_no_two_draws_share_their_numbers() -> None:
+    """Also where a product of seed and step agrees in 32 bits."""
+    places = [(0, 0), (0, 65_536), (1, 0), (0, 1_000_003 % 65_536), (0, 1), (1, 1)]
+    drawn = {
+        tuple(torch.randint(1 << 30, (3,), generator=draw_generator(seed, step, slot)).tolist())
+        for seed, step in places
+        for slot in range(8)
+    }
+    assert len(drawn) == 8 * len(places)
 
 
 def test_movers_are_learned_first_with_the_released_loss(tmp_path: Path) -> None:
