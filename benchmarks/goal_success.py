@@ -132,6 +132,7 @@ def episode(task: Task, folder: Path, checkpoint: str, model: Any) -> dict[str, 
     outcome = ("success" if good else "missed") if ended else found["outcome"]
     return {
         "outcome": outcome,
+        "taken_for": found["outcome"],
         "error": truth["error"],
         "moved": truth["moved"],
         "steps": found["steps"],

@@ -23,9 +23,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = target.with_name(f".{target.stem}.{os.getpid()}.tmp{target.suffix}")
     try:
         yield temporary
-        # Else a power cut after the rename may leave an empty file of the final name. It costs half a millisecond.
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        _flush(temporary)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -46,9 +44,17 @@ def atomic_folder(folder: str | Path) -> Iterator[Path]:
         for source in sorted(p for p in temporary.rglob("*") if p.is_file()):
             destination = target / source.relative_to(temporary)
             destination.parent.mkdir(parents=True, exist_ok=True)
+            _flush(source)
             source.replace(destination)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """To the disk: else a power cut after the rename may leave an empty file of the final name."""
+    # Windows flushes only what is open for writing; elsewhere files that are read-only are flushed as well.
+    with path.open("rb+" if os.name == "nt" else "rb") as file:
+        os.fsync(file.fileno())
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,31 @@ def test_a_folder_keeps_files_the_run_does_not_write(tmp_path: Path) -> None:
     assert (out / "mine.txt").read_text() == "keep"
     assert (out / "sub" / "a.txt").read_text() == "a"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+
+
+def test_files_are_on_the_disk_before_they_have_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    flush, rename = os.fsync, Path.replace
+
+    def fsync(descriptor: int) -> None:
+        events.append("flush")
+        flush(descriptor)
+
+    def replace(source: Path, target: Path) -> Path:
+        events.append(f"name {target.name}")
+        return rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", replace)
+    with atomic_path(tmp_path / "one") as temporary:
+        temporary.write_text("1")
+    with atomic_folder(tmp_path / "out") as folder:
+        for name in ("a", "b"):
+            (folder / name).write_text(name)
+        (folder / "b").chmod(0o444)
+    assert events == ["flush", "name one", "flush", "name a", "flush", "name b"]
 
 
 def test_json_refuses_nan(tmp_path: Path) -> None:

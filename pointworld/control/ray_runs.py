@@ -18,7 +18,7 @@ from pointworld.control.task_runs import (
     recording_folder,
     run_one,
 )
-from pointworld.data.ray_generate import RETRIES, ray_cluster
+from pointworld.data.ray_generate import RETRIES, errors_for_people, ray_cluster
 from pointworld.errors import InputError, PointWorldError
 from pointworld.files import write_json
 
@@ -57,7 +57,7 @@ def run_on_ray(
             raise InputError(f"{folder} holds a recording already; choose a new folder")
     if not missing:
         return [known[seed] for seed in seeds]
-    with ray_cluster(address, workers) as ray:
+    with ray_cluster(address, workers) as ray, errors_for_people(ray):
         task = ray.remote(num_cpus=1, max_retries=RETRIES)(_episode)
         running = {task.remote(config, seed, record): seed for seed in missing}
         while running:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pointworld.data.clip_header import DAMAGE
 from pointworld.errors import InputError
 from pointworld.files import atomic_path
 from pointworld.geometry import make_transform, quat_wxyz_to_matrix
@@ -242,7 +243,7 @@ def read_clip(path: str | Path) -> Clip:
         with np.load(source, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         header = json.loads(arrays["header"].tobytes())
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, *DAMAGE) as error:
         raise InputError(
             f"{source} is not a readable clip ({error}). Generate it again."
         ) from error

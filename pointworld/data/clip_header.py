@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,16 @@ from pointworld.errors import InputError
 
 SIMULATED, LABELLED = "pointworld-clip-1", "pointworld-labelled-1"
 _MAX_HEADER = 1 << 24
+#: What reading a file raises whose bytes are not those that were written.
+DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    ValueError,
+    KeyError,
+    EOFError,
+    RecursionError,
+    NotImplementedError,
+)
 
 
 def read_header(source: str | Path | bytes, where: str | None = None) -> dict[str, Any]:
@@ -36,7 +47,7 @@ def read_header(source: str | Path | bytes, where: str | None = None) -> dict[st
                 io.BytesIO(archive.read("header.npy")), allow_pickle=False
             )
         header = json.loads(array.astype(np.uint8).tobytes())
-    except (OSError, ValueError, KeyError, EOFError, RecursionError, zipfile.BadZipFile) as error:
+    except (OSError, *DAMAGE) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{name} is not a readable clip ({error})") from error

@@ -91,7 +91,7 @@ def make_on_ray(
         PointWorldError: a clip whose worker died `RETRIES` times over, a clip that cannot be made, or a cluster that
             fails.
     """
-    with ray_cluster(address, workers) as ray, _errors_for_people(ray):
+    with ray_cluster(address, workers) as ray, errors_for_people(ray):
         task = ray.remote(num_cpus=1, max_retries=RETRIES)(_make_bytes)
         waiting = list(reversed(missing))
         running: dict[Any, int] = {}
@@ -107,7 +107,7 @@ def make_on_ray(
 
 
 @contextmanager
-def _errors_for_people(ray: Any) -> Iterator[None]:
+def errors_for_people(ray: Any) -> Iterator[None]:
     """Whatever goes wrong in the cluster, as one of our errors: short, with what to do."""
     try:
         yield

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pointworld.data.clip import clip_path, list_clips
-from pointworld.data.clip_header import read_header
+from pointworld.data.clip_header import DAMAGE, read_header
 from pointworld.data.shards import FORMAT as SHARDS_FORMAT
 from pointworld.data.shards import (
     MANIFEST,
@@ -193,16 +193,17 @@ def _lacking(folder: Path, numbers: range) -> tuple[list[int], list[Path]]:
 
 
 def _is_damaged(path: Path) -> bool:
-    """Whether the directory or the header of a clip file cannot be read: cut off, or overwritten.
+    """Whether the directory or the header of a clip file is cut off or overwritten.
 
-    A file that this user may not read is not damaged; the error says so.
+    Raises:
+        InputError: it may be whole, but cannot be read now (a disk that is away), or is of another version's format.
     """
     try:
         read_header(path)
     except InputError as error:
-        if isinstance(error.__cause__, PermissionError):
-            raise
-        return True
+        if isinstance(error.__cause__, DAMAGE):
+            return True
+        raise
     return False
 
 

@@ -280,10 +280,15 @@ def read_cache(
 ) -> Sequence[CachedSample]:
     """The samples of the clips of `data` that `build_cache` has put into `folder`, in memory, as those of `domain`.
 
+    Clips that have come since, of a set that grows, are left out.
+
     Raises:
-        InputError: there is no clip, or one that is not cached.
+        InputError: none of the clips is cached, or a sample is damaged.
     """
-    files = [_cached_path(Path(folder), clip) for clip in list_clips(data)[:limit]]
+    wanted = (_cached_path(Path(folder), clip) for clip in list_clips(data))
+    files = [path for path in wanted if path.is_file()][:limit]
+    if not files:
+        raise InputError(f"{folder} holds no samples of the clips of {data}: cache them first")
     return [read_cached(path, domain=domain) for path in files]
 
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pointworld.errors import InputError
 from pointworld.train.augment import AugmentConfig
 from pointworld.train.losses import LossConfig
 
@@ -44,6 +45,10 @@ class TrainConfig:
     seed: int = 0
     loss: LossConfig = field(default_factory=LossConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}, expected 0 or more")
 
 
 def learning_rate(config: TrainConfig, progress: float) -> float:

@@ -134,15 +134,28 @@ def read_state(
     )
 
 
+def _filled(found: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+    """`found`, also inside it, with what it lacks of `usual`."""
+    filled = {**usual, **found}
+    for name, value in filled.items():
+        inside = usual.get(name)
+        if isinstance(value, dict) and isinstance(inside, dict):
+            filled[name] = _filled(value, inside)
+    return filled
+
+
 def _check_same_run(
     path: Path, record: dict[str, Any], model: WorldModel | GraphModel, config: Any
 ) -> None:
     budgets = {"minutes", "steps", "save_every", "validate_every"}
     wanted = json.loads(json.dumps(_config_json(config)))
+    # Settings that came after a run began had their default's effect.
+    usual = json.loads(json.dumps(_config_json(type(config)())))
+    there = _filled(record["config"], usual)
     different = [
-        f"{name}: {record['config'].get(name)} there, {wanted[name]} here"
+        f"{name}: {there.get(name)} there, {wanted[name]} here"
         for name in wanted
-        if name not in budgets and record["config"].get(name) != wanted[name]
+        if name not in budgets and there.get(name) != wanted[name]
     ]
     if record["spec"] != json.loads(json.dumps(model.spec.to_json())):
         different.append("the model's architecture")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import shutil
+import zipfile
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -331,17 +336,36 @@ def test_a_set_of_another_version_is_read_but_not_added_to(
     assert (shards / "manifest.json").read_bytes() == content
 
 
-@pytest.mark.parametrize("bytes_left", [0, 3000])
+def _cut(whole: bytes, left: int) -> bytes:
+    return whole[:left]
+
+
+def _header_overwritten(whole: bytes) -> bytes:
+    """As a disk leaves it that never wrote one of its blocks: in the middle of the compressed header."""
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        entry = archive.getinfo("header.npy")
+    start = entry.header_offset + 64
+    return whole[:start] + bytes(256) + whole[start + 256 :]
+
+
+DAMAGES = {
+    "empty": partial(_cut, left=0),
+    "cut off": partial(_cut, left=3000),
+    "header overwritten": _header_overwritten,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=list(DAMAGES))
 def test_a_damaged_clip_is_made_again(
     tiny_set: tuple[Path, DatasetSpec],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
-    bytes_left: int,
+    damage: Callable[[bytes], bytes],
 ) -> None:
     folder, spec = _copy(tiny_set[0], tmp_path / "set"), tiny_set[1]
     path = clip_path(folder, 1)
     whole = path.read_bytes()
-    path.write_bytes(whole[:bytes_left])
+    path.write_bytes(damage(whole))
     summary = generate_dataset(spec, folder, workers=0)
     assert summary["made"] == 1 and summary["remade_clips"] == ["0000/000001.npz"]
     assert path.read_bytes() == whole and f"{path} is damaged" in caplog.text
@@ -351,10 +375,35 @@ def test_a_damaged_clip_is_made_again(
     for index in (0, 1):
         target = clip_path(shards / ".clips", index)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(clip_path(folder, index).read_bytes()[: bytes_left if index else None])
+        content = clip_path(folder, index).read_bytes()
+        target.write_bytes(damage(content) if index else content)
     summary = generate_dataset(replace(spec, clips=2), shards, workers=0, shard_clips=2)
     assert summary["made"] == 1 and summary["remade_clips"] == ["0000/000001.npz"]
     assert read_member(list_clips(shards)[1]) == whole
+
+
+def test_a_clip_that_cannot_be_read_now_is_left_alone(
+    tiny_set: tuple[Path, DatasetSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is away for a moment, or a clip of a later version."""
+    folder, spec = _copy(tiny_set[0], tmp_path / "set"), tiny_set[1]
+    path = clip_path(folder, 1)
+    whole = path.read_bytes()
+    with monkeypatch.context() as patch:
+
+        def away(*_: object) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        patch.setattr("pointworld.data.clip_header.zipfile.ZipFile", away)
+        with pytest.raises(InputError, match="Input/output error"):
+            generate_dataset(spec, folder, workers=0)
+    assert path.read_bytes() == whole
+    header = json.dumps({"format": "pointworld-clip-9"}).encode()
+    np.savez(path, header=np.frombuffer(header, np.uint8))
+    later = path.read_bytes()
+    with pytest.raises(InputError, match="known format"):
+        generate_dataset(spec, folder, workers=0)
+    assert path.read_bytes() == later
 
 
 def test_summaries_of_runs_in_one_folder_add_up(tmp_path: Path) -> None:

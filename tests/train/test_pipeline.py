@@ -105,6 +105,11 @@ def test_sets_of_one_name_share_no_samples(clips: Path, validation: Path, tmp_pa
     build_cache(sets[0], folders[0], noisy=0.5)
     made = [sample.key for sample in read_cache(sets[0], folders[0])]
     assert made == [read_clip(path).key for path in list_clips(sets[0])]
+    # The set may grow meanwhile.
+    (folders[0] / f"{list_clips(sets[0])[0].stem}.safetensors").unlink()
+    assert len(read_cache(sets[0], folders[0])) == 1
+    with pytest.raises(InputError, match="cache them first"):
+        read_cache(sets[0], tmp_path)
 
 
 def test_held_tools_are_known_and_not_counted(tmp_path: Path) -> None:

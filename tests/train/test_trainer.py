@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from pointworld.errors import CheckpointError, InputError
 from pointworld.model import ModelSpec, WorldModel, load_checkpoint, save_checkpoint
@@ -106,6 +109,26 @@ def test_another_configuration_cannot_continue_a_run(tmp_path: Path) -> None:
     (tmp_path / "state.safetensors").write_bytes(b"\x10\x00")
     with pytest.raises(CheckpointError, match="Delete it"):
         run(tmp_path)
+
+
+def test_a_run_from_before_a_setting_was_there_goes_on(tmp_path: Path) -> None:
+    run(tmp_path)
+    state = tmp_path / "state.safetensors"
+    with safe_open(state, framework="pt") as archive:
+        record = json.loads(archive.metadata()["record"])
+        tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
+    del record["config"]["loss"]["clip_balance"]
+    save_file(tensors, state, metadata={"record": json.dumps(record)})
+    longer = replace(CONFIG, steps=CONFIG.steps + 1)
+    run(tmp_path, longer)
+    other = replace(longer, loss=LossConfig(clip_balance=0.5))
+    with pytest.raises(InputError, match="loss"):
+        run(tmp_path, other)
+
+
+def test_a_seed_below_zero_is_refused() -> None:
+    with pytest.raises(InputError, match="expected 0 or more"):
+        replace(CONFIG, seed=-1)
 
 
 def test_no_two_draws_share_their_numbers() -> None:
