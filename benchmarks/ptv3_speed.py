@@ -54,6 +54,20 @@ Several samples at once, two threads, a quiet machine, best of 4 (base 3, large 
     base       16   49,600   14.701      6.616      20.318   0.72, 0.33                   5.2 GB
     large       4   12,400    4.847      2.458       5.093   0.95, 0.48                   9.1 GB
 
+Most memory of a process with one forward pass, float32 / bfloat16 [GB], by --memory (of these 0.48, 1.94 and 4.24 GB
+are there with the weights alone):
+
+    size    batch   of 3,100       of 8,200       of 15,300 tokens each
+    small      1    0.55 / 0.61    0.62 / 0.67    0.76 / 0.73
+    small      4    0.68 / 0.71    0.98 / 0.93    1.44 / 1.16
+    small     16    1.25 / 1.03    2.32 / 1.70    3.82 / 2.81
+    base       1    2.03 / 2.33    2.17 / 2.42    2.42 / 2.57
+    base       4    2.27 / 2.48    2.83 / 2.83    3.56 / 3.32
+    base      16    3.16 / 3.09    5.34 / 4.38    8.63 / 6.19
+    large      1    4.35 / 5.03    4.51 / 5.12    4.78 / 5.32
+    large      4    4.61 / 5.20    5.12 / 5.63    6.02 / 6.16
+    large     16    5.58 / 5.89    7.88 / 7.30   11.16 / 9.27
+
 The more tokens, the nearer both come to the GEMM limit, and to each other: for `large` with four samples the reference
 needs 1.64 times that limit and ours 1.56 times (70 % of it in matrix products). The trained `tiny` changes its
 displacements by 0.43 % in bfloat16 (24 validation clips) and gains no time: its matrices are small.
