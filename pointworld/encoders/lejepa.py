@@ -20,6 +20,7 @@ from pointworld.encoders.protocol import check_images, imagenet_normalize
 from pointworld.encoders.vit import default_layers
 from pointworld.errors import CheckpointError, InputError
 from pointworld.files import atomic_path, write_json
+from pointworld.products import Linear
 
 Tensor = torch.Tensor
 
@@ -62,8 +63,8 @@ class _Block(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.qkv, self.out = Linear(width, 3 * width), Linear(width, width)
+        self.up, self.down = Linear(width, 4 * width), Linear(4 * width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         batch, tokens, width = x.shape
@@ -91,7 +92,7 @@ class PatchViT(nn.Module):
     def __init__(self, spec: ViTSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.embed = nn.Linear(3 * spec.patch**2, spec.width)
+        self.embed = Linear(3 * spec.patch**2, spec.width)
         self.blocks = nn.ModuleList(_Block(spec.width, spec.heads) for _ in range(spec.depth))
         self.norm = nn.LayerNorm(spec.width)
         for module in self.modules():

@@ -12,6 +12,7 @@ from torch import nn
 
 from pointworld.encoders.protocol import check_images, imagenet_normalize
 from pointworld.errors import InputError
+from pointworld.products import convert_linear_layers
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class ViTEncoder:
         self._prefix = 0 if self._video else 1 + int(getattr(config, "num_register_tokens", 0) or 0)
         self._device = torch.device(device)
         self._model = model.eval().requires_grad_(False).to(device)
+        convert_linear_layers(self._model)
         self._blocks = _find_blocks(self._model, depth)
         self._norm: nn.Module = _final_norm(self._model)
         # Hooks and grid sizes belong to the network: of two threads one would catch the other's states.

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import nn
 
+from pointworld.products import Linear
+
 Tensor = torch.Tensor
 
 #: Shortest and longest period of the time embedding [fractions of the horizon].
@@ -22,9 +24,9 @@ class Mlp(nn.Module):
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(in_channels, channels)
+        self.fc1 = Linear(in_channels, channels)
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(channels, channels)
+        self.fc2 = Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.act(self.fc1(x)))
@@ -44,9 +46,7 @@ class TimeEmbedding(nn.Module):
     def __init__(self, channels: int, *, precise: bool = True) -> None:
         super().__init__()
         self.channels, self.precise = channels, precise
-        self.mlp = nn.Sequential(
-            nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, channels)
-        )
+        self.mlp = nn.Sequential(Linear(channels, channels), nn.SiLU(), Linear(channels, channels))
 
     def forward(self, times: Tensor) -> Tensor:
         """(steps,) times in [0, 1] to (steps, channels)."""
@@ -63,7 +63,7 @@ class ImageProjection(nn.Module):
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
-        self.feat_proj = nn.Linear(in_channels, channels)
+        self.feat_proj = Linear(in_channels, channels)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.feat_proj(features)
@@ -76,9 +76,9 @@ class SceneFeaturiser(nn.Module):
         super().__init__()
         self.scene_encoder = ImageProjection(image_channels, channels) if image_channels else None
         self.scene_encoder_norm = nn.LayerNorm(channels) if image_channels else None
-        self.scene_raw_feat_proj = nn.Linear(raw_channels, channels)
+        self.scene_raw_feat_proj = Linear(raw_channels, channels)
         self.scene_raw_norm = nn.LayerNorm(channels)
-        self.scene_proj = nn.Linear(2 * channels if image_channels else channels, channels)
+        self.scene_proj = Linear(2 * channels if image_channels else channels, channels)
 
     def encode_images(self, features: Tensor) -> Tensor:
         """(..., points, image_channels) sampled features to (..., points, C); does not depend on the robot."""

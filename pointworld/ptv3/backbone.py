@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
+from pointworld.products import Linear as ProductLinear
 from pointworld.ptv3.arch import PTv3Arch
 from pointworld.ptv3.conv import SubmanifoldConv3d
 from pointworld.ptv3.levels import Level, Pyramid
@@ -23,8 +24,8 @@ from pointworld.ptv3.patches import PatchPlan, from_slots, to_slots
 _CACHED = 2**20
 
 
-class Linear(nn.Linear):
-    """`nn.Linear` whose parameters stay unset until the network initialises them all at once."""
+class Linear(ProductLinear):
+    """A linear layer whose parameters stay unset until the network initialises them all at once."""
 
     def reset_parameters(self) -> None:
         """Leaves the parameters as they are."""

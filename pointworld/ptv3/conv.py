@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import embedding_bag
 
+from pointworld.products import affine, matmul, matmul_transposed
 from pointworld.ptv3.neighbors import CENTER, TAPS, NeighborTable, VoxelGroups
 
 #: Values that are gathered at once: few enough to stay in the cache until they are multiplied.
@@ -32,7 +33,7 @@ def _pair_products(
         for first in range(begin, end, rows):
             last = min(first + rows, end)
             gathered = values.index_select(0, table.source[first:last])
-            torch.mm(gathered, weights[tap], out=products[first:last])
+            matmul(gathered, weights[tap], products[first:last])
     return products
 
 
@@ -54,7 +55,7 @@ class _SubmanifoldConv(torch.autograd.Function):
         taps = weight.to(dtype).reshape(weight.shape[0], TAPS, weight.shape[-1]).permute(1, 2, 0)
         own = x.to(dtype)
         values = own if table.groups is None else _voxel_mean(x, table.groups).to(dtype)
-        out = torch.addmm(bias.to(dtype), own, taps[CENTER]).to(x.dtype)
+        out = affine(own, taps[CENTER].t(), bias.to(dtype)).to(x.dtype)
         if len(table.source):
             products = _pair_products(values, table, taps)
             summed = embedding_bag(table.by_target, products, table.target_starts, mode="sum")
@@ -75,14 +76,14 @@ class _SubmanifoldConv(torch.autograd.Function):
         sums = own if table.groups is None else _voxel_sum(grad, table.groups).to(dtype)
         taps = weight.to(dtype).reshape(weight.shape[0], TAPS, weight.shape[-1]).transpose(0, 1)
         per_tap = torch.zeros_like(taps, memory_format=torch.contiguous_format)
-        torch.mm(own.t(), x, out=per_tap[CENTER])
+        per_tap[CENTER] = matmul_transposed(own, x)
         products = sums.new_empty(len(table.source), x.shape[1])
         for tap, begin, end in table.taps:
             received = sums.index_select(0, table.target[begin:end])
             read = values.index_select(0, table.source[begin:end])
-            torch.mm(received, taps[tap], out=products[begin:end])
-            torch.mm(received.t(), read, out=per_tap[tap])
-        grad_x = (own @ taps[CENTER]).to(grad.dtype)
+            matmul(received, taps[tap], products[begin:end])
+            per_tap[tap] = matmul_transposed(received, read)
+        grad_x = matmul(own, taps[CENTER]).to(grad.dtype)
         if len(table.source):
             spread = embedding_bag(table.by_source, products, table.source_starts, mode="sum")
             if table.groups is not None:

@@ -21,6 +21,7 @@ from pointworld.files import atomic_path
 from pointworld.model import ModelInputs, ModelOutputs, collate
 from pointworld.model.context import nearest_to_robot, spread_outputs, take_points
 from pointworld.model.hand_frame import HandFrame, gripper_centre, hand_frame
+from pointworld.products import Linear
 from pointworld.types import RobotFlow, ScenePoints
 
 Tensor = torch.Tensor
@@ -63,7 +64,7 @@ class GraphSpec:
 
 
 def _mlp(inner: int, width: int, outer: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inner, width), nn.ReLU(), nn.Linear(width, outer))
+    return nn.Sequential(Linear(inner, width), nn.ReLU(), Linear(width, outer))
 
 
 class MessageRound(nn.Module):
@@ -76,9 +77,9 @@ class MessageRound(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.sender = nn.Linear(width, width)
-        self.receiver = nn.Linear(width, width, bias=False)
-        self.offset = nn.Linear(3, width, bias=False)
+        self.sender = Linear(width, width)
+        self.receiver = Linear(width, width, bias=False)
+        self.offset = Linear(3, width, bias=False)
         self.update = _mlp(2 * width, width, width)
 
     def forward(self, hidden: Tensor, places: Tensor, index: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from pointworld.model import WorldModel
+from pointworld.products import matmul
 from pointworld.train.config import TrainConfig
 
 Tensor = torch.Tensor
@@ -30,8 +31,8 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     x = x / x.norm().clamp_min(1e-7)
     a, b, c = _COEFFICIENTS
     for _ in range(_ITERATIONS):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        gram = matmul(x, x.T)
+        x = a * x + matmul(b * gram + c * matmul(gram, gram), x)
     return x.T if tall else x
 
 
