@@ -6,7 +6,7 @@
 
 BIN := .venv/bin
 # Those that need neither files nor hours; the others say in their headers what they need.
-BENCHMARKS := ptv3_speed predict_candidates robot_flow render_speed training plan_latency splat_raster splat_mesh
+BENCHMARKS := products ptv3_speed predict_candidates robot_flow render_speed training plan_latency splat_raster splat_mesh
 export OMP_WAIT_POLICY ?= passive
 
 .PHONY: setup demo test test-slow check bench build clean
