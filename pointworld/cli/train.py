@@ -30,7 +30,7 @@ from pointworld.cli.train_released import (
     streamed,
 )
 from pointworld.data import require_disjoint
-from pointworld.data.families import GROUPS, REGISTRY, group_of
+from pointworld.data.families import GROUPS, REGISTRY, is_named
 from pointworld.encoders import ImageEncoder, load_encoder
 from pointworld.errors import InputError
 from pointworld.model import ModelSpec, WorldModel, load, save_checkpoint
@@ -266,7 +266,7 @@ def chosen_samples(samples: list[Source], args: TrainArgs) -> list[Source]:
     known = {*GROUPS, *REGISTRY}
     if unknown := sorted(set(args.without) - known):
         raise InputError(f"--without names {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    left = [s for s in samples if not {s.family, group_of(s.family)} & set(args.without)]
+    left = [s for s in samples if not is_named(s.family, args.without)]
     if 0 < args.max_clips < len(left):
         order = torch.randperm(len(left), generator=torch.Generator().manual_seed(args.train.seed))
         left = [left[i] for i in sorted(order[: args.max_clips].tolist())]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pointworld.data.families import GROUPS, REGISTRY, group_of
+from pointworld.data.families import GROUPS, REGISTRY, is_named
 from pointworld.errors import InputError
 from pointworld.train.report import family_rows, markdown_table, number
 from pointworld.train.targets import Result, Target, at_most
@@ -43,7 +43,7 @@ class ZeroShot:
         found = [
             name
             for name, group in self.families["families"].items()
-            if {name, group_of(name)} & set(self.left_out) and _movers(group)
+            if is_named(name, self.left_out) and _movers(group)
         ]
         if not found:
             raise InputError(

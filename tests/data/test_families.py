@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pointworld.data import Clip, ClipGenerator, TabletopConfig, clip_facts, true_positions
-from pointworld.data.families import GROUPS, REGISTRY, family_shares
+from pointworld.data.families import GROUPS, REGISTRY, family_shares, is_named
 from pointworld.data.robot_tree import RobotTree
 from pointworld.data.sample import view_motions
 from pointworld.errors import InputError
@@ -121,6 +121,16 @@ def test_shares_of_families() -> None:
     assert mix["push"] == pytest.approx(3 * 0.34)
     assert set(family_shares(TabletopConfig(families=("all",)))) == set(REGISTRY)
     assert "all" in GROUPS
+
+
+def test_a_name_that_is_family_and_group_means_the_family() -> None:
+    assert list(family_shares(TabletopConfig(families=("clutter",)))) == ["clutter"]
+    assert {name for name in REGISTRY if is_named(name, ("clutter",))} == {"clutter"}
+    assert {name for name in REGISTRY if is_named(name, ("tool", "tray"))} == {
+        "broom", "duster", "spatula", "tray",
+    }  # fmt: skip
+    assert {name for name in REGISTRY if is_named(name, ("all",))} == set(REGISTRY)
+    assert not is_named("my own clips", ("clutter", "tabletop"))
 
 
 @pytest.mark.rejects_input

@@ -40,6 +40,16 @@ def test_targets_of_what_was_never_seen() -> None:
     assert met["second arm, after fine-tuning"]
 
 
+def test_a_family_that_is_left_out_takes_no_other_of_its_group_along() -> None:
+    evaluation = result(0.021)
+    evaluation["families"] = dict(
+        zip(("clutter", "tray"), evaluation["families"].values(), strict=True)
+    )
+    given = zero_shot(families=evaluation)
+    assert ZeroShot(**vars(given) | {"left_out": ("clutter",)}).unseen() == ["clutter"]
+    assert ZeroShot(**vars(given) | {"left_out": ("all",)}).unseen() == ["clutter", "tray"]
+
+
 def test_clips_that_are_others_are_counted() -> None:
     other = result(0.015)
     movers = other["families"]["drawer"]["metrics"]["no_motion"]["l2_moved"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 from pointworld.data.families.base import Family as Family
@@ -27,6 +27,12 @@ GROUPS: tuple[str, ...] = (*dict.fromkeys(f.group for f in REGISTRY.values()), "
 def group_of(family: str) -> str:
     """The group of a family; "" for one that is not registered (a user's own clips)."""
     return REGISTRY[family].group if family in REGISTRY else ""
+
+
+def is_named(family: str, names: Collection[str]) -> bool:
+    """Whether `names` has this family or its group. A name that is both means the family, as in `family_shares`."""
+    groups = set(names) - set(REGISTRY)
+    return family in names or "all" in groups or group_of(family) in groups
 
 
 def family_shares(config: TabletopConfig) -> dict[str, float]:
