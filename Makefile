@@ -30,7 +30,7 @@ check: setup
 	@$(BIN)/lint-imports
 
 bench: setup
-	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+	@for name in $(BENCHMARKS); do echo "== $$name"; PYTHONPATH=. $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 build: setup
 	@scripts/smoke_wheel.sh

@@ -98,7 +98,8 @@ class EvaluateArgs:
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit code."""
     if "--released" in argv:
-        return evaluate_released.main(argv)
+        # Help needs no folder after --released.
+        return evaluate_released.main(["--help"] if {"-h", "--help"} & set(argv) else argv)
     if "--report" in argv:
         return evaluate_report.main(argv)
     args = parse(EvaluateArgs, argv, prog="pointworld evaluate")

@@ -185,6 +185,24 @@ def test_a_manifest_chooses_clips(
     assert rows["model"]["exact"]["full_eval/test/_meta/total_sequences"] == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "described"),
+    [
+        ([], "--fit-spread"),
+        (["--report"], "--zero-shot"),
+        (["--released"], "--confidence"),
+        (["--released", "folder"], "--confidence"),
+    ],
+)
+def test_each_kind_of_evaluation_has_help(
+    options: list[str], described: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", *options, "--help"])
+    assert end.value.code == 0
+    assert described in capsys.readouterr().out
+
+
 @pytest.mark.rejects_input
 def test_what_cannot_be_evaluated_is_said(
     clips: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -168,7 +168,7 @@ def test_windows_follow_the_clock_of_the_log(recordings: Path) -> None:
     late = open_recording(folder, robot, joints=folder / "joints.npz", joints_start=0.4)
     assert [round(w.start, 3) for w in find_windows(late, **settings)] == [0.4]
     assert np.allclose(late.joints_at(np.array([0.45])), recording.joints_at(np.array([0.05])))
-    with pytest.raises(InputError, match="joints-start"):
+    with pytest.raises(InputError, match=r"--joints-start.*--label\.max-skew"):
         find_windows(
             open_recording(folder, robot, joints=folder / "joints.npz", joints_start=9.0),
             **settings,

@@ -168,7 +168,7 @@ def find_windows(
         raise InputError(
             f"{recording.source}: no camera has a frame within {max_skew:g} s of each of {num_steps} moments "
             f"{step_dt:g} s apart while the joints are known (from {begin:.3f} to {end:.3f} s). Are the frames' "
-            "timestamps [s] on the clock of the joint log? --joints-start shifts the log, --max-skew allows more."
+            "timestamps [s] on the clock of the joint log? --joints-start shifts the log, --label.max-skew allows more."
         )
     return windows
 
