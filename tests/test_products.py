@@ -10,7 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pointworld import products
+from pointworld.model.featurisers import Mlp
 from pointworld.products import Linear, affine, convert_linear_layers, matmul, matmul_transposed
+from pointworld.ptv3.backbone import Block
+from pointworld.ptv3.conv import SubmanifoldConv3d
+from pointworld.ptv3.neighbors import NeighborTable, unique_voxel_table
+from pointworld.train.optimiser import orthogonalise
 
 Tensor = torch.Tensor
 
@@ -22,6 +27,20 @@ needs_onednn = pytest.mark.skipif(
     products._ONEDNN is None or not torch.backends.mkldnn.is_available(),
     reason="this build of PyTorch has no oneDNN",
 )
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Weights that oneDNN is given from here on."""
+    weights: list[Tensor] = []
+    plain: Callable[..., Tensor] = products._ONEDNN
+
+    def noted(x: Tensor, weight: Tensor, *rest: object) -> Tensor:
+        weights.append(weight)
+        return plain(x, weight, *rest)
+
+    monkeypatch.setattr(products, "_ONEDNN", noted)
+    return weights
 
 
 def draw(seed: int, *shape: int) -> Tensor:
@@ -69,35 +88,145 @@ def test_a_layer_and_its_gradients_are_those_of_float64(
         assert torch.equal(affine(x, weight, bias), got)
 
 
-@pytest.mark.parametrize("layout", ["plain", "transposed", "every third column", "tap"])
-def test_any_layout_of_the_weight(layout: str) -> None:
-    x, weight = draw(0, 700, 256), draw(1, 384, 256)
-    if layout == "transposed":
-        weight = weight.t().contiguous().t()
-    elif layout == "every third column":
-        weight = draw(1, 384, 768)[:, ::3]
-    elif layout == "tap":
-        weight = draw(1, 384, 27, 256)[:, 5]
-    near(affine(x, weight, None), x.double() @ weight.double().t(), 256)
-    near(affine(x[:, None], weight, None)[:, 0], x.double() @ weight.double().t(), 256)
+LAYOUTS: dict[str, Callable[[int, int], Tensor]] = {
+    "plain": lambda m, n: draw(1, m, n),
+    "transposed": lambda m, n: draw(1, n, m).t(),
+    "columns of a wider one": lambda m, n: draw(1, m, 2 * n)[:, n:],
+    "every third column": lambda m, n: draw(1, m, 3 * n)[:, ::3],
+    "a tap of a convolution": lambda m, n: draw(1, m, 27, n)[:, 5],
+    "a tap transposed": lambda m, n: draw(1, n, 27, m)[:, 5].t(),
+    "one row for all": lambda m, n: draw(1, 1, n).expand(m, n),
+    "three axes": lambda m, n: draw(1, 1, m, n),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("trained", ["x", "weight", "bias", "all"])
+def test_any_layout_and_any_part_that_is_trained(layout: str, trained: str) -> None:
+    factors = {"x": LAYOUTS[layout](700, 256), "weight": draw(2, 384, 256), "bias": draw(3, 384)}
+    wanted = list(factors) if trained == "all" else [trained]
+    exact = {name: v.double().requires_grad_(name in wanted) for name, v in factors.items()}
+    factors = {name: v.requires_grad_(name in wanted) for name, v in factors.items()}
+    got, expected = affine(*factors.values()), torch.nn.functional.linear(*exact.values())
+    near(got, expected, 256)
+    towards = draw(4, *got.shape)
+    slopes = torch.autograd.grad(got, [factors[name] for name in wanted], towards)
+    right = torch.autograd.grad(expected, [exact[name] for name in wanted], towards.double())
+    for slope, exactly in zip(slopes, right, strict=True):
+        near(slope, exactly, 700)
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "three axes"])
+def test_any_layout_of_any_factor(layout: str) -> None:
+    one, x, slope = LAYOUTS[layout](768, 512), draw(5, 700, 768), draw(6, 768, 384)
+    near(affine(draw(5, 700, 512), one, draw(7, 768, 2)[:, 1])[:, :3],
+         (draw(5, 700, 512).double() @ one.double().t() + draw(7, 768, 2)[:, 1].double())[:, :3], 512)  # fmt: skip
+    near(matmul(x, one), x.double() @ one.double(), 768)
+    near(matmul(one.t(), slope), one.double().t() @ slope.double(), 768)
+    near(matmul_transposed(one, slope), one.double().t() @ slope.double(), 768)
+    near(matmul_transposed(slope, one), slope.double().t() @ one.double(), 768)
+
+
+@needs_onednn
+def test_onednn_sees_no_gaps(taken: list[Tensor]) -> None:
+    """It takes a thousand times longer for a weight with gaps."""
+    for name, make in LAYOUTS.items():
+        if name != "three axes":
+            matmul(draw(0, 700, 768), make(768, 512))
+            matmul_transposed(draw(0, 768, 384), make(768, 512))
+    conv = SubmanifoldConv3d(128, 160)
+    torch.nn.init.normal_(conv.weight)
+    table = line_of_voxels(1200)
+    conv(draw(0, 1200, 128).requires_grad_(), table).sum().backward()
+    assert len(taken) > 50
+    for weight in taken:
+        assert weight.is_contiguous() or weight.t().is_contiguous()
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda: matmul(draw(0, 700, 256), draw(1, 256, 384)),
+        lambda: matmul_transposed(draw(0, 700, 256), draw(1, 700, 384)),
+        lambda: affine(draw(0, 700, 256), draw(1, 384, 256), None),
+        lambda: orthogonalise(draw(0, 512, 1024)),
+        lambda: Block(128, 4, 4, 0.0).mlp(draw(0, 1500, 128)),
+        lambda: Mlp(256, 256)(draw(0, 700, 256)),
+    ],
+)
+def test_who_uses_onednn(taken: list[Tensor], work: Callable[[], Tensor]) -> None:
+    work()
+    assert taken
+
+
+def test_a_wide_convolution_in_float32() -> None:
+    conv = SubmanifoldConv3d(128, 160)
+    torch.nn.init.normal_(conv.weight, std=0.02)
+    torch.nn.init.normal_(conv.bias)
+    x, towards, table = (
+        draw(0, 1200, 128).requires_grad_(),
+        draw(1, 1200, 160),
+        line_of_voxels(1200),
+    )
+    got = conv(x, table)
+    found = torch.autograd.grad(got, [x, conv.weight, conv.bias], towards)
+    # Along a line of voxels only the middle taps of the two other axes meet a neighbour.
+    exact = [v.detach().double().requires_grad_() for v in (x, conv.weight, conv.bias)]
+    along = exact[1][:, :, 1, 1].permute(0, 2, 1)
+    expected = torch.nn.functional.conv1d(exact[0].t()[None], along, exact[2], padding=1)[0].t()
+    near(got, expected, 500)
+    right = torch.autograd.grad(expected, exact, towards.double())
+    for slope, exactly in zip(found, right, strict=True):
+        near(slope, exactly, 2000)
+
+
+def line_of_voxels(count: int) -> NeighborTable:
+    """Every token has two neighbours."""
+    grid = torch.zeros(count, 3, dtype=torch.int64)
+    grid[:, 0] = torch.arange(count)
+    return unique_voxel_table(grid, torch.zeros(count, dtype=torch.int64))
+
+
+def test_what_does_not_fit_is_refused_as_by_torch() -> None:
+    a, b = draw(0, 700, 256), draw(1, 256, 384)
+    with pytest.raises(RuntimeError, match="shapes"):
+        matmul(a, b[:200])
+    with pytest.raises(RuntimeError, match="dtype"):
+        matmul(a, b.double())
+    with pytest.raises(RuntimeError, match="out"):
+        matmul(a, b, torch.empty(700, 384, dtype=torch.float64))
+    for other in (draw(1, 300, 384), draw(1, 900, 384)):
+        with pytest.raises(RuntimeError, match="shapes"):
+            matmul_transposed(a, other)
+    with pytest.raises(RuntimeError):
+        affine(a, b, None)
+    broad = torch.ones(1)
+    near(affine(a, b.t(), broad), a.double() @ b.double() + 1, 256)
+
+
+def test_layers_are_as_usable_as_those_of_torch() -> None:
+    layer, x = Linear(256, 384), draw(0, 700, 256)
+    got = layer(x)
+    got += 1  # of a view that would be refused
+    layer(x[None]).relu_().sum().backward()
+    assert layer.weight.grad is not None
+    assert Linear(256, 384, device="meta")(x.to("meta")).shape == (700, 384)
+    with torch.inference_mode():
+        assert torch.equal(layer(x) + 1, got)
+    x.requires_grad_()
+    with pytest.raises(NotImplementedError, match="second derivatives"):
+        torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
 
 
 @needs_onednn
 def test_onednn_takes_large_float32_products_and_nothing_else(
-    monkeypatch: pytest.MonkeyPatch,
+    taken: list[Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken: list[int] = []
-    plain: Callable[..., Tensor] = products._ONEDNN
-
-    def counted(x: Tensor, *rest: object) -> Tensor:
-        taken.append(len(x))
-        return plain(x, *rest)
-
-    monkeypatch.setattr(products, "_ONEDNN", counted)
     layer = Linear(256, 512)
     large, small = draw(0, 3000, 256), draw(0, 7, 256)
     layer(large)
-    assert sum(taken) >= 3000 and all(height & (height - 1) == 0 for height in taken)
+    assert len(taken) == len(list(products._blocks(3000, 512, 256)))
     taken.clear()
     layer(small)
     layer.double()(large.double())

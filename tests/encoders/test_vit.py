@@ -12,6 +12,7 @@ import torch
 from pointworld.encoders import ImageEncoder, ViTEncoder, default_layers, load_encoder
 from pointworld.encoders.protocol import imagenet_normalize
 from pointworld.errors import InputError
+from pointworld.products import Linear
 
 SMALL = {
     "hidden_size": 24,
@@ -70,6 +71,17 @@ def test_image_models(kind: str, tmp_path: Path, generator: torch.Generator) -> 
     want = torch.cat([norm(states[i + 1])[:, prefix:] for i in (1, 4)], -1)
     assert torch.allclose(got.flatten(2).transpose(1, 2), want, atol=1e-5)
     assert torch.allclose(got[:, 24:].flatten(2).transpose(1, 2), last[:, prefix:], atol=1e-5)
+
+
+def test_its_layers_take_the_faster_products(tmp_path: Path) -> None:
+    model = build("dinov3")
+    kinds = {type(part) for part in model.modules()}
+    assert torch.nn.Linear in kinds
+    model.save_pretrained(tmp_path)
+    encoder = load_encoder(f"dinov3:{tmp_path}")
+    assert isinstance(encoder, ViTEncoder)
+    kinds = {type(part) for part in encoder.model.modules()}
+    assert Linear in kinds and torch.nn.Linear not in kinds
 
 
 def test_video_model_square(tmp_path: Path, generator: torch.Generator) -> None:
