@@ -12,47 +12,41 @@ With POINTWORLD_REFERENCE naming a checkout of github.com/NVlabs/PointWorld its 
 against times recorded with it on another day. The GEMM limit is the time that the forward's matrix products would
 take at the speed of a large matrix product measured in the same run.
 
-Results: EPYC Zen 4 with 2 virtual cores, torch 2.13.0, nothing else running, 2 threads, wall clock [s], best of 8
-(large: of 4); "ours" is released mode; in brackets the multiple of the GEMM limit (about 205 GFLOP/s):
+Results: EPYC (AVX-512) with 2 virtual cores, torch 2.13.0, nothing else running, 2 threads, wall clock [s], best of 3 (several
+samples: one run after one that does not count, or the first where it takes 20 s); "ours" is released mode in float32:
 
-    size    tokens   ours           stable         reference      ours / reference
-    small    3,100   0.213 (2.88)   0.216 (2.91)   0.487 (6.57)   0.44
-    small    8,200   0.399 (2.08)   0.431 (2.25)   0.724 (3.78)   0.55
-    small   15,300   0.698 (1.92)   0.753 (2.07)   1.009 (2.77)   0.69
-    base     3,100   0.700 (1.81)   0.733 (1.89)   1.150 (2.97)   0.61
-    base     8,200   1.731 (1.76)   1.800 (1.83)   2.257 (2.30)   0.77
-    base    15,300   3.105 (1.69)   3.384 (1.84)   3.702 (2.01)   0.84
-    large    3,100   1.282 (1.81)   1.332 (1.89)   1.898 (2.69)   0.68
-    large    8,200   3.235 (1.81)   3.300 (1.84)   3.748 (2.09)   0.86
-    large   15,300   5.776 (1.57)   6.820 (1.85)   6.860 (1.86)   0.84
+    size   batch    tokens       ours   bfloat16   reference   ours, bfloat16 / reference
+    small      1     3,100      0.226      0.176       0.467   0.48, 0.38
+    small      1     8,200      0.384      0.292       0.714   0.54, 0.41
+    small      1    15,300      0.734      0.467       1.136   0.65, 0.41
+    small      4    12,400      0.734      0.450       1.143   0.64, 0.39
+    small      4    32,800      1.441      0.964       2.273   0.63, 0.42
+    small      4    61,200      2.901      2.438       4.178   0.69, 0.58
+    small     16    49,600      2.256      2.168       3.917   0.58, 0.55
+    small     16   131,200      6.138      4.399      10.945   0.56, 0.40
+    small     16   244,800     14.558      9.329      19.623   0.74, 0.48
+    base       1     3,100      0.685      0.540       1.140   0.60, 0.47
+    base       1     8,200      1.328      0.934       2.136   0.62, 0.44
+    base       1    15,300      2.381      1.454       3.897   0.61, 0.37
+    base       4    12,400      1.994      1.274       3.499   0.57, 0.36
+    base       4    32,800      7.054      3.326       8.367   0.84, 0.40
+    base       4    61,200     13.505      7.559      16.678   0.81, 0.45
+    base      16    49,600     10.078      4.370      12.644   0.80, 0.35
+    base      16   131,200     34.609     16.790      40.232   0.86, 0.42
+    base      16   244,800     54.030     32.011      76.329   0.71, 0.42
+    large      1     3,100      1.156      0.890       1.807   0.64, 0.49
+    large      1     8,200      2.301      1.568       3.600   0.64, 0.44
+    large      1    15,300      3.983      2.596       5.904   0.67, 0.44
+    large      4    12,400      3.626      2.991       4.889   0.74, 0.61
+    large      4    32,800      9.288      5.948      13.393   0.69, 0.44
+    large      4    61,200     22.035      9.438      26.922   0.82, 0.35
+    large     16    49,600     16.380      8.400      22.235   0.74, 0.38
+    large     16   131,200     49.451     26.963      64.824   0.76, 0.42
 
-Largest difference between the two outputs with the same draws: 6e-6 to 1e-5.
-
-bfloat16 products (convolutions too; attention, norms and sums stay float32), the same machine and threads on another
-day, best of 3, weights as drawn; peak memory of the process with all four variants in it (of one alone: --memory):
-
-    size    tokens   ours           bfloat16       reference      bfloat16 / reference   change of the output   memory
-    small    3,100   0.204          0.156          0.390          0.40                   0.80 %                 0.9 GB
-    small    8,200   0.390          0.266          0.699          0.38                   0.68 %                 1.0 GB
-    small   15,300   0.761          0.403          1.058          0.38                   0.72 %                 1.2 GB
-    base     3,100   0.680          0.469          1.053          0.45                   0.92 %                 3.9 GB
-    base     8,200   1.489          0.809          2.064          0.39                   0.76 %                 4.2 GB
-    base    15,300   3.076          1.300          3.370          0.39                   0.88 %                 4.5 GB
-
-Large on a third day (best of 2): bfloat16 / reference 0.890 / 2.125, 1.534 / 3.848 and 2.798 / 6.639 s, that is 0.42,
-0.40 and 0.42; outputs change by 0.75 %; 9.5 GB with all variants.
-
-Several samples at once, two threads, a quiet machine, best of 4 (base 3, large and 16 samples 2, base with 16 one) [s]:
-
-    size    batch   tokens   ours     bfloat16   reference   ours, bfloat16 / reference   memory
-    small       4   12,400    0.699      0.453       1.281   0.55, 0.35                   1.1 GB
-    small       4   32,800    1.639      0.938       2.461   0.67, 0.38                   1.5 GB
-    small       4   61,200    3.482      2.033       4.756   0.73, 0.43                   2.2 GB
-    small      16   49,600    2.436      1.896       3.250   0.75, 0.58                   1.7 GB
-    base        4   12,400    2.786      1.482       3.582   0.78, 0.41                   4.1 GB
-    base        4   32,800    7.718      3.438       9.481   0.81, 0.36                   5.0 GB
-    base       16   49,600   14.701      6.616      20.318   0.72, 0.33                   5.2 GB
-    large       4   12,400    4.847      2.458       5.093   0.95, 0.48                   9.1 GB
+Stable mode takes up to 14 % longer than released mode. Largest difference between the two outputs with the same draws:
+6e-6 to 1.5e-5. bfloat16 products (convolutions too; attention, norms and sums stay float32) change the output by 0.67 to
+0.92 %, weights as drawn. Large products go to oneDNN (`pointworld.products`); before, `base` and `large` took 0.61 to
+0.95 of the reference's time.
 
 Most memory of a process with one forward pass, float32 / bfloat16 [GB], by --memory (of these 0.48, 1.94 and 4.24 GB
 are there with the weights alone):
@@ -68,8 +62,8 @@ are there with the weights alone):
     large      4    4.61 / 5.20    5.12 / 5.63    6.02 / 6.16
     large     16    5.58 / 5.89    7.88 / 7.30   11.16 / 9.27
 
-The more tokens, the nearer both come to the GEMM limit, and to each other: for `large` with four samples the reference
-needs 1.64 times that limit and ours 1.56 times (70 % of it in matrix products). The trained `tiny` changes its
+The GEMM limit is that of MKL, in which the reference computes its products: about 200 GFLOP/s here, half of what oneDNN
+reaches. Ours takes 1.1 to 3.1 times as long. The trained `tiny` changes its
 displacements by 0.43 % in bfloat16 (24 validation clips) and gains no time: its matrices are small.
 """
 
