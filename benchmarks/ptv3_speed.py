@@ -12,8 +12,9 @@ With POINTWORLD_REFERENCE naming a checkout of github.com/NVlabs/PointWorld its 
 against times recorded with it on another day. The GEMM limit is the time that the forward's matrix products would
 take at the speed of a large matrix product measured in the same run.
 
-Results: EPYC (AVX-512) with 2 virtual cores, torch 2.13.0, nothing else running, 2 threads, wall clock [s], best of 3 (several
-samples: one run after one that does not count, or the first where it takes 20 s); "ours" is released mode in float32:
+Results: EPYC (AVX-512) with 2 virtual cores, torch 2.13.0, nothing else running, 2 threads, wall clock [s], best of 3
+(several samples: one run after one that does not count, or the first where it takes 20 s); "ours" is released mode in
+float32:
 
     size   batch    tokens       ours   bfloat16   reference   ours, bfloat16 / reference
     small      1     3,100      0.226      0.176       0.467   0.48, 0.38
@@ -43,10 +44,10 @@ samples: one run after one that does not count, or the first where it takes 20 s
     large     16    49,600     16.380      8.400      22.235   0.74, 0.38
     large     16   131,200     49.451     26.963      64.824   0.76, 0.42
 
-Stable mode takes up to 14 % longer than released mode. Largest difference between the two outputs with the same draws:
-6e-6 to 1.5e-5. bfloat16 products (convolutions too; attention, norms and sums stay float32) change the output by 0.67 to
-0.92 %, weights as drawn. Large products go to oneDNN (`pointworld.products`); before, `base` and `large` took 0.61 to
-0.95 of the reference's time.
+Stable mode takes up to 14 % longer than released mode. Largest difference between the two outputs with the same
+draws: 6e-6 to 1.5e-5. bfloat16 products (convolutions too; attention, norms and sums stay float32) change the output by
+0.67 to 0.92 %, weights as drawn. Large products go to oneDNN (`pointworld.products`); before, `base` and
+`large` took 0.61 to 0.95 of the reference's time.
 
 Most memory of a process with one forward pass, float32 / bfloat16 [GB], by --memory (of these 0.48, 1.94 and 4.24 GB
 are there with the weights alone):
