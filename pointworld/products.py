@@ -60,7 +60,8 @@ def matmul_transposed(a: Tensor, b: Tensor) -> Tensor:
         return a.t() @ b
     out = a.new_zeros(a.shape[1], b.shape[1])
     for first, height in _blocks(len(a), *out.shape):
-        out += _onednn(_block(a, first, height).t(), _block(b, first, height).t(), None)
+        part, other = _block(a, first, height), _block(b, first, height)
+        out += _onednn(part.t(), _dense(other.t()), None)
     return out
 
 
@@ -102,7 +103,10 @@ class _Affine(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         if torch.is_grad_enabled():
-            raise NotImplementedError("pointworld.products has no second derivatives")
+            raise NotImplementedError(
+                "pointworld.products has no second derivatives; within "
+                "torch.backends.mkldnn.flags(enabled=False) the layers have those of PyTorch"
+            )
         x, weight = ctx.saved_tensors
         grads = grad.reshape(-1, grad.shape[-1])
         return (
@@ -136,7 +140,7 @@ def _in_blocks(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | Non
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    result: Tensor = _ONEDNN(x, _dense(weight), bias, "none", [], "")
+    result: Tensor = _ONEDNN(x, weight, bias, "none", [], "")
     return result
 
 
