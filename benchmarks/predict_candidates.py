@@ -1,6 +1,6 @@
 """How `WorldModel.predict` scales with the number of candidate robot motions, and what bounds its memory.
 
-    python benchmarks/predict_candidates.py [--points 2000] [--size tiny]
+    python benchmarks/predict_candidates.py [--points 2000] [--size tiny] [--threads 1]
 
 CPU time of all threads together, because it hardly depends on what else the machine does. Random weights; times do not
 depend on them. `max_tokens` bounds the tokens that are in the network at once; peak memory is what the process holds
@@ -81,17 +81,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=sorted(SIZES), default="tiny")
     parser.add_argument("--points", type=int, default=2000)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--case", type=int, nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     if args.case:
         measure(args.size, args.points, *args.case)
         return
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    print(f"torch {torch.__version__}, {args.threads} threads")
     print("  size points candidates max_tokens CPU s/candidate  peak MB")
     for candidates, max_tokens in CASES:
         case = ["--case", str(candidates), str(max_tokens)]
-        words = ["--size", args.size, "--points", str(args.points), *case]
-        subprocess.run([sys.executable, __file__, *words], check=True)
+        words = f"--size {args.size} --points {args.points} --threads {args.threads}".split()
+        subprocess.run([sys.executable, __file__, *words, *case], check=True)
 
 
 if __name__ == "__main__":
