@@ -11,6 +11,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+# A slow example is no failure: the machine may have been busy.
+settings.register_profile("patient", parent=settings(), deadline=None)
+settings.load_profile("patient")
 # `pytest --hypothesis-profile nightly` draws more.
 settings.register_profile("nightly", max_examples=10_000, deadline=None)
 

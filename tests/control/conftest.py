@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,8 +11,15 @@ from pointworld.control.body import ArmBody
 from pointworld.control.limits import JointLimits, read_joint_limits
 from pointworld.control.types import RobotMode, RobotState
 from pointworld.robot import RobotModel
+from tests.control.pauses import run_despite_pauses
 
 HOME = np.array([0.0, -0.4, 0.0, -2.2, 0.0, 1.9, 0.785])
+
+
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Tests of this folder bear a machine that pauses."""
+    here = Path(__file__).parent in item.path.parents
+    return run_despite_pauses(item, nextitem) if here else None
 
 
 @pytest.fixture(scope="session")

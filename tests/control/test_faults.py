@@ -304,7 +304,7 @@ def test_what_was_held_back_is_not_carried_out_later(over_line: OverLine) -> Non
     """A second of silence, then everything at once: the server has stopped by then, and stays so."""
     over_line.move()
     over_line.line.up.hold.set()
-    eventually(lambda: over_line.loop.status().mode is SafetyMode.FAULT)
+    eventually(lambda: over_line.loop.status().mode is SafetyMode.FAULT, 3.0)
     assert over_line.loop.status().reason in (Reason.ROBOT_ERROR, Reason.TRACKING)
     here = over_line.turned()
     time.sleep(0.4)
@@ -499,7 +499,8 @@ class Whole:
     def __init__(self, folder: Path, *, planner_timeout: float = 5.0) -> None:
         self.folder = folder
         options = {"joints": list(NAMES), "home": HOME.tolist(), "max_width": 0.08}
-        self.server: ServerProcess = start_server("fake", options)
+        # As long as the controller's own: here it is not the server that is to miss its client first.
+        self.server: ServerProcess = start_server("fake", options, watchdog=CONFIG.watchdog)
         self.controller: ControllerProcess = start_controller(
             self.server.address,
             self.server.token,

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +41,11 @@ link.arm()
 path = np.repeat(np.array(home)[None], 9, 0)
 path[:, 0] += np.linspace(0, 0.6, 9)
 link.submit(Chunk(sequence=1, start_time=time.monotonic(), joint_positions=path, step_dt=0.5))
-while link.status().arrays["joint_positions"][0] < 0.03:
+status = link.status()
+while status.arrays["joint_positions"][0] < 0.03:
+    assert status.fields["mode"] == "armed", status.fields
     time.sleep(0.02)
+    status = link.status()
 print("moving", flush=True)
 time.sleep(60)
 """
@@ -51,8 +55,9 @@ def descendants(pid: int) -> list[int]:
     """Processes that a process has started, and those that these have."""
     found: list[int] = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in (int(word) for word in path.read_text().split()):
-            found += [child, *descendants(child)]
+        with suppress(OSError):  # a thread that has ended meanwhile
+            for child in (int(word) for word in path.read_text().split()):
+                found += [child, *descendants(child)]
     return found
 
 

@@ -75,8 +75,8 @@ def command(q: np.ndarray, sequence: int = 1) -> JointCommand:
     )
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 3.0) -> float:
-    """Seconds until the condition holds."""
+def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> float:
+    """Seconds until the condition holds; a test of a time limit looks at them, or gives its own."""
     begun = time.monotonic()
     while not condition():
         assert time.monotonic() - begun < seconds, "never happened"

@@ -104,10 +104,10 @@ def test_entity_bomb_is_refused_at_once(write_urdf: Writer) -> None:
     bomb = f'<?xml version="1.0"?><!DOCTYPE robot [<!ENTITY l0 "lol">{levels}]>' + GOOD.replace(
         'name="two"', 'name="&l9;"'
     )
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(AssetError, match="document type"):
         RobotModel.load(write_urdf(text=bomb))
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_external_entity_is_refused(write_urdf: Writer, tmp_path: Path) -> None:

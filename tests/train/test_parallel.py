@@ -25,10 +25,10 @@ from tests.train.test_trainer import CONFIG, SPEC, run
 
 
 def torchrun(
-    folder: Path, argument: int | str, port: int, *more: str, module: str = "rank_worker"
+    folder: Path, argument: int | str, *more: str, module: str = "rank_worker"
 ) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--master-port", str(port), "-m", f"tests.train.{module}"]
+    command += ["--standalone", "-m", f"tests.train.{module}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*command, str(folder), str(argument), *more],
@@ -47,7 +47,7 @@ def averages(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("mode", ["stable", "released"])
 def test_two_processes_learn_what_one_learns(tmp_path: Path, mode: Mode) -> None:
     one_process(tmp_path / "one", 3, mode)
-    pair = torchrun(tmp_path / "two", 3, 29611, mode)
+    pair = torchrun(tmp_path / "two", 3, mode)
     _, errors = pair.communicate(timeout=180)
     assert pair.returncode == 0, errors
     straight, shared = averages(tmp_path / "one"), averages(tmp_path / "two")
@@ -61,7 +61,7 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path, mode: Mode) -> None
 
 
 def test_a_killed_process_ends_the_run_and_it_resumes_exactly(tmp_path: Path) -> None:
-    pair = torchrun(tmp_path, 100_000, 29613)
+    pair = torchrun(tmp_path, 100_000)
     deadline = time.monotonic() + 120
     while not (tmp_path / "state.safetensors").is_file() and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -69,8 +69,8 @@ def test_a_killed_process_ends_the_run_and_it_resumes_exactly(tmp_path: Path) ->
     _, errors = pair.communicate(timeout=90)
     assert pair.returncode != 0 and "Signal 9" in errors
     steps = load_step(tmp_path) + 2
-    for folder, port in ((tmp_path, 29615), (tmp_path / "straight", 29617)):
-        again = torchrun(folder, steps, port)
+    for folder in (tmp_path, tmp_path / "straight"):
+        again = torchrun(folder, steps)
         _, errors = again.communicate(timeout=180)
         assert again.returncode == 0, errors
     resumed, straight = averages(tmp_path), averages(tmp_path / "straight")
@@ -82,7 +82,7 @@ def test_a_killed_process_ends_the_run_and_it_resumes_exactly(tmp_path: Path) ->
 def test_others_wait_longer_for_samples_than_for_a_step(
     tmp_path: Path, how: str, met: bool
 ) -> None:
-    pair = torchrun(tmp_path, how, 29621 + met, module="wait_worker")
+    pair = torchrun(tmp_path, how, module="wait_worker")
     _, errors = pair.communicate(timeout=300)
     assert (pair.returncode == 0) is met, errors
     assert (tmp_path / "met1").exists() is met
