@@ -33,7 +33,7 @@ float32:
     base       4    32,800      7.054      3.326       8.367   0.84, 0.40
     base       4    61,200     13.505      7.559      16.678   0.81, 0.45
     base      16    49,600     10.078      4.370      12.644   0.80, 0.35
-    base      16   131,200     34.609     16.790      40.232   0.86, 0.42
+    base      16   131,200     31.916     14.954      43.067   0.74, 0.35
     base      16   244,800     54.030     32.011      76.329   0.71, 0.42
     large      1     3,100      1.156      0.890       1.807   0.64, 0.49
     large      1     8,200      2.301      1.568       3.600   0.64, 0.44
@@ -43,25 +43,26 @@ float32:
     large      4    61,200     22.035      9.438      26.922   0.82, 0.35
     large     16    49,600     16.380      8.400      22.235   0.74, 0.38
     large     16   131,200     49.451     26.963      64.824   0.76, 0.42
+    large     16   244,800     89.396     53.090     120.705   0.74, 0.44
 
 Stable mode takes up to 14 % longer than released mode. Largest difference between the two outputs with the same
 draws: 6e-6 to 1.5e-5. bfloat16 products (convolutions too; attention, norms and sums stay float32) change the output by
 0.67 to 0.92 %, weights as drawn. Large products go to oneDNN (`pointworld.products`); before, `base` and
 `large` took 0.61 to 0.95 of the reference's time.
 
-Most memory of a process with one forward pass, float32 / bfloat16 [GB], by --memory (of these 0.48, 1.94 and 4.24 GB
+Most memory of a process with one forward pass, float32 / bfloat16 [GB], by --memory (of these 0.49, 1.95 and 4.25 GB
 are there with the weights alone):
 
     size    batch   of 3,100       of 8,200       of 15,300 tokens each
-    small      1    0.55 / 0.61    0.62 / 0.67    0.76 / 0.73
-    small      4    0.68 / 0.71    0.98 / 0.93    1.44 / 1.16
-    small     16    1.25 / 1.03    2.32 / 1.70    3.82 / 2.81
-    base       1    2.03 / 2.33    2.17 / 2.42    2.42 / 2.57
-    base       4    2.27 / 2.48    2.83 / 2.83    3.56 / 3.32
-    base      16    3.16 / 3.09    5.34 / 4.38    8.63 / 6.19
-    large      1    4.35 / 5.03    4.51 / 5.12    4.78 / 5.32
-    large      4    4.61 / 5.20    5.12 / 5.63    6.02 / 6.16
-    large     16    5.58 / 5.89    7.88 / 7.30   11.16 / 9.27
+    small      1    0.56 / 0.61    0.63 / 0.67    0.74 / 0.73
+    small      4    0.69 / 0.71    0.95 / 0.91    1.45 / 1.16
+    small     16    1.19 / 1.04    2.31 / 1.70    3.84 / 2.71
+    base       1    2.04 / 2.33    2.17 / 2.42    2.40 / 2.58
+    base       4    2.28 / 2.47    2.78 / 2.83    3.54 / 3.31
+    base      16    3.17 / 3.06    5.44 / 4.53    8.21 / 6.51
+    large      1    4.36 / 5.04    4.50 / 5.14    4.73 / 5.30
+    large      4    4.63 / 5.20    5.15 / 5.67    5.96 / 6.09
+    large     16    5.60 / 6.03    7.88 / 7.21    11.10 / 9.15
 
 The GEMM limit is that of MKL, in which the reference computes its products: about 200 GFLOP/s here, half of what oneDNN
 reaches. Ours takes 1.1 to 3.1 times as long. The trained `tiny` changes its
