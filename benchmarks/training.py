@@ -7,6 +7,13 @@ DATA: clips of `pointworld generate`; 40 are made in a temporary folder when it 
 so that other processes disturb them less. A row ends after --steps or, from its second step on, after --seconds. Every
 row is a process of its own, with a peak memory of its own; --out keeps them in a JSON file, and those that are there
 are not measured again.
+
+Results (EPYC Zen 4, 1 thread, torch 2.13, 22 November 2026): 17 clips a second become samples; 242 cached samples are
+read a second. Of `tiny`, batches of 8:
+
+  precision   drawn [1/s]   trained [1/s]   step [s]   peak GB
+  float32           2,444            18.3       0.43      0.82
+  bfloat16          2,427            12.7       0.63      1.59
 """
 
 from __future__ import annotations
