@@ -60,7 +60,7 @@ def inputs(points: int, candidates: int) -> tuple[ScenePoints, RobotFlow]:
 def measure(size: str, points: int, candidates: int, max_tokens: int) -> None:
     """One line: CPU seconds per candidate (least of three) and peak memory; in a process of its own."""
     torch.manual_seed(0)
-    model = WorldModel(ModelSpec(arch=SIZES[size](), robot_tokens=24)).eval()
+    model = WorldModel(ModelSpec(arch=SIZES[size](), sliding=True, robot_tokens=24)).eval()
     scene, flow = inputs(points, candidates)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds = []

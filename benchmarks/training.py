@@ -83,6 +83,7 @@ def measure_step(samples: list[CachedSample], arguments: argparse.Namespace) -> 
     config = TrainConfig(batch_size=arguments.batch, precision=precision)
     spec = ModelSpec(
         arch=SIZES[size](),
+        sliding=True,
         robot_tokens=16,
         context_points=700,
         max_robot_points=SURFACE_POINTS,

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# From nothing to a checkpoint by the recipe of `tiny`, with the containers that `tiny` has not trained on, and to its
-# measured page: data, training, the graph network beside it, evaluation; and the generalisation model with its rows.
+# From nothing to a checkpoint by the recipe of `tiny`, and to its measured page: data, training, the graph network
+# beside it, evaluation; and the generalisation model (half the steps, a quarter of the clips) with its rows.
 #   scripts/train_tiny.sh [data|train|gnn|evaluate|other]...     all of them when none is named
 # Every stage goes on where it was stopped. DATA, RUNS: folders. STEPS: of training (OTHER_STEPS: of the other model).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 DATA=${DATA:-datasets/shipped} RUNS=${RUNS:-runs/shipped}
-STEPS=${STEPS:-16000} OTHER_STEPS=${OTHER_STEPS:-${STEPS:-16000}} GNN_STEPS=${GNN_STEPS:-1350}
+STEPS=${STEPS:-14000}
+OTHER_STEPS=${OTHER_STEPS:-$((STEPS / 2))} GNN_STEPS=${GNN_STEPS:-1350}
 export OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1
 BIN=.venv/bin
 CORES=$(nproc)
@@ -31,6 +32,12 @@ train_fr3_tray 300 27 fr3 train tray
 train_ur5e_tabletop 800 22 ur5e_robotiq train $rigid
 train_ur5e_other 500 24 ur5e_robotiq train $other
 train_ur5e_tray 80 28 ur5e_robotiq train tray
+train_fr3_tabletop_2 4600 121 fr3 train $rigid
+train_fr3_other_2 1500 123 fr3 train $other
+train_fr3_tray_2 250 127 fr3 train tray
+train_ur5e_tabletop_2 1000 122 ur5e_robotiq train $rigid
+train_ur5e_other_2 400 124 ur5e_robotiq train $other
+train_ur5e_tray_2 80 128 ur5e_robotiq train tray
 val_fr3_tabletop 120 41 fr3 train $rigid
 val_fr3_other 80 42 fr3 train $other
 val_fr3_soft 40 43 fr3 train $soft
@@ -91,9 +98,9 @@ evaluate() {
 
 other() {
   # shellcheck disable=SC2046
-  model other "$OTHER_STEPS" 'val_fr3_(tabletop|soft|tray)' --config pointworld/configs/train/tiny.yaml --data $(of train_fr3) \
+  model other "$OTHER_STEPS" 'val_fr3_(tabletop|soft|tray)' --config pointworld/configs/train/tiny.yaml --data $(of 'train_fr3_[a-z]+$') \
     --without articulated --max-clips 3600
-  model other_tuned 400 val_ur5e --data "$DATA/train_ur5e_tabletop" "$DATA/train_ur5e_other" --init "$RUNS/other" --max-clips 200 \
+  model other_tuned 400 val_ur5e --config pointworld/configs/train/tiny.yaml --data "$DATA/train_ur5e_tabletop" "$DATA/train_ur5e_other" --init "$RUNS/other" --max-clips 200 \
     --train.learning-rate 3e-4
   measure other_families "$RUNS/other" "$DATA/test_fr3_other"
   measure other_arm "$RUNS/other" "$DATA/test_ur5e"

@@ -31,6 +31,7 @@ class AblateArgs:
     loss: weight of points at rest, weighting by variance, the release's loss. features: colour and image features.
     cameras: fewer views in training and test. data: parts of the training clips. size: a larger backbone.
     rollout: ten steps at once or one after the other. tokens: our lattice and raw features or the release's.
+    guesses: with and without how things slide over a table, offered as a guess.
     all: every study.
 
     An interrupted study continues when the command is given again; variants that are done are not trained again, and
@@ -43,7 +44,9 @@ class AblateArgs:
     """
 
     study: tyro.conf.Positional[
-        Literal["loss", "features", "cameras", "data", "size", "rollout", "tokens", "all"]
+        Literal[
+            "loss", "features", "cameras", "data", "size", "rollout", "tokens", "guesses", "all"
+        ]
     ]
     """What is varied."""
     data: tuple[Path, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -50,7 +51,12 @@ from pointworld.train import (
 from pointworld.train.batches import Mix
 from pointworld.train.cache import cache_folder, spread_out
 from pointworld.train.corrections import with_corrections
-from pointworld.train.preparation import SURFACE_POINTS, Preparation, preparations_of
+from pointworld.train.preparation import (
+    SURFACE_POINTS,
+    Preparation,
+    new_preparation,
+    preparations_of,
+)
 from pointworld.train.source import Source
 
 #: Validation samples on which the predicted spread and motions lost in it are corrected.
@@ -245,7 +251,7 @@ def _preparations(
 ) -> dict[str, Preparation]:
     """How the clips of every named domain become samples."""
     if init is None or args.init is None:
-        return dict.fromkeys(names, Preparation(encoder=args.encoder))
+        return dict.fromkeys(names, new_preparation(args.encoder))
     demanded = preparations_of(args.init, init.spec)
     return {name: demanded[rows[name]] for name in names}
 
@@ -293,6 +299,7 @@ def model_spec(
         channels = sample.features.shape[1]
     spec = ModelSpec(
         arch=SIZES[args.size](),
+        sliding=True,
         image_channels=channels if args.encoder else 0,
         encoder=args.encoder,
         domains=domains,
@@ -330,7 +337,8 @@ def _finish(args: TrainArgs, model: WorldModel, clips: int, timings: dict[str, f
     summary = {
         "clips": clips,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "last": curve[-1],
+        # A mean of nothing is no number, and JSON knows none.
+        "last": {k: v if math.isfinite(v) else None for k, v in curve[-1].items()},
     }
     save_checkpoint(
         model.cpu(),

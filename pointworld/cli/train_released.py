@@ -193,6 +193,7 @@ def as_in_release(spec: ModelSpec, encoder: ImageEncoder | None) -> ModelSpec:
         spec,
         mode="released",
         features="released",
+        sliding=False,
         sampling="released",
         encoder_layers=() if encoder is None else encoder.layers,
         simulated_domains=tuple(d for d in spec.domains if d == "behavior"),

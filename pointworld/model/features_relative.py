@@ -15,9 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from pointworld.geometry import SUPPORT, fit_rigid, transform_points
 from pointworld.model.hand_frame import closing_step, gripper_centre, travelled
+from pointworld.model.sliding import sliding_motion
 
 Tensor = torch.Tensor
 
@@ -35,8 +37,6 @@ PLACE_RANGE = 0.1
 #: A point whose cluster the robot comes nearer than about twice CONTACT_RANGE is wholly offered the gripper's motion;
 #: beyond, ever less.
 OFFERED_CONTACT = 0.15
-#: Guesses of the motion: carried by the gripper, pushed ahead of it.
-GUESSES = 2
 #: Sideways distance within which the robot's surface pushes a point ahead [m].
 SWEEP_WIDTH = 0.02
 #: Every sample of the robot's surface stands for a disc of this radius [m].
@@ -52,13 +52,19 @@ _INSIDE, _HUGE, _FAR_AWAY = (
 _CACHED = 2**18
 
 
-def relative_scene_channels(grippers: int) -> int:
+def relative_scene_channels(grippers: int, *, sliding: bool) -> int:
     """Channels of `relative_scene_features`.
 
     Colour, normal, place; per step the gripper's path, vector, contact, clearance, carry, sweep and opening; of the
-    point's cluster whether there is one, its size, the point's place in it, and per step contact and sweep.
+    point's cluster whether there is one, its size, the point's place in it, and per step contact and sweep; with
+    `sliding` also the cluster's sliding per step.
     """
-    return 16 + STEPS * (14 + grippers)
+    return 16 + STEPS * (14 + grippers + (2 if sliding else 0))
+
+
+def relative_guesses(*, sliding: bool) -> int:
+    """Guesses of the motion: carried by the gripper, pushed ahead of it; with `sliding` also pushed over a table."""
+    return 3 if sliding else 2
 
 
 def relative_robot_channels(grippers: int) -> int:
@@ -71,8 +77,9 @@ class RelativeScene:
     """What the model reads of the scene points at time 0.
 
     features: (batch, points, relative_scene_channels) raw channels; zero where a point does not exist.
-    guesses: (batch, GUESSES, steps, points, 3) motion from now, as parts of the gripper's travel, if the gripper
-        carried the point's cluster rigidly and if it pushed it straight ahead; vanishing far from the robot's path.
+    guesses: (batch, guesses, steps, points, 3) motion from now, as parts of the gripper's travel, if the gripper
+        carried the point's cluster rigidly, if it pushed it straight ahead and, with `sliding`, if the cluster gave
+        way as a rigid thing on a table does; vanishing far from the robot's path.
     """
 
     features: Tensor
@@ -89,6 +96,8 @@ def relative_scene_features(
     robot_normals: Tensor,
     robot_exists: Tensor,
     gripper_open: Tensor,
+    *,
+    sliding: bool,
 ) -> RelativeScene:
     """What the robot means to the scene points at time 0.
 
@@ -98,6 +107,7 @@ def relative_scene_features(
         robot_positions, robot_normals: (batch, steps, robot points, 3) [m], unit.
         robot_exists: (batch, steps, robot points) bool.
         gripper_open: (batch, steps, grippers).
+        sliding: with what `sliding_motion` says.
     """
     batch, count = exists.shape
     centre = gripper_centre(robot_positions, robot_exists)
@@ -139,10 +149,17 @@ def relative_scene_features(
     pushed = torch.zeros_like(carried)
     pushed[..., 0] = torch.maximum(swept, together[..., STEPS:])
     offered = (closeness / OFFERED_CONTACT).clamp_max(1.0)
-    guesses = torch.stack([carried * offered[..., None, None], pushed], 1)
+    guesses = [carried * offered[..., None, None], pushed]
+    if sliding:
+        slid = sliding_motion(points, group, closeness, robot_positions, robot_exists)
+        slid = functional.pad(slid.transpose(1, 2) / travel[..., None], (0, 1))
+        columns.append(slid[..., :2].flatten(2))
+        guesses.append(slid)
     return RelativeScene(
         features=torch.where(exists[..., None], torch.cat(columns, -1), 0.0),
-        guesses=torch.where(exists[:, None, :, None, None], guesses, 0.0).transpose(2, 3),
+        guesses=torch.where(exists[:, None, :, None, None], torch.stack(guesses, 1), 0.0).transpose(
+            2, 3
+        ),
     )
 
 

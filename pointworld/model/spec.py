@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pointworld.errors import CheckpointError, InputError
-from pointworld.model.features_relative import relative_robot_channels, relative_scene_channels
+from pointworld.model.features_relative import (
+    relative_guesses,
+    relative_robot_channels,
+    relative_scene_channels,
+)
 from pointworld.model.spread import SpreadMap
 from pointworld.ptv3 import PTv3Arch
 
@@ -19,6 +23,8 @@ Sampling = Literal["released", "centered"]
 
 #: Constants of the release: ten predicted steps; the heads and the norm buffers have that size.
 HORIZON = 10
+#: Keys that checkpoints of before do not have, and what these do.
+LATER: dict[str, Any] = {"sliding": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +35,7 @@ class ModelSpec:
     mode: `released` reproduces the released model; `stable` is our default (fixed lattice, order-free).
     features: raw point features, `released` (17/42 or 16/31 channels, in a centred frame) or `relative`, with which the
         network is also offered the motions of being carried and of being pushed, and shares within clusters.
+    sliding: with `relative` features, offer also how what hangs together slides over a table (`sliding_motion`).
     image_channels: width of ScenePoints.features that the model reads; 0 = no image branch.
     encoder: name for `load_encoder`, or None; encoder_layers: blocks whose outputs are concatenated.
     sampling: pixel convention with which image features are looked up.
@@ -56,6 +63,7 @@ class ModelSpec:
     arch: PTv3Arch
     mode: Mode = "stable"
     features: Features = "relative"
+    sliding: bool = False
     image_channels: int = 0
     encoder: str | None = None
     encoder_layers: tuple[int, ...] = ()
@@ -98,6 +106,10 @@ class ModelSpec:
         )
         _require(
             self.image_channels >= 0, f"image_channels is {self.image_channels}, expected 0 or more"
+        )
+        _require(
+            self.features == "relative" or not self.sliding,
+            "sliding is set, which goes with `relative` features only",
         )
         _require(self.still_below >= 0, f"still_below is {self.still_below}, expected 0 or more")
         _require(self.step_dt > 0, f"step_dt is {self.step_dt}, expected seconds > 0")
@@ -142,8 +154,13 @@ class ModelSpec:
     def scene_channels(self) -> int:
         """Raw channels of a scene point (Ds)."""
         if self.features == "relative":
-            return relative_scene_channels(self.grippers)
+            return relative_scene_channels(self.grippers, sliding=self.sliding)
         return 9 + self.num_steps * (self.grippers + 1)
+
+    @property
+    def guesses(self) -> int:
+        """Motions that the network is offered at every point and step."""
+        return relative_guesses(sliding=self.sliding) if self.features == "relative" else 0
 
     @property
     def robot_channels(self) -> int:
@@ -210,6 +227,7 @@ def _plain(value: Any) -> Any:
 
 
 def _checked(cls: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    values = {**LATER, **values}
     known = {f.name for f in dataclasses.fields(cls) if f.init}
     unknown, missing = sorted(set(values) - known), sorted(known - set(values))
     if unknown or missing:

@@ -48,8 +48,8 @@ class SpreadMap:
         """Corrected standard deviations, any shape."""
         if len(self.sigma) == 1:
             return sigma * self.factor[0]
-        x = torch.tensor(self.sigma, dtype=torch.float64).log()
-        y = torch.tensor(self.factor, dtype=torch.float64).log()
+        x = torch.tensor(self.sigma, dtype=torch.float64, device=sigma.device).log()
+        y = torch.tensor(self.factor, dtype=torch.float64, device=sigma.device).log()
         at = sigma.double().clamp_min(1e-12).log()
         right = torch.bucketize(at, x).clamp(1, len(x) - 1)
         share = ((at - x[right - 1]) / (x[right] - x[right - 1])).clamp(0.0, 1.0)

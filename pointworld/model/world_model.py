@@ -12,7 +12,6 @@ from pointworld.encoders import ImageEncoder, load_encoder
 from pointworld.errors import InputError
 from pointworld.model.context import nearest_to_robot, spread_outputs, take_points, take_tokens
 from pointworld.model.features_relative import (
-    GUESSES,
     farthest_robot_points,
     relative_robot_features,
     relative_scene_features,
@@ -61,13 +60,12 @@ class WorldModel(nn.Module):
         self.scene_feature_encoder = SceneFeaturiser(
             spec.scene_channels, spec.image_channels, width
         )
-        objects = spec.features == "relative"
         self.dynamics_predictor = DynamicsPredictor(
             spec.arch,
             mode=spec.mode,
             grid_size=spec.grid_size,
-            together=objects,
-            guesses=GUESSES if objects else 0,
+            together=spec.features == "relative",
+            guesses=spec.guesses,
         )
 
         self.encoder_source: EncoderSource | None = None
@@ -130,6 +128,7 @@ class WorldModel(nn.Module):
             robot_normals,
             inputs.robot_exists,
             inputs.gripper_open,
+            sliding=self.spec.sliding,
         )
         robot = relative_robot_features(
             robot_positions, robot_normals, inputs.robot_exists, inputs.gripper_open

@@ -119,6 +119,13 @@ def _data_study(_: Sequence[str]) -> tuple[Variant, ...]:
     return (*parts, replace(OURS, label="ours (all clips)"))
 
 
+def _guess_study(_: Sequence[str]) -> tuple[Variant, ...]:
+    return (
+        replace(OURS, label="ours (carried, pushed ahead)"),
+        Variant(name="guesses-sliding", label="and sliding over a table", spec={"sliding": True}),
+    )
+
+
 def _size_study(_: Sequence[str]) -> tuple[Variant, ...]:
     small = Variant(
         name="size-small", label="the release's `small`", spec={"arch": PTv3Arch.small()}
@@ -169,6 +176,7 @@ STUDIES: Mapping[str, Callable[[Sequence[str]], tuple[Variant, ...]]] = {
     "size": _size_study,
     "rollout": _rollout_study,
     "tokens": _token_study,
+    "guesses": _guess_study,
 }
 
 

@@ -37,7 +37,7 @@ from pointworld.train.curve import read_curve
 from pointworld.train.evaluator import evaluate
 from pointworld.train.parallel import Ranks
 from pointworld.train.predictors import carry_predictors, model_predictor
-from pointworld.train.preparation import SURFACE_POINTS, Preparation
+from pointworld.train.preparation import SURFACE_POINTS, new_preparation
 from pointworld.train.statistics import STATISTICS_SAMPLES, measure
 from pointworld.train.trainer import train
 
@@ -192,7 +192,7 @@ def samples_of(
     """What a variant trains on: the first `share` of the clips in every folder."""
     samples: list[CachedSample] = []
     for data in folders:
-        preparation = Preparation(encoder=variant.encoder)
+        preparation = new_preparation(variant.encoder)
         folder = cache_folder(setup.cache, data, preparation, noisy)
         if variant.cameras is not None:
             folder = folder.with_name(f"{folder.name}-cameras{variant.cameras}")
@@ -219,7 +219,7 @@ def measure_variant(variant: Variant, model: WorldModel, setup: Setup) -> dict[s
     table = evaluate(
         [setup.test],
         {"model": predictor, "no_motion": still},
-        preparation=Preparation(encoder=variant.encoder),
+        preparation=new_preparation(variant.encoder),
         limit=setup.limit,
         prepare=lambda clip: with_cameras(clip, variant.seen_cameras),
     )

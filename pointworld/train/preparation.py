@@ -32,6 +32,8 @@ Tensor = torch.Tensor
 
 #: Robot surface points of our own models' samples, all of them seen by the scene's raw features.
 SURFACE_POINTS = 192
+#: Weights of an image encoder in a folder.
+WEIGHTS = "model.safetensors"
 #: The surface is the same in every sample, in training, evaluation and use.
 SURFACE_SEED = 0
 
@@ -43,7 +45,8 @@ class Preparation:
     encoder: image encoder whose features every point gets, a name for `load_encoder`; None = no features.
     encoder_layers: its blocks whose outputs are used; empty = its default.
     stored_in: checkpoint that holds the encoder's weights; None = `load_encoder` finds them.
-    encoder_id: names the weights of a stored encoder (`fingerprint`); "" for others.
+    encoder_id: names the weights of an encoder that is stored in a checkpoint or lies in a local folder, where they
+        may change; "" for others.
     sampling, depth_threshold [m]: how pixels are looked up, and which see a point.
     voxel_size: [m]. max_points: scene points at most.
     surface_points: on `links` of the robot, or on its gripper where it lacks some. released_surface: chosen by the
@@ -105,6 +108,21 @@ class Preparation:
         return features
 
 
+def new_preparation(encoder: str | None) -> Preparation:
+    """What a new model of ours with this image encoder demands."""
+    return Preparation(encoder=encoder, encoder_id=_local_weights(encoder))
+
+
+def _local_weights(encoder: str | None) -> str:
+    """Twelve hexadecimal digits that name the weights of an encoder in a local folder; "" for any other."""
+    where = (encoder or "").partition(":")[2]
+    file = Path(where).expanduser() / WEIGHTS
+    if not where or not file.is_file():
+        return ""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:12]
+
+
 def preparations_of(checkpoint: str | Path, spec: ModelSpec) -> tuple[Preparation, ...]:
     """What a checkpoint demands, one entry for each of its domains.
 
@@ -117,11 +135,12 @@ def preparations_of(checkpoint: str | Path, spec: ModelSpec) -> tuple[Preparatio
     """
     sees = bool(spec.image_channels)
     stored = stored_encoder_weights(checkpoint) if sees else None
+    encoder = spec.encoder if sees else None
     whole = Preparation(
-        encoder=spec.encoder if sees else None,
+        encoder=encoder,
         encoder_layers=spec.encoder_layers if sees else (),
         stored_in=None if stored is None else str(checkpoint),
-        encoder_id="" if stored is None else fingerprint(stored),
+        encoder_id=fingerprint(stored) if stored is not None else _local_weights(encoder),
         sampling=spec.sampling,
         depth_threshold=spec.depth_threshold,
         voxel_size=spec.grid_size,

@@ -62,7 +62,7 @@ def predict_sample(model: WorldModel, sample: ReleasedSample) -> tuple[Tensor, T
     if model.spec.mode != "released":
         flow = sample.in_base_frame()
         prediction = model.predict(flow.scene, flow.robot, domain=sample.domain)
-        return prediction.displacements, prediction.log_var[..., 0].nan_to_num()
+        return prediction.displacements.cpu(), prediction.log_var[..., 0].nan_to_num().cpu()
     row = model.spec.domains.index(sample.domain)
     inputs = collate([(sample.flow.scene, sample.flow.robot)], domain=[row])
     outputs = model(inputs.to(model.device, model.dtype))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from pointworld.errors import CheckpointError, InputError
 from pointworld.files import atomic_path
 from pointworld.model import WorldModel
+from pointworld.model.spec import LATER
 from pointworld.train.graph_model import GraphModel
 
 Tensor = torch.Tensor
@@ -68,8 +70,14 @@ def write_state(
     optimizer: torch.optim.Optimizer,
     state: TrainState,
     config: Any,
+    *,
+    inputs: Mapping[str, str] | None = None,
 ) -> None:
-    """Save everything `read_state` needs, atomically."""
+    """Save everything `read_state` needs, atomically.
+
+    Args:
+        inputs: what the run was given beside its settings, each named by a few words or a fingerprint.
+    """
     tensors = {f"model.{name}": value.detach() for name, value in model.state_dict().items()}
     tensors |= {f"average.{name}": value for name, value in state.average.items()}
     moments = optimizer.state_dict()["state"]
@@ -81,6 +89,7 @@ def write_state(
         "curve": state.curve,
         "config": _config_json(config),
         "spec": model.spec.to_json(),
+        "inputs": dict(inputs or {}),
     }
     with atomic_path(folder / FILE) as temporary:
         save_file(
@@ -95,11 +104,13 @@ def read_state(
     model: WorldModel | GraphModel,
     optimizer: torch.optim.Optimizer,
     config: Any,
+    *,
+    inputs: Mapping[str, str] | None = None,
 ) -> TrainState | None:
     """Load a saved run into `model` and `optimizer`; None when the folder holds none.
 
     Raises:
-        InputError: the run has another architecture or configuration (budgets may differ).
+        InputError: the run has another architecture or configuration (budgets may differ), or was given other inputs.
         CheckpointError: the file is damaged.
     """
     path = folder / FILE
@@ -113,7 +124,7 @@ def read_state(
         raise CheckpointError(
             f"{path} cannot be read ({error}). Delete it to start the run again."
         ) from error
-    _check_same_run(path, record, model, config)
+    _check_same_run(path, record, model, config, inputs or {})
     groups: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}}
     moments: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
@@ -126,10 +137,13 @@ def read_state(
     model.load_state_dict(groups["model"])
     layout = optimizer.state_dict()
     optimizer.load_state_dict({"state": moments, "param_groups": layout["param_groups"]})
+    average = {
+        name: groups["average"][name].to(value.device) for name, value in model.state_dict().items()
+    }
     return TrainState(
         step=record["step"],
         elapsed=record["elapsed"],
-        average=groups["average"],
+        average=average,
         curve=record["curve"],
     )
 
@@ -144,8 +158,17 @@ def _filled(found: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
     return filled
 
 
+def _trained_spec(spec: dict[str, Any]) -> dict[str, Any]:
+    """What matters in training: not the corrections that are fitted at its end, nor what came after the run began."""
+    return {k: v for k, v in {**LATER, **spec}.items() if k not in ("spread", "still_below")}
+
+
 def _check_same_run(
-    path: Path, record: dict[str, Any], model: WorldModel | GraphModel, config: Any
+    path: Path,
+    record: dict[str, Any],
+    model: WorldModel | GraphModel,
+    config: Any,
+    inputs: Mapping[str, str],
 ) -> None:
     budgets = {"minutes", "steps", "save_every", "validate_every"}
     wanted = json.loads(json.dumps(_config_json(config)))
@@ -157,7 +180,11 @@ def _check_same_run(
         for name in wanted
         if name not in budgets and there.get(name) != wanted[name]
     ]
-    if record["spec"] != json.loads(json.dumps(model.spec.to_json())):
+    # Runs of before inputs were recorded tell nothing of them.
+    for name, given in record.get("inputs", {}).items():
+        if name in inputs and inputs[name] != given:
+            different.append(f"{name}: {given} there, {inputs[name]} here")
+    if _trained_spec(record["spec"]) != _trained_spec(json.loads(json.dumps(model.spec.to_json()))):
         different.append("the model's architecture")
     if different:
         raise InputError(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +16,10 @@ import torch
 from pointworld.errors import InputError
 from pointworld.files import atomic_path
 from pointworld.model import ModelSpec, WorldModel
+from pointworld.model.released_encoder import fingerprint
 from pointworld.ptv3 import PTv3
 from pointworld.train.batches import Batches, Mix, draw_generator
-from pointworld.train.cache import spread_out
+from pointworld.train.cache import CachedSample, spread_out
 from pointworld.train.config import TrainConfig, learning_rate
 from pointworld.train.model_sample import require_step_dt
 from pointworld.train.objective import batch_loss, prepare_heads, validate
@@ -27,6 +30,8 @@ from pointworld.train.state import TrainState, read_state, write_state
 from pointworld.train.statistics import DomainStatistics, apply_statistics, measure
 
 VALIDATION_CLIPS = 64
+#: Steps in a row without a finite gradient after which training gives up.
+MOST_SKIPPED = 100
 
 
 def train(
@@ -57,7 +62,8 @@ def train(
 
     Raises:
         InputError: the folder holds a run of another configuration, `init` is of another spec, samples have another
-            time base than the model, or the batch cannot be split over the processes.
+            time base than the model, the batch cannot be split over the processes, statistics are given beside
+            `init`, or gradients stay infinite.
     """
     ranks = ranks or Ranks()
     if config.batch_size % ranks.world:
@@ -72,9 +78,14 @@ def train(
     model = WorldModel(spec)
     prepare_heads(model)
     if init is not None:
+        if statistics is not None:
+            raise InputError(
+                "statistics were given beside a model to start from, which keeps its own: leave out one of the two"
+            )
         _start_from(model, init)
+    inputs = _inputs(samples, mix, init, statistics)
     optimizer = make_optimiser(model.to(ranks.device), config)
-    state = read_state(out, model, optimizer, config)
+    state = read_state(out, model, optimizer, config, inputs=inputs)
     if state is None:
         if init is None:
             if statistics is None:
@@ -89,7 +100,8 @@ def train(
         mix=mix,
         readers=readers,
     ) as batches:
-        _Loop(model, optimizer, state, batches, validation, out, config, ranks).run(on_step)
+        loop = _Loop(model, optimizer, state, batches, validation, out, config, ranks, inputs)
+        loop.run(on_step)
     return state.averaged_model(model)
 
 
@@ -100,6 +112,28 @@ def _start_from(model: WorldModel, init: WorldModel) -> None:
             f"({init.spec} against {model.spec})"
         )
     model.load_state_dict(init.state_dict())
+
+
+def _inputs(
+    samples: Sequence[Source],
+    mix: Mix,
+    init: WorldModel | None,
+    statistics: Mapping[str, DomainStatistics] | None,
+) -> dict[str, str]:
+    """What a run is given beside its settings, so that it is not continued with something else."""
+    clips = hashlib.sha256()
+    for sample in samples:
+        points = len(sample.points) if isinstance(sample, CachedSample) else 0
+        clips.update(f"{sample.key} {sample.family} {sample.domain} {points};".encode())
+    given = "measured" if statistics is None else repr(sorted(statistics.items()))
+    return {
+        "training clips": f"{len(samples)} ({clips.hexdigest()[:12]})",
+        "mix": mix,
+        "model to start from": "none" if init is None else fingerprint(init.state_dict()),
+        "statistics": given
+        if statistics is None
+        else hashlib.sha256(given.encode()).hexdigest()[:12],
+    }
 
 
 class _Loop:
@@ -113,7 +147,9 @@ class _Loop:
         out: Path,
         config: TrainConfig,
         ranks: Ranks,
+        inputs: Mapping[str, str],
     ) -> None:
+        self.inputs, self.skipped = inputs, 0
         self.model, self.optimizer, self.state = model, optimizer, state
         self.network = ranks.wrap(model)
         for part in model.modules():
@@ -138,11 +174,16 @@ class _Loop:
             if on_step is not None:
                 on_step(state.step, min(self.progress(), 1.0))
             done = self.progress() >= 1.0
-            if leads and (state.step % config.validate_every == 0 or done):
-                self._log(sum(losses) / len(losses))
+            validates = state.step % config.validate_every == 0 or done
+            saves = state.step % config.save_every == 0 or done
+            if leads and validates:
+                finite = [loss for loss in losses if math.isfinite(loss)]
+                self._log(sum(finite) / len(finite) if finite else math.nan)
                 losses.clear()
-            if leads and (state.step % config.save_every == 0 or done):
-                write_state(self.out, self.model, self.optimizer, state, config)
+            if leads and saves:
+                write_state(self.out, self.model, self.optimizer, state, config, inputs=self.inputs)
+            if validates or saves:
+                self.ranks.wait()  # the others, however long that takes
 
     def _step(self) -> float:
         config, state, ranks = self.config, self.state, self.ranks
@@ -159,12 +200,31 @@ class _Loop:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         state.step += 1
         if not bool(torch.isfinite(norm)):
+            self._skip()
             return math.nan
+        self.skipped = 0
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.progress())
         self.optimizer.step()
         state.average_in(self.model, config.average)
         return float(ranks.total(loss)) / ranks.world
+
+    def _skip(self) -> None:
+        """Note a step whose gradient is of no use.
+
+        Raises:
+            InputError: there have been MOST_SKIPPED in a row (the release gives up after as many).
+        """
+        self.skipped += 1
+        if self.skipped >= MOST_SKIPPED:
+            raise InputError(
+                f"the gradients of {self.skipped} steps in a row were not finite, up to step {self.state.step}: lower "
+                "--train.learning-rate, or look for clips with wrong positions"
+            )
+        if self.ranks.leads:
+            warnings.warn(
+                f"step {self.state.step}: the gradient is not finite, and is left out", stacklevel=2
+            )
 
     def _log(self, loss: float) -> None:
         averaged = self.state.averaged_model(self.model)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pointworld.cli.app import main
 from pointworld.data import (
@@ -34,6 +35,7 @@ from pointworld.data.shards import (
 )
 from pointworld.data.target import pack_clips
 from pointworld.errors import InputError
+from pointworld.train.jepa.images import read_images
 
 pytest.importorskip(
     "mujoco", reason="the simulator is an extra: pip install 'pointworld-open[sim]'"
@@ -76,6 +78,10 @@ def test_shards_hold_the_clips_of_the_folder_bit_for_bit(files: Path, shards: Pa
         assert read_member(member) == path.read_bytes()
         assert read_clip(member).key == read_clip(path).key
     assert [clip.index for clip in iterate_clips(shards)] == list(range(5))
+
+
+def test_pictures_for_pretraining_come_out_of_shards_too(files: Path, shards: Path) -> None:
+    assert torch.equal(read_images(files), read_images(shards))
 
 
 def test_shards_of_an_unfinished_set_are_unfinished(files: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from pointworld.geometry import SUPPORT, make_transform, quat_wxyz_to_matrix, transform_points
@@ -9,7 +11,6 @@ from pointworld.model.features_relative import (
     CARRY_RANGE,
     CLEARANCE_RANGE,
     CONTACT_RANGE,
-    GUESSES,
     OFFERED_CONTACT,
     PLACE_RANGE,
     STEPS,
@@ -17,14 +18,17 @@ from pointworld.model.features_relative import (
     SWEEP_WIDTH,
     VECTOR_RANGE,
     farthest_robot_points,
+    relative_guesses,
     relative_robot_channels,
     relative_robot_features,
     relative_scene_channels,
     relative_scene_features,
 )
 from pointworld.model.hand_frame import TRAVEL_OFFSET, closing_step, hand_frame
+from pointworld.model.sliding import sliding_motion
 
 Tensor = torch.Tensor
+scene_features = partial(relative_scene_features, sliding=True)
 
 
 def scene_and_robot(
@@ -65,10 +69,10 @@ def test_channels_against_loops(generator: torch.Generator) -> None:
     case["gripper_open"][0, :, 0] = torch.tensor([0.9, 0.9, 0.7, 0.3] + [0.29] * 7)
     closed = 3  # 0.3 is within the tolerance of 0.29
     assert closing_step(case["gripper_open"]).tolist() == [closed]
-    scene = relative_scene_features(**case)
+    scene = scene_features(**case)
     features, guesses = scene.features[0], scene.guesses[0]
-    assert features.shape[1] == relative_scene_channels(1)
-    assert guesses.shape == (GUESSES, STEPS, 9, 3)
+    assert features.shape[1] == relative_scene_channels(1, sliding=True)
+    assert guesses.shape == (relative_guesses(sliding=True), STEPS, 9, 3)
     robot = case["robot_positions"][0]
     centres = [rows.mean(0) for rows in robot]
     travel = [
@@ -119,6 +123,27 @@ def test_channels_against_loops(generator: torch.Generator) -> None:
         assert (features[n, 170:181] - swept_most).abs().max() < 1e-12
         pushed = torch.maximum(features[n, 130:141], swept_most)
         assert torch.equal(guesses[1, :, n, 0], pushed) and not guesses[1, :, n, 1:].any()
+        slid = guesses[2, :, n]
+        assert torch.equal(features[n, 181:203], slid[:, :2].flatten()) and not slid[:, 2].any()
+    without = relative_scene_features(**case, sliding=False)
+    assert torch.equal(without.features[0], features[:, :181])
+    assert torch.equal(without.guesses[0], guesses[:2])
+    closeness = _closeness(features)
+    motion = sliding_motion(
+        case["points"],
+        case["clusters"],
+        closeness[None],
+        case["robot_positions"],
+        case["robot_exists"],
+    )[0]
+    expected = motion / motion.new_tensor(travel)[:, None, None]
+    assert (guesses[2, ..., :2] - expected).abs().max() < 1e-12 and expected.any()
+
+
+def _closeness(features: Tensor) -> Tensor:
+    """How near the path comes to each point or to its cluster, (points,)."""
+    contact = features[:, [45 + 5 * t for t in range(STEPS)]]
+    return torch.maximum(contact, features[:, 159:170]).amax(-1)
 
 
 def largest_of_cluster(case: dict[str, Tensor], n: int, values: Tensor) -> Tensor:
@@ -131,7 +156,7 @@ def largest_of_cluster(case: dict[str, Tensor], n: int, values: Tensor) -> Tenso
 
 def test_place_in_the_cluster(generator: torch.Generator) -> None:
     case = scene_and_robot(generator)
-    features = relative_scene_features(**case).features[0]
+    features = scene_features(**case).features[0]
     for n, cluster in enumerate(case["clusters"][0].tolist()):
         member, extent, offset = features[n, 152], features[n, 153:156], features[n, 156:159]
         if cluster == SUPPORT:
@@ -148,9 +173,9 @@ def test_place_in_the_cluster(generator: torch.Generator) -> None:
 def test_numbers_of_clusters_and_absent_points_mean_nothing(generator: torch.Generator) -> None:
     case = scene_and_robot(generator)
     case["exists"][0, 4] = False
-    features = relative_scene_features(**case).features
+    features = scene_features(**case).features
     other = dict(case, clusters=torch.where(case["clusters"] >= 0, 7 - case["clusters"], SUPPORT))
-    assert torch.equal(features, relative_scene_features(**other).features)
+    assert torch.equal(features, scene_features(**other).features)
     kept = torch.arange(9) != 4
     alone = {
         name: value[:, kept]
@@ -158,14 +183,14 @@ def test_numbers_of_clusters_and_absent_points_mean_nothing(generator: torch.Gen
         else value
         for name, value in case.items()
     }
-    assert torch.equal(features[:, kept], relative_scene_features(**alone).features)
+    assert torch.equal(features[:, kept], scene_features(**alone).features)
 
 
 def test_a_sweep_reaches_past_what_lies_ahead_and_not_past_what_it_has_passed() -> None:
     robot = torch.zeros(1, STEPS, 1, 3)
     robot[0, :, 0, 0] = torch.linspace(0, 0.1, STEPS)
     points = torch.tensor([[[0.04, 0.0, 0.0], [-0.05, 0.0, 0.0], [0.04, 0.03, 0.0]]])
-    features = relative_scene_features(
+    features = scene_features(
         points,
         torch.zeros(1, 3, 3),
         torch.zeros(1, 3, 3),
@@ -190,9 +215,7 @@ def test_a_shift_of_everything_changes_nothing(generator: torch.Generator) -> No
     shift = torch.tensor([3.0, -2.0, 1.0], dtype=torch.float64)
     for name in ("points", "robot_positions"):
         moved[name] = case[name] + shift
-    difference = (
-        relative_scene_features(**case).features - relative_scene_features(**moved).features
-    )
+    difference = scene_features(**case).features - scene_features(**moved).features
     assert difference.abs().max() < 1e-9
     robot = [
         relative_robot_features(
@@ -212,16 +235,14 @@ def test_padding_and_order_of_the_robot_change_nothing(generator: torch.Generato
         rows = case[name][:, :, order]
         padded[name] = torch.cat([rows, torch.zeros(1, STEPS, 4, 3, dtype=torch.float64)], 2)
     padded["robot_exists"] = torch.arange(16).expand(1, STEPS, 16) < 12
-    difference = (
-        relative_scene_features(**case).features - relative_scene_features(**padded).features
-    )
+    difference = scene_features(**case).features - scene_features(**padded).features
     assert difference.abs().max() < 1e-10
 
 
 def test_no_robot_is_zero_not_nan(generator: torch.Generator) -> None:
     case = scene_and_robot(generator)
     case["robot_exists"] = torch.zeros_like(case["robot_exists"])
-    scene = relative_scene_features(**case)
+    scene = scene_features(**case)
     features = scene.features
     assert features.isfinite().all() and not scene.guesses.any()
     assert not features[..., 6:141].any()

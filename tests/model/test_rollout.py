@@ -41,6 +41,7 @@ def make_model(
         arch=arch(),
         mode=mode,  # type: ignore[arg-type]
         features="relative" if mode == "stable" else "released",
+        sliding=mode == "stable",
         image_channels=image_channels,
         encoder="rgb" if image_channels else None,
         step_dt=DT,

@@ -36,6 +36,7 @@ def test_json_round_trip_is_exact() -> None:
     ("change", "message"),
     [
         ({"mode": "fast"}, "mode is 'fast'"),
+        ({"sliding": True, "features": "released"}, "sliding"),
         ({"horizon": 12}, "horizon is 12, expected 10"),
         ({"domains": ()}, "domains"),
         ({"domains": ("a", "a")}, "domains"),
@@ -50,6 +51,12 @@ def test_json_round_trip_is_exact() -> None:
 def test_impossible_descriptions_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ModelSpec(arch=PTv3Arch.tiny(), **change)
+
+
+def test_a_checkpoint_from_before_sliding_has_none() -> None:
+    values = ModelSpec(arch=PTv3Arch.tiny()).to_json()
+    del values["sliding"]
+    assert not ModelSpec.from_json(values).sliding
 
 
 @pytest.mark.rejects_input

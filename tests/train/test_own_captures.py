@@ -14,7 +14,7 @@ import torch
 from pointworld.cli.app import main
 from pointworld.data import DatasetSpec, dataset_generator, list_clips, read_clip, scene_keys
 from pointworld.data.recordings import LabelledClip, open_recording, read_labelled, write_labelled
-from pointworld.data.recordings.build import at_times
+from pointworld.data.recordings.build import at_times, joints_at_steps
 from pointworld.data.recordings.simulated import simulate_recording, write_recording
 from pointworld.data.recordings.windows import find_windows
 from pointworld.data.sample import point_pixels, true_positions
@@ -155,6 +155,10 @@ def test_motions_are_moved_to_the_times_of_the_steps() -> None:
     moved = at_times(motions, times, 5.0 + 0.1 * np.arange(4))
     assert np.allclose(moved[:, 0, 0, 3], [0.0, 0.1, 0.2, 0.3])
     assert at_times(motions, 0.1 * np.arange(4), 5.0 + 0.1 * np.arange(4)) is motions
+    joints = np.stack([2 * times, 1 - times], 1)
+    told = joints_at_steps(joints, times, 5.0 + 0.1 * np.arange(4))
+    assert np.allclose(told, np.stack([0.2 * np.arange(4), 1 - 0.1 * np.arange(4)], 1))
+    assert joints_at_steps(joints, 0.1 * np.arange(4), 5.0 + 0.1 * np.arange(4)) is joints
 
 
 def test_windows_follow_the_clock_of_the_log(recordings: Path) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pointworld.capture.write import write_capture
 from pointworld.cli.app import main
+from pointworld.cli.capture_score import domain_row
 from pointworld.cli.train import domain_rows
 from pointworld.data import clip_to_capture, list_clips, read_clip
+from pointworld.encoders.lejepa import shipped_folder
 from pointworld.errors import InputError
 from pointworld.model import ModelSpec, WorldModel, collate, load
 from pointworld.model.prepare import prepare_released
@@ -33,7 +37,7 @@ from pointworld.train.evaluation_clip import read_evaluation_clip
 from pointworld.train.labelled_score import score_labelled
 from pointworld.train.model_sample import draw_sample, forecasts
 from pointworld.train.objective import batch_loss
-from pointworld.train.preparation import Preparation, preparations_of
+from pointworld.train.preparation import Preparation, new_preparation, preparations_of
 from tests.model import released_file as rf
 from tests.model.test_released_checkpoint import SIZES
 
@@ -256,6 +260,29 @@ def test_samples_of_another_encoder_are_kept_apart(checkpoint: Path, tmp_path: P
     assert ":" not in one.label and Preparation().label == "plain"
     (ours,) = preparations_of("tiny", load("tiny").spec)
     assert ours == Preparation(), "the shipped model's samples are those of any model of ours"
+
+
+def test_samples_of_a_local_encoder_follow_its_weights(tmp_path: Path) -> None:
+    folder = shutil.copytree(shipped_folder(), tmp_path / "jepa")
+    before = new_preparation(f"jepa:{folder}")
+    assert before == new_preparation(f"jepa:{folder}")
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: 2 * value for name, value in weights.items()}, folder / "model.safetensors")
+    after = new_preparation(f"jepa:{folder}")
+    assert before.label != after.label and before.settings() != after.settings()
+    assert new_preparation("rgb").label == "rgb" and new_preparation("jepa").encoder_id == ""
+
+
+@pytest.mark.rejects_input
+def test_a_score_is_of_one_domain() -> None:
+    one = ModelSpec(arch=load("tiny").spec.arch)
+    two = replace(one, domains=("sim", "real"))
+    assert domain_row("x", two, "real") == 1
+    assert domain_row("x", one, None) == domain_row("x", one, "real") == 0
+    with pytest.raises(InputError, match="sim, real: say with --domain"):
+        domain_row("x", two, None)
+    with pytest.raises(InputError, match="knows sim, real"):
+        domain_row("x", two, "reel")
 
 
 @pytest.mark.rejects_input

@@ -34,6 +34,12 @@ def draw(seed: int, still: float, moving: float) -> tuple[torch.Tensor, torch.Te
     return real * torch.where(moved, 1 / moving, still), error, moved
 
 
+def test_a_map_follows_the_device_of_what_it_corrects() -> None:
+    correction = fit_spread([draw(0, 3.0, 2.0), draw(1, 3.0, 2.0)])
+    assert len(correction.sigma) > 1
+    assert correction(torch.rand(5, device="meta")).is_meta
+
+
 def test_coverage_becomes_nominal_on_other_clips() -> None:
     fitted = fit_spread([draw(0, 3.0, 2.0), draw(1, 3.0, 2.0)])
     sigma, error, moved = draw(2, 3.0, 2.0)

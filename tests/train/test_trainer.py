@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,11 +16,14 @@ from safetensors.torch import save_file
 from pointworld.errors import CheckpointError, InputError
 from pointworld.model import ModelSpec, WorldModel, load_checkpoint, save_checkpoint
 from pointworld.ptv3 import PTv3Arch
-from pointworld.train import AugmentConfig, LossConfig, TrainConfig, plot_curve, train
+from pointworld.train import AugmentConfig, LossConfig, TrainConfig, plot_curve, train, trainer
 from pointworld.train.batches import draw_generator
 from pointworld.train.cache import spread_out
 from pointworld.train.config import learning_rate
 from pointworld.train.objective import validate
+from pointworld.train.optimiser import make_optimiser
+from pointworld.train.parallel import Ranks
+from pointworld.train.state import read_state
 from pointworld.train.statistics import (
     apply_statistics,
     measure,
@@ -39,7 +44,7 @@ ARCH = PTv3Arch(
     patch_size=64,
     drop_path=0.0,
 )
-SPEC = ModelSpec(arch=ARCH, robot_tokens=6)
+SPEC = ModelSpec(arch=ARCH, robot_tokens=6, sliding=True)
 CONFIG = TrainConfig(
     minutes=0,
     steps=4,
@@ -126,6 +131,74 @@ def test_a_run_from_before_a_setting_was_there_goes_on(tmp_path: Path) -> None:
         run(tmp_path, other)
 
 
+def test_other_clips_or_another_start_cannot_continue_a_run(tmp_path: Path) -> None:
+    samples, other = [push(i) for i in range(6)], [push(i) for i in range(1, 7)]
+    torch.manual_seed(1)
+    first, second = WorldModel(SPEC), WorldModel(SPEC)
+    train(SPEC, samples, samples[:1], tmp_path, CONFIG, init=first)
+    longer = replace(CONFIG, steps=CONFIG.steps + 1)
+    with pytest.raises(InputError, match="training clips"):
+        train(SPEC, other, samples[:1], tmp_path, longer, init=first)
+    with pytest.raises(InputError, match="model to start from"):
+        train(SPEC, samples, samples[:1], tmp_path, longer, init=second)
+    with pytest.raises(InputError, match="mix: clips there, domains here"):
+        train(SPEC, samples, samples[:1], tmp_path, longer, init=first, mix="domains")
+    with pytest.raises(InputError, match="statistics"):
+        train(
+            SPEC,
+            samples,
+            [],
+            tmp_path,
+            longer,
+            init=first,
+            statistics=measure(SPEC, samples, seed=0),
+        )
+    # What is fitted at the end of a training is none of its settings.
+    corrected = WorldModel(replace(SPEC, spread=((0.01, 2.0),), still_below=1.0))
+    corrected.load_state_dict(first.state_dict())
+    train(corrected.spec, samples, samples[:1], tmp_path, longer, init=corrected)
+
+
+def test_a_step_without_a_finite_gradient_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, steps = trainer.batch_loss, []
+
+    def broken(*args: Any, **options: Any) -> torch.Tensor:
+        steps.append(1)
+        return plain(*args, **options) * (torch.nan if len(steps) in bad else 1.0)
+
+    monkeypatch.setattr(trainer, "batch_loss", broken)
+    bad = {3}
+    with pytest.warns(UserWarning, match="step 3"):
+        model = run(tmp_path / "one")
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    rows = plot_curve(tmp_path / "one" / "curve.csv", tmp_path / "curve.png")
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    monkeypatch.setattr(trainer, "MOST_SKIPPED", 3)
+    bad = set(range(100))
+    with pytest.warns(UserWarning), pytest.raises(InputError, match="3 steps in a row"):
+        run(tmp_path / "all")
+
+
+def test_all_processes_wait_for_the_one_that_validates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited = []
+    monkeypatch.setattr(Ranks, "wait", lambda _: waited.append(1))
+    run(tmp_path, replace(CONFIG, steps=5, validate_every=2, save_every=3))
+    assert len(waited) == 4  # after 2, 3, 4 and 5
+
+
+@pytest.mark.filterwarnings("ignore:for .*meta")
+def test_a_run_continues_on_the_device_of_its_model(tmp_path: Path) -> None:
+    run(tmp_path)
+    model = WorldModel(SPEC).to("meta")
+    state = read_state(tmp_path, model, make_optimiser(model, CONFIG), CONFIG)
+    assert state is not None
+    assert all(value.is_meta for value in state.average.values())
+
+
 def test_a_seed_below_zero_is_refused() -> None:
     with pytest.raises(InputError, match="expected 0 or more"):
         replace(CONFIG, seed=-1)
@@ -174,7 +247,7 @@ def test_normalisation_is_isotropic() -> None:
 
 def test_padding_does_not_count() -> None:
     """Crops of different sizes whose points all are white: zeros beside them would darken the mean."""
-    spec = replace(SPEC, features="released")
+    spec = replace(SPEC, features="released", sliding=False)
     white = [
         replace(sample, colors=torch.full_like(sample.colors, 255))
         for sample in (push(i) for i in range(6))

@@ -137,7 +137,7 @@ def label_moments(
         motion_ids=labels.motion,
         known=labels.known,
         joint_names=tuple(robot.joint_names),
-        joint_positions=joint_positions,
+        joint_positions=joints_at_steps(joint_positions, times, steps),
         step_dt=config.step_dt,
         robot=robot_name,
         recording=recording,
@@ -151,10 +151,9 @@ def at_times(motions: np.ndarray, times: np.ndarray, steps: np.ndarray) -> np.nd
 
     Step 0 is where the points are, whatever its frames' time.
     """
-    if np.allclose(times - times[0], steps - steps[0], atol=1e-4):
+    if _same_grid(times, steps):
         return motions
-    offsets = np.clip(steps - steps[0], 0.0, times[-1] - times[0])
-    since = times - times[0]
+    since, offsets = _offsets(times, steps)
     moved = np.tile(np.eye(4), (len(steps), motions.shape[1], 1, 1))
     for row in range(motions.shape[1]):
         turn = Slerp(since, Rotation.from_matrix(motions[:, row, :3, :3]))
@@ -162,6 +161,26 @@ def at_times(motions: np.ndarray, times: np.ndarray, steps: np.ndarray) -> np.nd
         for axis in range(3):
             moved[:, row, axis, 3] = np.interp(offsets, since, motions[:, row, axis, 3])
     return moved
+
+
+def joints_at_steps(
+    joint_positions: np.ndarray, times: np.ndarray, steps: np.ndarray
+) -> np.ndarray:
+    """Joints (moments, joints) at the frames' times, at those of the steps: where the motions are told, too."""
+    if _same_grid(times, steps):
+        return joint_positions
+    since, offsets = _offsets(times, steps)
+    return np.stack([np.interp(offsets, since, column) for column in joint_positions.T], 1)
+
+
+def _same_grid(times: np.ndarray, steps: np.ndarray) -> bool:
+    return np.allclose(times - times[0], steps - steps[0], atol=1e-4)
+
+
+def _offsets(times: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds since the first frame, of the frames and of the steps as far as the frames reach."""
+    since = times - times[0]
+    return since, np.clip(steps - steps[0], 0.0, since[-1])
 
 
 def _facts(labels: Labels, points: np.ndarray) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pointworld.data.clip import list_clips, read_clip
+from pointworld.data.library import list_clips, read_clip
 from pointworld.errors import InputError
 
 
