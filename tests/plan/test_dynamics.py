@@ -22,6 +22,7 @@ from pointworld.plan.simulator_dynamics import SimulatorDynamics
 from pointworld.plan.trajectory import Trajectory
 from pointworld.robot import RobotModel
 from tests.plan.scenes import Scene, push_scenes
+from tests.two_devices import TwoDevices, is_there, there
 
 Tensor = torch.Tensor
 
@@ -75,6 +76,27 @@ def test_constant_motion(body: Body, home: Tensor, scenes: list[Scene]) -> None:
     )
     gone = moving.positions[:, -1] - scene.points
     assert torch.allclose(gone, torch.tensor([0.1, 0.0, 0.0]).expand_as(gone), atol=1e-6)
+
+
+@pytest.mark.parametrize("context", [0, 300])
+@pytest.mark.parametrize("horizon", [10, 15])
+def test_a_model_on_another_device_plans(
+    context: int, horizon: int, robot: RobotModel, scenes: list[Scene]
+) -> None:
+    """The arm in main memory, the network on a (simulated) second device, as `mpc --device cuda` has it."""
+    state = scenes[0].state
+    body = Body.of(robot, step_dt=0.1, num_steps=horizon + 1, surface=192)
+    space, plans = pushes(body, state, 3)
+    actions = space.decode(state.joint_positions, plans)
+    expected = ModelDynamics(model=pointworld.load("tiny"), context=context).rollout(state, actions)
+    far = ModelDynamics(model=there(pointworld.load("tiny")), context=context)
+    with TwoDevices():
+        found = far.rollout(state, space.decode(state.joint_positions, plans))
+        cost = CostSum((Term(name="task", cost=ahead(state)),))
+        problem = make_problem(space, far, cost, state)
+        result = MPPI(samples=4, iterations=1).plan(problem, seed=0)
+        assert not is_there(found.positions) and not is_there(result.actions)
+    assert torch.equal(found.positions, expected.positions)
 
 
 def test_whole_scene_equals_predict(
