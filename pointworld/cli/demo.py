@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -34,7 +35,7 @@ from pointworld.scene import build_scene
 from pointworld.scene.base_pose import resolve_base_pose, save_base_pose
 from pointworld.train import flow_errors, no_motion
 from pointworld.types import JointPath
-from pointworld.view.result import read_result, write_truth
+from pointworld.view.result import TRUTH, read_result, write_truth
 
 #: Things standing on the table are looked for between these heights above the robot's base [m].
 STANDING = (0.02, 0.25)
@@ -181,9 +182,30 @@ def captured(args: DemoArgs, folder: Path) -> PredictedCapture:
         workspace=",".join(map(str, corners)),
         base_pose=str(pose_file),
     )
+    forget_bundled(args.out, folder)
     # The prediction read the pose back from the file; the user should hear how it was chosen.
     chosen = f"{description} (saved to {pose_file})"
     return replace(result, notes=(chosen, *result.notes[1:]))
+
+
+def forget_bundled(out: Path, capture: Path) -> None:
+    """Remove what an earlier run on the bundled capture left in `out` and a run on one's own would not replace.
+
+    Its truth, which is none of the new prediction, its capture, loop and Gaussians. Only such a run writes a truth;
+    where there is none, nothing is removed.
+
+    Args:
+        capture: the own one; a folder that holds it stays.
+    """
+    if not (out / TRUTH).is_file():
+        return
+    for name in ("capture", "loop", "splat"):
+        folder = out / name
+        own = capture.resolve().is_relative_to(folder.resolve())
+        if folder.is_dir() and not folder.is_symlink() and not own:
+            shutil.rmtree(folder)
+    for name in ("truth.png", "error.png", "loop.png", TRUTH):
+        (out / name).unlink(missing_ok=True)
 
 
 def sweep(robot: RobotModel, points: np.ndarray) -> np.ndarray:

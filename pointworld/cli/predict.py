@@ -28,6 +28,7 @@ from pointworld.robot import (
 from pointworld.scene import Workspace, build_scene
 from pointworld.scene.base_pose import resolve_base_pose
 from pointworld.types import Capture, FlowPrediction, JointPath, RobotFlow, ScenePoints
+from pointworld.view.result import TRUTH
 
 #: At most this many frames make a scene when none are named: one per camera.
 DEFAULT_FRAMES = 4
@@ -206,6 +207,7 @@ def write_result(result: PredictedCapture, args: PredictArgs) -> dict[str, Any]:
                 "joint_positions": result.joint_positions.tolist(),
             },
         )
+    (args.out / TRUTH).unlink(missing_ok=True)  # it was another prediction's
     return summary
 
 

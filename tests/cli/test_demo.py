@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from pointworld.capture import write_capture
+from pointworld.cli import demo
 from pointworld.cli.app import main
-from pointworld.cli.demo import sweep
+from pointworld.cli.demo import DemoArgs, bundled_clip, captured, forget_bundled, sweep
+from pointworld.data import clip_to_capture
 from pointworld.errors import InputError
 from pointworld.robot import RobotModel
-from pointworld.view.result import read_result
+from pointworld.view.result import read_result, write_truth
 from pointworld.view.video import import_av
 
 pytest.importorskip("open3d", reason="needs the extra [viewer]")
@@ -44,6 +48,49 @@ def test_demo_on_real_captures(shared_dir: Path, tmp_path: Path, name: str) -> N
     assert (tmp_path / "base_pose.json").is_file()
     result = read_result(tmp_path)
     assert len(result.points) > 500 and result.truth is None
+
+
+def bundled_run(out: Path) -> None:
+    """What a run on the bundled capture leaves, and a file of the user's."""
+    for name in ("capture/capture.json", "loop/events.jsonl", "splat/future/color.mp4"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("{}")
+    for name in ("truth.png", "error.png", "loop.png", "prediction.npz", "notes.txt"):
+        (out / name).write_text("")
+    write_truth(out, np.zeros((11, 3, 3)))
+
+
+@dataclass(frozen=True)
+class Made:
+    """What `captured` asks of a prediction."""
+
+    notes: tuple[str, ...] = ("base",)
+
+
+def test_a_run_on_ones_own_capture_forgets_the_bundled_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, mine = tmp_path / "out", tmp_path / "mine"
+    bundled_run(out)
+    whole = clip_to_capture(bundled_clip())
+    write_capture(replace(whole, frames=whole.frames[:1]), mine)
+    monkeypatch.setattr(demo, "sweep", lambda robot, points: np.tile(robot.home, (11, 1)))
+    monkeypatch.setattr(demo, "_predict", lambda *args, **kwargs: Made())
+    captured(DemoArgs(out=out, capture=mine), mine)
+    left = {path.name for path in out.iterdir()}
+    assert left == {"prediction.npz", "notes.txt", "joints.npz", "base_pose.json"}
+
+
+def test_ones_own_files_are_not_taken_for_a_bundled_run(tmp_path: Path) -> None:
+    bundled_run(tmp_path)
+    # The capture in use stays, also when it is the one that the bundled run wrote.
+    forget_bundled(tmp_path, tmp_path / "capture")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"capture", "prediction.npz", "notes.txt"}
+    # Without a truth no bundled run was here.
+    (tmp_path / "splat").mkdir()
+    forget_bundled(tmp_path, tmp_path / "elsewhere")
+    assert {path.name for path in tmp_path.iterdir()} == {*left, "splat"}
 
 
 def test_the_sweep_goes_through_what_stands_there() -> None:

@@ -89,6 +89,8 @@ def test_result_follows_the_file_contract(
     shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "result"
+    out.mkdir()
+    (out / "truth.npz").write_bytes(b"of the prediction before")
     assert main([*arguments(shared, out), "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert sorted(p.name for p in out.iterdir()) == ["prediction.npz", "run.json"]
