@@ -17,7 +17,13 @@ from pointworld.cli.common import console, parse, stdout_json
 from pointworld.cli.demo_loop import close_loop
 from pointworld.cli.demo_pictures import make_pictures, write_page
 from pointworld.cli.demo_splat import splat_demo
-from pointworld.cli.predict import PredictArgs, PredictedCapture, predict_capture, write_result
+from pointworld.cli.predict import (
+    PredictArgs,
+    PredictedCapture,
+    measured_joints,
+    predict_capture,
+    write_result,
+)
 from pointworld.data import (
     Clip,
     clip_to_capture,
@@ -164,10 +170,17 @@ def captured(args: DemoArgs, folder: Path) -> PredictedCapture:
     T_world_base, description = resolve_base_pose(capture, spec)
     pose_file = args.out / "base_pose.json"
     save_base_pose(pose_file, T_world_base, description)
-    scene = build_scene(
-        capture.frames, T_world_base=T_world_base, workspace=tabletop_workspace(), seed=args.seed
-    )
     robot = RobotModel.load("fr3")
+    joints_in_view = measured_joints(capture, robot)
+    # An arm in view stands higher than anything else there, and is not to be pushed.
+    scene = build_scene(
+        capture.frames,
+        T_world_base=T_world_base,
+        workspace=tabletop_workspace(),
+        robot=None if joints_in_view is None else robot,
+        joint_positions=joints_in_view,
+        seed=args.seed,
+    )
     joints = sweep(robot, scene.points.numpy())
     path = JointPath(
         joint_positions=joints, joint_names=robot.joint_names, step_dt=0.1, source="demo sweep"

@@ -305,19 +305,26 @@ def _check_reach(flow: RobotFlow, workspace: Workspace) -> None:
     )
 
 
+def measured_joints(capture: Capture, robot: RobotModel) -> np.ndarray | None:
+    """Joint positions (frames, joints) at the capture's frames in the robot's order; None where one has none."""
+    measured = [frame.joint_positions for frame in capture.frames]
+    if any(values is None for values in measured):
+        return None
+    return np.stack(
+        [robot.order_joints(np.asarray(values), capture.joint_names) for values in measured]
+    )
+
+
 def _joints_in_view(
     capture: Capture, robot: RobotModel, start: np.ndarray
 ) -> tuple[np.ndarray | None, list[str]]:
     """Joint positions (frames, joints) with which to mask the robot out of the images; None = it is not in view."""
-    measured = [frame.joint_positions for frame in capture.frames]
-    if all(values is not None for values in measured):
-        per_frame = np.stack(
-            [robot.order_joints(np.asarray(values), capture.joint_names) for values in measured]
-        )
-        apart = float(np.abs(per_frame[-1] - start).max())
+    measured = measured_joints(capture, robot)
+    if measured is not None:
+        apart = float(np.abs(measured[-1] - start).max())
         far = apart > START_TOLERANCE
         note = f"the joint path starts {apart:.2f} rad or m away from the joints in the capture"
-        return per_frame, [note] if far else []
+        return measured, [note] if far else []
     if capture.robot is not None:
         note = "the capture has no joint positions: the robot is masked out where the path starts"
         return np.stack([start] * len(capture.frames)), [note]

@@ -81,6 +81,39 @@ def test_a_run_on_ones_own_capture_forgets_the_bundled_one(
     assert left == {"prediction.npz", "notes.txt", "joints.npz", "base_pose.json"}
 
 
+def test_the_arm_in_view_is_nothing_to_push(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the capture says how the arm stands, the sweep is chosen among what is left without it."""
+    whole = clip_to_capture(bundled_clip())
+    # In this clip the hand waits above the table: without joints its points stand there like a thing.
+    monkeypatch.setattr(demo, "_predict", lambda *args, **kwargs: Made())
+    given: list[np.ndarray] = []
+
+    def look(robot: RobotModel, points: np.ndarray) -> np.ndarray:
+        given.append(points)
+        return np.tile(robot.home, (11, 1))
+
+    monkeypatch.setattr(demo, "sweep", look)
+    for name, frames in {
+        "known": whole.frames,
+        "unknown": tuple(replace(frame, joint_positions=None) for frame in whole.frames),
+    }.items():
+        write_capture(replace(whole, frames=frames), tmp_path / name)
+        captured(
+            DemoArgs(out=tmp_path / f"out_{name}", capture=tmp_path / name, frames="0,1,2"),
+            tmp_path / name,
+        )
+    known, unknown = given
+    robot = RobotModel.load("fr3")
+    q = robot.order_joints(np.asarray(whole.frames[0].joint_positions), whole.joint_names)
+    hand = robot.tool_pose(torch.from_numpy(q))[:3, 3].numpy()
+    near = [
+        int((np.linalg.norm(points - hand, axis=-1) < 0.06).sum()) for points in (known, unknown)
+    ]
+    assert near[0] == 0 and near[1] > 20
+
+
 def test_ones_own_files_are_not_taken_for_a_bundled_run(tmp_path: Path) -> None:
     bundled_run(tmp_path)
     # The capture in use stays, also when it is the one that the bundled run wrote.
