@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from pointworld.cli.app import main
 from pointworld.data import DatasetSpec, dataset_generator, list_clips, read_clip, scene_keys
-from pointworld.data.recordings import LabelledClip, open_recording, read_labelled, write_labelled
-from pointworld.data.recordings.build import at_times, joints_at_steps
+from pointworld.data.recordings import (
+    LabelConfig,
+    LabelledClip,
+    build,
+    label,
+    open_recording,
+    read_labelled,
+    write_labelled,
+)
+from pointworld.data.recordings.label import Labels
+from pointworld.data.recordings.resample import joints_at_steps, motions_at_steps
 from pointworld.data.recordings.simulated import simulate_recording, write_recording
+from pointworld.data.recordings.trajectories import Part
 from pointworld.data.recordings.windows import find_windows
 from pointworld.data.sample import point_pixels, true_positions
 from pointworld.data.shards import read_manifest
@@ -141,6 +153,16 @@ def test_labelling_again_adds_only_what_is_new(
     assert [p.read_bytes() for p in list_clips(folder)] == [before]
     assert main(["capture", "label", *taken, "--label.stride", "0.25", *workspace]) == 2
     assert "other settings" in capsys.readouterr().err
+    # The same recording under another name, twice: nothing is doubled.
+    again = tmp_path / "again"
+    other = tmp_path / "other"
+    shutil.copytree(recordings / str(SEEN), other)
+    twice = [str(recordings / str(SEEN)), str(other), "--out", str(again), *workspace]
+    assert main(["capture", "label", *twice]) == 0
+    assert len(list_clips(again)) == 1
+    moved = ["--base-pose", "0.01,0,0,1,0,0,0"]
+    assert main(["capture", "label", *taken, *workspace, *moved]) == 2
+    assert "other joints or another base pose" in capsys.readouterr().err
     assert main(["shards", "pack", str(folder), "--out", str(tmp_path / "shards")]) == 0
     assert scene_keys(tmp_path / "shards") == scene_keys(folder)
     assert read_manifest(tmp_path / "shards")[1][0].families == {"recording": 1}
@@ -148,17 +170,88 @@ def test_labelling_again_adds_only_what_is_new(
         read_clip(list_clips(folder)[0])
 
 
+def turning(
+    times: np.ndarray, speed: float, edge: np.ndarray, points: np.ndarray, trusted: np.ndarray
+) -> Labels:
+    """Labels of a thing that turns about `edge` (a place; its axis is y) and lies beside one that stays."""
+    angle = speed * (times - times[0])
+    R = Rotation.from_rotvec(angle[:, None] * [0.0, 1.0, 0.0]).as_matrix()
+    motions = np.tile(np.eye(4), (len(times), 2, 1, 1))
+    motions[:, 1, :3, :3], motions[:, 1, :3, 3] = R, edge - R @ edge
+    for k in np.flatnonzero(~trusted):
+        motions[k, 1] = motions[k - 1, 1]
+    known = np.tile(trusted[:, None], (1, len(points)))
+    return Labels(
+        positions=np.zeros((len(times), len(points), 3)),
+        known=known,
+        sigma=np.zeros_like(known, float),
+        motion=np.ones(len(points), np.int64),
+        motions=motions,
+        trusted=np.stack([np.ones_like(trusted), trusted], 1),
+    )
+
+
 def test_motions_are_moved_to_the_times_of_the_steps() -> None:
+    """Far from the origin, too, a thing turns about its own edge; times as of 25 frames/s."""
+    edge = np.array([0.63, 0.1, 0.0])
+    points = edge + np.random.default_rng(0).uniform([0, -0.05, 0], [0.06, 0.05, 0.12], (50, 3))
+    steps = 5.0 + 0.1 * np.arange(8)
+    times = steps + 0.02 * np.array([0, 1, 0, -1, 1, 0, 1, -1])
+    for speed in (0.0, 1.0, 3.0):
+        labels = turning(times, speed, edge, points, np.ones(8, bool))
+        motions, known = motions_at_steps(labels, points, times, steps)
+        where = points @ motions[:, 1, :3, :3].swapaxes(-1, -2) + motions[:, 1, None, :3, 3]
+        truth = turning(steps, speed, edge, points, np.ones(8, bool)).motions[:, 1]
+        true = points @ truth[:, :3, :3].swapaxes(-1, -2) + truth[:, None, :3, 3]
+        # The last step lies 20 ms behind the last frame, where the joints end as well.
+        assert np.linalg.norm(where - true, axis=-1)[:-1].max() < 0.0006 * speed + 1e-9
+        assert known.all()
+    labels = turning(steps, 1.0, edge, points, np.ones(8, bool))
+    assert motions_at_steps(labels, points, steps - 5.0, steps)[0] is labels.motions
+
+
+@pytest.mark.parametrize("skew", [-0.02, 0.02])
+def test_what_was_lost_for_a_moment_is_not_told_beside_it(skew: float) -> None:
+    edge, points = np.array([0.5, 0.0, 0.0]), np.array([[0.5, 0.0, 0.1], [0.55, 0.0, 0.1]])
+    steps = 0.1 * np.arange(9)
+    times = steps + np.where(steps > 0, skew, 0.0)
+    lost = np.isin(np.arange(9), [4, 7, 8])
+    labels = turning(times, 1.0, edge, points, ~lost)
+    motions, known = motions_at_steps(labels, points, times, steps)
+    truth = turning(steps, 1.0, edge, points, np.ones(9, bool)).motions[:, 1]
+    where, true = (
+        points @ T[:, :3, :3].swapaxes(-1, -2) + T[:, None, :3, 3] for T in (motions[:, 1], truth)
+    )
+    assert np.linalg.norm(where - true, axis=-1)[known.all(1)].max() < 0.001
+    # Step 6 comes after the last frame that is sure if that is early.
+    unknown = [4, 6, 7, 8] if skew < 0 else [4, 7, 8]
+    assert np.flatnonzero(~known[:, 0]).tolist() == unknown
+
+
+def test_joints_are_moved_to_the_times_of_the_steps() -> None:
     times = np.array([0.0, 0.12, 0.21, 0.3])
-    motions = np.tile(np.eye(4), (4, 1, 1, 1))
-    motions[:, 0, 0, 3] = times
-    moved = at_times(motions, times, 5.0 + 0.1 * np.arange(4))
-    assert np.allclose(moved[:, 0, 0, 3], [0.0, 0.1, 0.2, 0.3])
-    assert at_times(motions, 0.1 * np.arange(4), 5.0 + 0.1 * np.arange(4)) is motions
     joints = np.stack([2 * times, 1 - times], 1)
     told = joints_at_steps(joints, times, 5.0 + 0.1 * np.arange(4))
     assert np.allclose(told, np.stack([0.2 * np.arange(4), 1 - 0.1 * np.arange(4)], 1))
     assert joints_at_steps(joints, 0.1 * np.arange(4), 5.0 + 0.1 * np.arange(4)) is joints
+
+
+def test_a_scattered_part_is_none(monkeypatch: pytest.MonkeyPatch, recordings: Path) -> None:
+    """Pixels picked here and there outvote their neighbours at no scene point; labelling goes on without them."""
+    recording = open_recording(recordings / str(SEEN), RobotModel.load("fr3"))
+    config = LabelConfig(workspace="0.25,-0.4,-0.08,0.85,0.4,0.5")
+    followed: list[Part] = []
+
+    def outvoted(
+        points: np.ndarray, near: object, parts: Sequence[Part]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        followed.extend(p for p in parts if p.trajectory is not None and not p.trajectory.still)
+        nowhere = np.zeros((len(parts), len(points)), bool)
+        return nowhere, nowhere
+
+    monkeypatch.setattr(label, "_parts_of", outvoted)
+    clip = build.label_window(recording, build.windows_of(recording, config)[0], "fr3", config)
+    assert followed and clip.known[0].any() and not clip.motion_ids.any()
 
 
 def test_windows_follow_the_clock_of_the_log(recordings: Path) -> None:

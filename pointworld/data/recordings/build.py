@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.spatial.transform import Rotation, Slerp
 
 from pointworld.data.clip import clip_path
 from pointworld.data.clip_header import LABELLED, read_header
 from pointworld.data.recordings.label import Labels, label_points
 from pointworld.data.recordings.labelled_clip import LabelledClip, write_labelled
+from pointworld.data.recordings.resample import joints_at_steps, motions_at_steps
 from pointworld.data.recordings.shots import prepare_shot
 from pointworld.data.recordings.trajectories import Scene
 from pointworld.data.recordings.windows import Recording, Window, find_windows, read_window
@@ -74,7 +74,7 @@ def label_window(
         InputError: no scene point is left, or frames cannot be read.
     """
     moments, times = read_window(recording, window)
-    return label_moments(
+    clip = label_moments(
         moments,
         times,
         recording.joints_at(times),
@@ -83,6 +83,7 @@ def label_window(
         recording=recording.name,
         start=window.start,
     )
+    return replace(clip, info={**clip.info, "robot_motion": recording.motion_name})
 
 
 def label_moments(
@@ -128,64 +129,28 @@ def label_moments(
     images = Scene(moments=tuple(shots), hand=hand, rng=np.random.default_rng(config.seed))
     labels = label_points(points, normals, images, seed=config.seed)
     steps = start + config.step_dt * np.arange(config.num_steps)
+    motions, known = motions_at_steps(labels, points, times, steps)
     return LabelledClip(
         frames=tuple(moments[0]),
         points=scene.points.numpy(),
         colors=(scene.colors.numpy() * 255).round().astype(np.uint8),
         normals=scene.normals.numpy(),
-        motions=at_times(labels.motions, times, steps),
+        motions=motions,
         motion_ids=labels.motion,
-        known=labels.known,
+        known=known,
         joint_names=tuple(robot.joint_names),
         joint_positions=joints_at_steps(joint_positions, times, steps),
         step_dt=config.step_dt,
         robot=robot_name,
         recording=recording,
         start=start,
-        info=_facts(labels, points),
+        info=_facts(labels, points, known),
     )
 
 
-def at_times(motions: np.ndarray, times: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Motions (moments, motions, 4, 4) at the frames' times, moved to the times of the steps, as far as these reach.
-
-    Step 0 is where the points are, whatever its frames' time.
-    """
-    if _same_grid(times, steps):
-        return motions
-    since, offsets = _offsets(times, steps)
-    moved = np.tile(np.eye(4), (len(steps), motions.shape[1], 1, 1))
-    for row in range(motions.shape[1]):
-        turn = Slerp(since, Rotation.from_matrix(motions[:, row, :3, :3]))
-        moved[:, row, :3, :3] = turn(offsets).as_matrix()
-        for axis in range(3):
-            moved[:, row, axis, 3] = np.interp(offsets, since, motions[:, row, axis, 3])
-    return moved
-
-
-def joints_at_steps(
-    joint_positions: np.ndarray, times: np.ndarray, steps: np.ndarray
-) -> np.ndarray:
-    """Joints (moments, joints) at the frames' times, at those of the steps: where the motions are told, too."""
-    if _same_grid(times, steps):
-        return joint_positions
-    since, offsets = _offsets(times, steps)
-    return np.stack([np.interp(offsets, since, column) for column in joint_positions.T], 1)
-
-
-def _same_grid(times: np.ndarray, steps: np.ndarray) -> bool:
-    return np.allclose(times - times[0], steps - steps[0], atol=1e-4)
-
-
-def _offsets(times: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds since the first frame, of the frames and of the steps as far as the frames reach."""
-    since = times - times[0]
-    return since, np.clip(steps - steps[0], 0.0, since[-1])
-
-
-def _facts(labels: Labels, points: np.ndarray) -> dict[str, Any]:
-    """Shares of points labelled, over all steps but the first."""
-    known = labels.known[1:]
+def _facts(labels: Labels, points: np.ndarray, known: np.ndarray) -> dict[str, Any]:
+    """Shares of points labelled (`known`, (steps, points)), over all steps but the first."""
+    known = known[1:]
     reach = np.linalg.norm(labels.positions - points, axis=-1).max(0)
     moving = reach > 0.01
     return {
@@ -208,7 +173,7 @@ def label_recordings(
 ) -> list[dict[str, Any]]:
     """Label every window of some recordings into the folder `out`, after the clips that it has already.
 
-    Windows that are there are not made again; a window without a usable scene is left out.
+    Windows that are there, or are given twice, are not made again; a window without a usable scene is left out.
 
     Args:
         robot: name or URDF.
@@ -218,17 +183,20 @@ def label_recordings(
         Per new clip: its file, recording, start and what is labelled.
 
     Raises:
-        InputError: a recording has no windows, or `out` was made with other settings.
+        InputError: a recording has no windows, or `out` was made with other settings, or from one of the recordings
+            with other joints or another base pose.
     """
     root = Path(out)
     settings = json.loads(json.dumps({"robot": robot, **asdict(config)}))
     have = _present(root, settings)
-    tasks = [
-        (recording, window)
-        for recording in recordings
-        for window in windows_of(recording, config)
-        if (recording.name, round(window.start, 6)) not in have
-    ]
+    tasks = []
+    for recording in recordings:
+        _check_motion(root, recording, have)
+        for window in windows_of(recording, config):
+            place = (recording.name, round(window.start, 6))
+            if place not in have:
+                have[place] = recording.motion_name
+                tasks.append((recording, window))
     first = max((int(path.stem) for path in root.glob(_CLIPS)), default=-1) + 1
     numbered = [(first + k, recording, window) for k, (recording, window) in enumerate(tasks)]
     write_json(root / "manifest.json", {"format": FORMAT, **settings})
@@ -257,8 +225,8 @@ def windows_of(recording: Recording, config: LabelConfig) -> list[Window]:
     )
 
 
-def _present(root: Path, settings: dict[str, Any]) -> set[tuple[str, float]]:
-    """(recording, start) of every clip that the folder has."""
+def _present(root: Path, settings: dict[str, Any]) -> dict[tuple[str, float], str | None]:
+    """(recording, start) of every clip that the folder has, and how the robot moved in its recording."""
     manifest = root / "manifest.json"
     if manifest.is_file():
         found = json.loads(manifest.read_text())
@@ -266,12 +234,26 @@ def _present(root: Path, settings: dict[str, Any]) -> set[tuple[str, float]]:
             raise InputError(
                 f"{root} holds clips that were made with other settings. Choose another --out."
             )
-    have = set()
+    have = {}
     for path in root.glob(_CLIPS):
         header = read_header(path)
         if header["format"] == LABELLED:
-            have.add((header["recording"], round(float(header["start"]), 6)))
+            place = (header["recording"], round(float(header["start"]), 6))
+            # Older clips do not say.
+            have[place] = header.get("info", {}).get("robot_motion")
     return have
+
+
+def _check_motion(
+    root: Path, recording: Recording, have: dict[tuple[str, float], str | None]
+) -> None:
+    """Clips of one recording must not differ in where the robot was: at most one of them can be right."""
+    for (name, start), motion in have.items():
+        if name == recording.name and motion not in (None, recording.motion_name):
+            raise InputError(
+                f"{recording.source}: its window at {start:g} s was labelled into {root} with other joints or another "
+                "base pose. Choose another --out, or remove the clips of this recording."
+            )
 
 
 def _each(work: Callable[[Any], dict[str, Any] | None], tasks: Sequence[Any], workers: int) -> Any:

@@ -46,6 +46,7 @@ class Labels:
     known: (moments, points) bool, True where the label may be used. sigma: (moments, points) standard deviation [m].
     motion: (points,) number of the motion a point follows, 0 = stays.
     motions: (moments, motions, 4, 4) of all points that follow one; held where it is not trusted.
+    trusted: (moments, motions) bool.
     """
 
     positions: np.ndarray
@@ -53,6 +54,7 @@ class Labels:
     sigma: np.ndarray
     motion: np.ndarray
     motions: np.ndarray
+    trusted: np.ndarray
 
 
 def label_points(points: np.ndarray, normals: np.ndarray, scene: Scene, *, seed: int = 0) -> Labels:
@@ -155,6 +157,9 @@ def _point_costs(
     total, count = np.zeros(shape), np.zeros(shape)
     for row, trajectory in enumerate(motions):
         chosen = candidates[row]
+        # A part whose pixels lie scattered among others' is nowhere near a point of its own.
+        if not chosen[owner].any():
+            continue
         parts = _restrict(near.masks, near.points, chosen)
         piece = make_piece(scene.moments[0], parts, scene.rng, most=None)
         of = owner[chosen[owner]]
@@ -230,6 +235,7 @@ def _decide(
         sigma=sigma,
         motion=best.astype(np.int64),
         motions=np.stack([_held(trajectory) for trajectory in motions], 1),
+        trusted=trusted.T,
     )
 
 

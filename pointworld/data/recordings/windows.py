@@ -38,6 +38,15 @@ class Recording:
     joint_positions: np.ndarray
     T_world_base: np.ndarray
 
+    @property
+    def motion_name(self) -> str:
+        """16 hexadecimal digits of how the robot stood and moved: of its joint log and its base."""
+        digest = hashlib.sha256()
+        for values in (self.joint_times, self.joint_positions, self.T_world_base):
+            # Adding zero makes a negative zero a positive one.
+            digest.update((np.round(values, 6) + 0.0).astype("<f8").tobytes())
+        return digest.hexdigest()[:16]
+
     def joints_at(self, times: np.ndarray) -> np.ndarray:
         """(times, joints), linear between the rows of the log."""
         return np.stack(

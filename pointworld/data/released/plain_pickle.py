@@ -88,6 +88,7 @@ def loads_plain(data: bytes, *, where: str) -> Any:
         OverflowError,
         UnicodeError,
         MemoryError,
+        RecursionError,
         struct.error,
     ) as error:
         raise InputError(
@@ -190,10 +191,15 @@ class _Machine:
             raise self.refuse("it sets the state of something that is no array")
 
 
+def _told(value: Any) -> str:
+    """A value for a message. Of containers only the type: what shares or nests itself has no end as text."""
+    return repr(value[:40]) if isinstance(value, str) else f"<{type(value).__name__}>"
+
+
 def _make_dtype(machine: _Machine, code: Any, *flags: Any) -> _Dtype:
     valid = isinstance(code, str) and code[:1] in _KINDS and code[1:].isdigit() and len(code) <= 8
     if not valid or not 1 <= int(code[1:]) <= 1 << 16:
-        raise machine.refuse(f"an array of dtype {str(code)[:40]!r}")
+        raise machine.refuse(f"an array of dtype {_told(code)}")
     return _Dtype(code)
 
 
@@ -229,7 +235,7 @@ def _array(machine: _Machine, data: Any, dtype: Any, shape: Any, order: str) -> 
     ):
         raise machine.refuse("an array of Python objects")
     if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
-        raise machine.refuse(f"an array of shape {str(shape)[:40]}")
+        raise machine.refuse("an array of a shape that is no tuple of sizes")
     kind = dtype.build()
     size = kind.itemsize
     for n in shape:
@@ -254,7 +260,9 @@ def _scalar(machine: _Machine, dtype: Any, data: Any) -> Any:
 
 
 def _frombuffer(machine: _Machine, data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
-    return _Array(_array(machine, data, dtype, shape, str(order)))
+    if order not in ("C", "F"):
+        raise machine.refuse(f"an array of order {_told(order)}")
+    return _Array(_array(machine, data, dtype, shape, order))
 
 
 def _no_call(machine: _Machine, *arguments: Any) -> Any:
@@ -272,7 +280,9 @@ _REDUCE: dict[str, Callable[..., Any]] = {
 
 def _stack_global(machine: _Machine, _: Any) -> None:
     attribute, module = machine.stack.pop(), machine.stack.pop()
-    machine.name(str(module)[:80], str(attribute)[:80])
+    if not isinstance(module, str) or not isinstance(attribute, str):
+        raise machine.refuse(f"it names {_told(module)}.{_told(attribute)}")
+    machine.name(module[:80], attribute[:80])
 
 
 def _global(machine: _Machine, argument: str) -> None:

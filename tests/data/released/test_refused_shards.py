@@ -291,6 +291,33 @@ def test_shared_pieces_cannot_grow() -> None:
         loads_plain(rebuild + one * 50 + b"l.", where="x")
 
 
+def _pairs(count: int) -> bytes:
+    """Opcodes for a pair of a pair of ... 5, every one of the same thing twice: 2^count fives as text."""
+    return b"K\x05\x94" + b"".join(b"h" + bytes([k]) + b"\x86\x94" for k in range(count))
+
+
+_FRAME = b"\x80\x04cnumpy.core.numeric\n_frombuffer\nC\x01bcnumpy\ndtype\nX\x02\x00\x00\x00u1\x85R"
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda value: b"\x80\x04cnumpy\ndtype\n" + value + b"\x85R.",
+        lambda value: b"\x80\x04" + value + b"\x8c\x01a\x93.",
+        lambda value: b"\x80\x04\x8c\x01a" + value + b"\x93.",
+        lambda value: _FRAME.replace(b"C\x01b", b"(C\x01b") + value + b"X\x01\x00\x00\x00CtR.",
+        lambda value: _FRAME.replace(b"C\x01b", b"(C\x01b") + b"K\x01\x85" + value + b"tR.",
+    ],
+    ids=["dtype", "module", "attribute", "shape", "order"],
+)
+@pytest.mark.parametrize("value", [_pairs(60), b"K\x00" + b"\x85" * 5000], ids=["shared", "nested"])
+def test_what_shares_or_nests_itself_is_never_written_out(
+    build: Callable[[bytes], bytes], value: bytes
+) -> None:
+    with pytest.raises(InputError, match="Only dictionaries"):
+        loads_plain(build(value), where="x")
+
+
 plain_values = st.recursive(
     st.none()
     | st.booleans()
