@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 DATA=${DATA:-datasets/shipped} RUNS=${RUNS:-runs/shipped}
 STEPS=${STEPS:-14000}
-OTHER_STEPS=${OTHER_STEPS:-$((STEPS / 2))} GNN_STEPS=${GNN_STEPS:-1350}
+OTHER_STEPS=${OTHER_STEPS:-$((STEPS / 2))} GNN_STEPS=${GNN_STEPS:-2700}
 export OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1
 BIN=.venv/bin
 CORES=$(nproc)
@@ -38,6 +38,8 @@ train_fr3_tray_2 250 127 fr3 train tray
 train_ur5e_tabletop_2 1000 122 ur5e_robotiq train $rigid
 train_ur5e_other_2 400 124 ur5e_robotiq train $other
 train_ur5e_tray_2 80 128 ur5e_robotiq train tray
+train_fr3_rope_2 900 129 fr3 train rope
+train_fr3_drawer_2 300 130 fr3 train drawer
 val_fr3_tabletop 120 41 fr3 train $rigid
 val_fr3_other 80 42 fr3 train $other
 val_fr3_soft 40 43 fr3 train $soft
