@@ -40,6 +40,7 @@ train_ur5e_other_2 400 124 ur5e_robotiq train $other
 train_ur5e_tray_2 80 128 ur5e_robotiq train tray
 train_fr3_rope_2 900 129 fr3 train rope
 train_fr3_drawer_2 300 130 fr3 train drawer
+tune_ur5e 200 131 ur5e_robotiq train articulated=0.6 tabletop=0.4
 val_fr3_tabletop 120 41 fr3 train $rigid
 val_fr3_other 80 42 fr3 train $other
 val_fr3_soft 40 43 fr3 train $soft
@@ -102,8 +103,8 @@ other() {
   # shellcheck disable=SC2046
   model other "$OTHER_STEPS" 'val_fr3_(tabletop|soft|tray)' --config pointworld/configs/train/tiny.yaml --data $(of 'train_fr3_[a-z]+$') \
     --without articulated --max-clips 3600
-  model other_tuned 400 val_ur5e --config pointworld/configs/train/tiny.yaml --data "$DATA/train_ur5e_tabletop" "$DATA/train_ur5e_other" --init "$RUNS/other" --max-clips 200 \
-    --train.learning-rate 3e-4
+  model other_tuned 400 val_ur5e --config pointworld/configs/train/tiny.yaml --data "$DATA/tune_ur5e" \
+    --init "$RUNS/other" --train.learning-rate 3e-4
   measure other_families "$RUNS/other" "$DATA/test_fr3_other"
   measure other_arm "$RUNS/other" "$DATA/test_ur5e"
   measure tuned_arm "$RUNS/other_tuned" "$DATA/test_ur5e"
