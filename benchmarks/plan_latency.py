@@ -6,19 +6,19 @@ Scenes are drawn, simulated and rendered by the data generator (needs the extra 
 around a push through the target object; costs are those of the paper (mean squared distance of the task points to
 goals 11 cm away, summed over the horizon). "Full" is `WorldModel.predict` on the whole scene.
 
-Results (EPYC, 2 quiet cores, torch 2.13, `tiny` of 21 November 2026, 2 331 scene points, 64 candidates, wall time):
+Results (EPYC, 2 quiet cores, torch 2.13, `tiny` of 23 November 2026, 2 322 scene points, 64 candidates, wall time):
 
                                     2 threads   1 thread
-  knots to joints, flow, limits        0.04 s     0.05 s
-  world model, cropped to 400          1.01 s     1.50 s
-  world model, full (predict)          3.16 s     3.63 s
+  knots to joints, flow, limits        0.03 s     0.03 s
+  world model, cropped to 400          0.90 s     1.35 s
+  world model, full (predict)          2.19 s     3.39 s
   costs                              < 0.01 s   < 0.01 s
-  one iteration, all of it             1.16 s     1.50 s
-  MPPI, 3 iterations                   3.57 s     4.59 s
+  one iteration, all of it             0.96 s     1.40 s
+  MPPI, 3 iterations                   2.89 s     4.30 s
 
-With OMP_WAIT_POLICY=passive, which is right where cores are shared, two threads take 2.1 s and one is better.
+With OMP_WAIT_POLICY=passive, which is right where cores are shared, two threads take longer than one.
 
-Spearman of 64 costs, cropped against full, 50 scenes: mean 0.993, least 0.974, 98 % of the scenes at 0.98 or above.
+Spearman of 64 costs, cropped against full, 50 scenes: mean 0.988, least 0.962, 84 % of the scenes at 0.98 or above.
 """
 
 from __future__ import annotations

@@ -161,11 +161,11 @@ def ranking(model: WorldModel, body: Body, state: PlanState, count: int) -> tupl
 def test_cropped_ranking_agrees_with_the_full_one(
     model: WorldModel, full_body: Body, scenes: list[Scene]
 ) -> None:
-    """The full version, over 50 scenes, is benchmarks/plan_latency.py."""
-    for scene in scenes:
-        agreement, spread = ranking(model, full_body, scene.state, 24)
-        assert spread > 0.01
-        assert agreement > 0.97
+    """Of 64 candidates, and 0.98 on average, as wanted; over 50 scenes: benchmarks/plan_latency.py."""
+    found = [ranking(model, full_body, scene.state, 64) for scene in scenes]
+    assert min(spread for _, spread in found) > 0.01
+    agreement = [of for of, _ in found]
+    assert sum(agreement) / len(agreement) > 0.98 and min(agreement) > 0.95
 
 
 def test_gradients_flow_through_the_model(
