@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,18 +19,23 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pointworld.data.clip_header import DAMAGE
+from pointworld.data.clip_header import DAMAGE, read_arrays
 from pointworld.errors import InputError
 from pointworld.files import atomic_path
 from pointworld.geometry import make_transform, quat_wxyz_to_matrix
 
 FORMAT = "pointworld-clip-1"
-#: Metres per unit of the stored depth; the largest depth is 6.5 m.
+#: Metres per unit of the stored depth; what is farther than 6.5535 m is stored as nothing seen.
 DEPTH_UNIT = 1e-4
 _JPEG_QUALITY = 92
 # Beyond this level depth images shrink by 10 % in twice the time.
 _PNG_LEVEL = 4
 _SOFT = ("soft_vertices", "soft_faces", "soft_bodies")
+_ENTRIES = re.compile(
+    r"header|body_poses|joint_positions|gripper_width|soft_vertices|soft_faces|soft_bodies"
+    r"|(rgb|depth|segmentation|K|T_world_cam)\d{1,3}"
+)
+_MAX_PIXELS = 1 << 25
 _KINDS = ("static", "robot", "object", "soft")
 
 
@@ -47,6 +53,19 @@ class ClipView:
     segmentation: np.ndarray
     K: np.ndarray
     T_world_cam: np.ndarray
+
+    def __post_init__(self) -> None:
+        expected = {
+            "rgb": (self.rgb.shape, (*self.depth.shape, 3)),
+            "segmentation": (self.segmentation.shape, self.depth.shape),
+            "K": (self.K.shape, (3, 3)),
+            "T_world_cam": (self.T_world_cam.shape, (4, 4)),
+        }
+        for name, (got, want) in expected.items():
+            if got != want:
+                raise InputError(
+                    f"view with depth {self.depth.shape}: {name} has shape {got}, expected {want}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -175,12 +194,26 @@ def _jpeg(image: np.ndarray) -> np.ndarray:
     return np.frombuffer(buffer.getvalue(), np.uint8)
 
 
-def _decode(data: np.ndarray, where: str) -> np.ndarray:
+def decode_image(data: np.ndarray) -> np.ndarray:
+    """The image of a PNG or JPEG file, given as its bytes.
+
+    Raises:
+        ValueError: no such image, or one of more pixels than any camera has.
+    """
     try:
         with Image.open(io.BytesIO(data.tobytes()), formats=("PNG", "JPEG")) as image:
+            if image.width * image.height > _MAX_PIXELS:
+                raise ValueError(f"it has more than {_MAX_PIXELS} pixels")
             return np.array(image)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{where}: an image in it cannot be decoded ({error})") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"an image cannot be decoded: {error}") from error
+
+
+def depth_units(depth: np.ndarray) -> np.ndarray:
+    """Depth [m] as stored, uint16; what does not fit is 0: the largest number would be a surface that is not there."""
+    # In the precision that is given: the bytes of a seed's clips must stay.
+    units = np.round(depth / DEPTH_UNIT)
+    return np.where((units > 0) & (units <= 65535), units, 0).astype(np.uint16)
 
 
 def write_clip(clip: Clip, path: str | Path) -> None:
@@ -208,10 +241,9 @@ def write_clip(clip: Clip, path: str | Path) -> None:
     if len(clip.soft_faces):
         arrays |= {name: getattr(clip, name) for name in _SOFT}
     for i, view in enumerate(clip.views):
-        units = np.clip(np.round(view.depth / DEPTH_UNIT), 0, 65535).astype(np.uint16)
         arrays |= {
             f"rgb{i}": _jpeg(view.rgb),
-            f"depth{i}": _png(units),
+            f"depth{i}": _png(depth_units(view.depth)),
             f"segmentation{i}": _png(view.segmentation),
             f"K{i}": view.K,
             f"T_world_cam{i}": view.T_world_cam,
@@ -240,47 +272,49 @@ def read_clip(path: str | Path) -> Clip:
     if not source.is_file():
         raise InputError(f"{source}: no such clip")
     try:
-        with np.load(source, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        arrays = read_arrays(source, _ENTRIES)
         header = json.loads(arrays["header"].tobytes())
     except (OSError, *DAMAGE) as error:
         raise InputError(
             f"{source} is not a readable clip ({error}). Generate it again."
         ) from error
-    if header.get("format") != FORMAT:
-        raise InputError(f"{source}: format is {header.get('format')!r}, expected {FORMAT!r}")
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise InputError(f"{source} is not a simulated clip (format {FORMAT!r})")
     try:
-        views = tuple(
-            _read_view(arrays, i, float(header["depth_unit"]), str(source))
-            for i in range(header["views"])
-        )
-        return Clip(
-            views=views,
-            body_names=tuple(header["body_names"]),
-            body_kinds=tuple(header["body_kinds"]),
-            body_poses=arrays["body_poses"],
-            joint_names=tuple(header["joint_names"]),
-            joint_positions=arrays["joint_positions"],
-            gripper_width=arrays["gripper_width"],
-            step_dt=float(header["step_dt"]),
-            family=str(header["family"]),
-            robot=str(header["robot"]),
-            seed=int(header["seed"]),
-            index=int(header["index"]),
-            info=header["info"],
-            # Clips without soft bodies, old ones included, have none of these entries.
-            **{name: arrays[name] for name in _SOFT if name in arrays},
-        )
-    except KeyError as error:
-        raise InputError(f"{source}: entry {error} is missing. Generate the clip again.") from error
+        return _assemble(arrays, header)
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+        raise InputError(
+            f"{source}: an entry is missing or wrong ({error}). Generate the clip again."
+        ) from error
 
 
-def _read_view(arrays: Mapping[str, np.ndarray], i: int, unit: float, where: str) -> ClipView:
-    units = _decode(arrays[f"depth{i}"], where)
+def _assemble(arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> Clip:
+    unit = float(header["depth_unit"])
+    return Clip(
+        views=tuple(_read_view(arrays, i, unit) for i in range(header["views"])),
+        body_names=tuple(str(name) for name in header["body_names"]),
+        body_kinds=tuple(str(kind) for kind in header["body_kinds"]),
+        body_poses=arrays["body_poses"],
+        joint_names=tuple(str(name) for name in header["joint_names"]),
+        joint_positions=arrays["joint_positions"],
+        gripper_width=arrays["gripper_width"],
+        step_dt=float(header["step_dt"]),
+        family=str(header["family"]),
+        robot=str(header["robot"]),
+        seed=int(header["seed"]),
+        index=int(header["index"]),
+        info=dict(header["info"]),
+        # Clips without soft bodies, old ones included, have none of these entries.
+        **{name: arrays[name] for name in _SOFT if name in arrays},
+    )
+
+
+def _read_view(arrays: Mapping[str, np.ndarray], i: int, unit: float) -> ClipView:
+    units = decode_image(arrays[f"depth{i}"])
     return ClipView(
-        rgb=_decode(arrays[f"rgb{i}"], where),
+        rgb=decode_image(arrays[f"rgb{i}"]),
         depth=(units.astype(np.float64) * unit).astype(np.float32),
-        segmentation=_decode(arrays[f"segmentation{i}"], where),
+        segmentation=decode_image(arrays[f"segmentation{i}"]),
         K=arrays[f"K{i}"],
         T_world_cam=arrays[f"T_world_cam{i}"],
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pointworld.data.clip import clip_path, list_clips
-from pointworld.data.clip_header import DAMAGE, read_header
+from pointworld.data.clip_header import is_damage, read_header
 from pointworld.data.shards import FORMAT as SHARDS_FORMAT
 from pointworld.data.shards import (
     MANIFEST,
@@ -56,6 +56,10 @@ def open_target(
 
     A set that was made before its renderer and version of the generator were recorded, or by another version, can be
     opened, but its target refuses to make clips for it.
+
+    Fewer clips may be asked for than the folder has. Those beyond are left as they are, unread, and the manifest still
+    counts them: its number of clips is never below that of the last clip there, and the set is complete when none up to
+    it is lacking.
 
     Args:
         spec: with the renderer that draws all clips ("gl" or "rays") and the version of the generator.
@@ -146,12 +150,14 @@ class FileTarget:
 
     def __init__(self, root: Path, spec: Mapping[str, Any], frozen: str | None) -> None:
         self.clips, self._spec, self._frozen = root, spec, frozen
+        self._count = int(spec["clips"])
         self._damaged: list[Path] = []
 
     def start(self) -> list[int]:
-        """Write the manifest of a set being made; returns the numbers of the clips that are not there.
+        """Write the manifest of a set being made; returns the numbers of the clips asked for that are not there.
 
-        A clip file that cannot be read is removed, and counts as not there.
+        A clip file that cannot be read is removed, and counts as not there. Files beyond the number of clips asked for
+        are left as they are.
 
         Raises:
             InputError: clips are missing or damaged, and the set is one that cannot be extended.
@@ -159,7 +165,8 @@ class FileTarget:
         missing, self._damaged = _lacking(self.clips, range(self._spec["clips"]))
         _require_extendable(self._frozen, bool(missing))
         _remove(self._damaged)
-        self._write(complete=not missing)
+        self._count = max([self._count, *(number + 1 for number in _numbers(self.clips))])
+        self._write()
         return missing
 
     def made(self, index: int) -> None:
@@ -167,16 +174,24 @@ class FileTarget:
 
     def finish(self) -> None:
         """All clips have been written."""
-        self._write(complete=True)
+        self._write()
 
     def summary(self) -> dict[str, Any]:
         """Which clip files were made again because they were damaged."""
         return {"remade_clips": _names(self._damaged, self.clips)}
 
-    def _write(self, *, complete: bool) -> None:
+    def _write(self) -> None:
         if self._frozen is None:
-            manifest = {"format": CLIPS_FORMAT, "complete": complete, **self._spec}
+            complete = len(_numbers(self.clips)) == self._count
+            spec = {**self._spec, "clips": self._count}
+            manifest = {"format": CLIPS_FORMAT, "complete": complete, **spec}
             write_json(self.clips / MANIFEST, manifest)
+
+
+def _numbers(folder: Path) -> set[int]:
+    """Numbers of the clip files in a folder."""
+    paths = folder.glob("[0-9][0-9][0-9][0-9]/[0-9]*.npz")
+    return {int(path.stem) for path in paths if path.stem.isdecimal()}
 
 
 def _lacking(folder: Path, numbers: range) -> tuple[list[int], list[Path]]:
@@ -201,7 +216,7 @@ def _is_damaged(path: Path) -> bool:
     try:
         read_header(path)
     except InputError as error:
-        if isinstance(error.__cause__, DAMAGE):
+        if is_damage(error.__cause__):
             return True
         raise
     return False
@@ -234,29 +249,36 @@ class ShardTarget:
     ) -> None:
         self.root, self.clips = root, root / ".clips"
         self._spec, self._size, self._frozen = spec, shard_clips, frozen
+        self._count = int(spec["clips"])
         self._entries: dict[int, ShardEntry] = {}
         self._remade: list[str] = []
         self._damaged: list[Path] = []
 
     def start(self) -> list[int]:
-        """Check the shards that are there, pack what can be packed; returns the numbers of missing clips.
+        """Check the shards of the clips asked for, pack what can be packed; returns the numbers of missing clips.
 
         A shard that is missing or damaged is forgotten and will be made again, as is a damaged clip file; a shard that
-        the set has outgrown is taken apart.
+        the set has outgrown is taken apart. Shards beyond the number of clips asked for are left as they are; one that
+        reaches beyond it is made again as it was, whole.
 
         Raises:
             InputError: shards are missing, damaged or too small, and the set is one that cannot be extended.
         """
         bad, outgrown = [], []
-        for entry in read_manifest(self.root)[1] if is_shard_folder(self.root) else ():
+        # Before the clips that are there beyond them are counted.
+        numbers = self._shards()
+        entries = read_manifest(self.root)[1] if is_shard_folder(self.root) else ()
+        self._count = max([self._count, *(entry.first + entry.clips for entry in entries)])
+        for entry in entries:
             number = entry.first // self._size
-            if shard_problem(self.root, entry) is not None:
+            if number not in numbers:
+                self._entries[number] = entry
+            elif shard_problem(self.root, entry) is not None:
                 bad.append(entry)
             elif entry.clips >= len(self._range(number)):
                 self._entries[number] = entry
             else:
                 outgrown.append(entry)
-        numbers = range(-(-self._spec["clips"] // self._size))
         _require_extendable(self._frozen, any(number not in self._entries for number in numbers))
         for entry in bad:
             self._remade.append(entry.name)
@@ -283,8 +305,10 @@ class ShardTarget:
 
     def finish(self) -> None:
         """All clips have been written."""
-        shutil.rmtree(self.clips, ignore_errors=True)
-        self._write(complete=True)
+        if all(self._is_packed(index) for index in _numbers(self.clips)):
+            shutil.rmtree(self.clips, ignore_errors=True)
+        last = (self._range(number)[-1] for number in self._shards())
+        self._write(complete=all(self._is_packed(index) for index in last))
 
     def summary(self) -> dict[str, Any]:
         """How many shards there are, and what was made again because it was missing or damaged."""
@@ -294,9 +318,17 @@ class ShardTarget:
             "remade_clips": _names(self._damaged, self.clips),
         }
 
+    def _shards(self) -> range:
+        return range(-(-self._count // self._size))
+
     def _range(self, number: int) -> range:
         first = number * self._size
-        return range(first, min(first + self._size, self._spec["clips"]))
+        return range(first, min(first + self._size, self._count))
+
+    def _is_packed(self, index: int) -> bool:
+        """Whether a clip is in a shard; one that is not belongs to a longer set that was begun."""
+        entry = self._entries.get(index // self._size)
+        return entry is not None and index < entry.first + entry.clips
 
     def _pack(self, number: int) -> None:
         clips = [(f"{i:06d}", clip_path(self.clips, i)) for i in self._range(number)]
@@ -324,6 +356,7 @@ class ShardTarget:
             "format": SHARDS_FORMAT,
             "complete": complete,
             **self._spec,
+            "clips": self._count,
             "shard_clips": self._size,
             "shards": shards,
         }

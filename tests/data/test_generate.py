@@ -348,10 +348,24 @@ def _header_overwritten(whole: bytes) -> bytes:
     return whole[:start] + bytes(256) + whole[start + 256 :]
 
 
+def _offset_overwritten(whole: bytes) -> bytes:
+    """Where the directory says that it begins: all entries then lie before the start of the file."""
+    end = whole.rindex(b"PK\5\6")
+    return whole[: end + 16] + (1 << 24).to_bytes(4, "little") + whole[end + 20 :]
+
+
+def _size_overwritten(whole: bytes) -> bytes:
+    """Unpacked size in the first entry of the directory, the header's."""
+    size = whole.index(b"PK\1\2") + 24
+    return whole[:size] + (1 << 30).to_bytes(4, "little") + whole[size + 4 :]
+
+
 DAMAGES = {
     "empty": partial(_cut, left=0),
     "cut off": partial(_cut, left=3000),
     "header overwritten": _header_overwritten,
+    "offset overwritten": _offset_overwritten,
+    "size overwritten": _size_overwritten,
 }
 
 

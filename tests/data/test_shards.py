@@ -155,6 +155,59 @@ def test_a_damaged_shard_is_refused_by_name_and_remade(
     assert shard_bytes(shards) == before and main(["shards", "check", str(shards)]) == 0
 
 
+def test_fewer_clips_than_there_are_leave_the_rest_alone(shards: Path) -> None:
+    before, few = shard_bytes(shards), replace(SPEC, clips=3)
+    last = shards / "clips-000002.tar"
+    last.write_bytes(last.read_bytes()[:-5])
+    damaged = last.read_bytes()
+    summary = generate_dataset(few, shards, workers=0)
+    assert summary["made"] == 0 and summary["remade_shards"] == []
+    assert last.read_bytes() == damaged
+    manifest, entries = read_manifest(shards)
+    assert manifest["clips"] == 5 and manifest["complete"] and len(entries) == 3
+    # One with clips that were asked for and others is made again as it was.
+    (shards / "clips-000001.tar").write_bytes(b"half")
+    summary = generate_dataset(few, shards, workers=0)
+    assert summary["made"] == 2 and summary["remade_shards"] == ["clips-000001.tar"]
+    manifest, _ = read_manifest(shards)
+    assert manifest["clips"] == 5 and last.read_bytes() == damaged
+    assert generate_dataset(SPEC, shards, workers=0)["remade_shards"] == [last.name]
+    assert shard_bytes(shards) == before
+
+
+def test_fewer_clips_than_a_folder_of_files_has(files: Path, tmp_path: Path) -> None:
+    folder, few = tmp_path / "set", replace(SPEC, clips=2)
+    shutil.copytree(files, folder)
+    clip_path(folder, 4).write_bytes(b"half")
+    summary = generate_dataset(few, folder, workers=0)
+    assert summary["made"] == 0 and summary["remade_clips"] == []
+    assert clip_path(folder, 4).read_bytes() == b"half"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["clips"] == 5 and manifest["complete"]
+    clip_path(folder, 3).unlink()
+    assert generate_dataset(few, folder, workers=0)["made"] == 0
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["clips"] == 5 and not manifest["complete"]
+    assert generate_dataset(SPEC, folder, workers=0)["made"] == 2
+    assert json.loads((folder / "manifest.json").read_text())["complete"]
+
+
+def test_fewer_clips_keep_what_a_longer_run_began(shards: Path, tmp_path: Path) -> None:
+    out = tmp_path / "made"
+
+    def stop(count: int) -> None:
+        if count == 1 and clip_path(out / ".clips", 2).is_file():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate_dataset(SPEC, out, workers=0, shard_clips=2, advance=stop)
+    assert generate_dataset(replace(SPEC, clips=2), out, workers=0)["made"] == 0
+    manifest, _ = read_manifest(out)
+    assert manifest["clips"] == 2 and manifest["complete"]
+    assert generate_dataset(SPEC, out, workers=0)["made"] == 2
+    assert shard_bytes(out) == shard_bytes(shards) and not (out / ".clips").exists()
+
+
 @pytest.mark.rejects_input
 def test_other_settings_and_other_forms_are_refused(files: Path, shards: Path) -> None:
     with pytest.raises(InputError, match="another shard_clips"):

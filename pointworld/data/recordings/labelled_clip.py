@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +17,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pointworld.data.clip_header import LABELLED
+from pointworld.data.clip import DEPTH_UNIT, decode_image, depth_units
+from pointworld.data.clip_header import DAMAGE, LABELLED, read_arrays
 from pointworld.errors import InputError
 from pointworld.files import atomic_path
 from pointworld.geometry import make_transform, matrix_to_quat_wxyz, quat_wxyz_to_matrix
 from pointworld.types import RGBDFrame
 
-#: Metres per unit of the stored depth.
-DEPTH_UNIT = 1e-4
-_MAX_POINTS, _MAX_MOTIONS, _MAX_PIXELS = 50_000, 10_000, 1 << 25
+_MAX_POINTS, _MAX_MOTIONS = 50_000, 10_000
+_ENTRIES = re.compile(
+    r"header|points|colors|normals|motions|motion_ids|known|joint_positions|(rgb|depth|K|T_world_cam)\d{1,3}"
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -125,10 +127,10 @@ def write_labelled(clip: LabelledClip, path: str | Path) -> None:
         "joint_positions": clip.joint_positions,
     }
     for i, frame in enumerate(clip.frames):
-        units = np.clip(np.round(frame.depth.astype(np.float64) / DEPTH_UNIT), 0, 65535)
+        units = depth_units(np.where(frame.valid, frame.depth, 0.0).astype(np.float64))
         arrays |= {
             f"rgb{i}": _encode(frame.rgb, "JPEG"),
-            f"depth{i}": _encode(np.where(frame.valid, units, 0).astype(np.uint16), "PNG"),
+            f"depth{i}": _encode(units, "PNG"),
             f"K{i}": frame.K,
             f"T_world_cam{i}": frame.T_world_cam,
         }
@@ -143,16 +145,6 @@ def _encode(image: np.ndarray, form: str) -> np.ndarray:
     return np.frombuffer(buffer.getvalue(), np.uint8)
 
 
-def _decode(data: np.ndarray, where: str) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(data.tobytes()), formats=("PNG", "JPEG")) as image:
-            if image.width * image.height > _MAX_PIXELS:
-                raise InputError(f"{where}: an image in it has more than {_MAX_PIXELS} pixels")
-            return np.array(image)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{where}: an image in it cannot be decoded ({error})") from error
-
-
 def read_labelled(path: str | Path) -> LabelledClip:
     """Read a clip written by `write_labelled`.
 
@@ -161,16 +153,15 @@ def read_labelled(path: str | Path) -> LabelledClip:
     """
     source = Path(path)
     try:
-        with np.load(source, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        arrays = read_arrays(source, _ENTRIES)
         header = json.loads(arrays["header"].tobytes())
-    except (OSError, ValueError, KeyError, EOFError, RecursionError, zipfile.BadZipFile) as error:
+    except (OSError, *DAMAGE) as error:
         raise InputError(f"{source} is not a readable clip ({error}). Label it again.") from error
     if not isinstance(header, dict) or header.get("format") != LABELLED:
         raise InputError(f"{source} is not a labelled recording (format {LABELLED!r})")
     try:
-        return _assemble(arrays, header, str(source))
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        return _assemble(arrays, header)
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
@@ -178,14 +169,12 @@ def read_labelled(path: str | Path) -> LabelledClip:
         ) from error
 
 
-def _assemble(
-    arrays: Mapping[str, np.ndarray], header: Mapping[str, Any], where: str
-) -> LabelledClip:
+def _assemble(arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> LabelledClip:
     points, pose = arrays["points"], arrays["motions"]
     known = np.unpackbits(arrays["known"], axis=1, count=len(points)).astype(bool)
     return LabelledClip(
         frames=tuple(
-            _frame(arrays, i, float(header["depth_unit"]), where) for i in range(header["views"])
+            _frame(arrays, i, float(header["depth_unit"])) for i in range(header["views"])
         ),
         points=points.astype(np.float32),
         colors=arrays["colors"],
@@ -200,14 +189,14 @@ def _assemble(
         recording=str(header["recording"]),
         start=float(header["start"]),
         family=str(header["family"]),
-        info=header["info"],
+        info=dict(header["info"]),
     )
 
 
-def _frame(arrays: Mapping[str, np.ndarray], i: int, unit: float, where: str) -> RGBDFrame:
-    units = _decode(arrays[f"depth{i}"], where)
+def _frame(arrays: Mapping[str, np.ndarray], i: int, unit: float) -> RGBDFrame:
+    units = decode_image(arrays[f"depth{i}"])
     return RGBDFrame(
-        rgb=_decode(arrays[f"rgb{i}"], where),
+        rgb=decode_image(arrays[f"rgb{i}"]),
         depth=(units.astype(np.float64) * unit).astype(np.float32),
         valid=units > 0,
         K=arrays[f"K{i}"],

@@ -6,6 +6,7 @@ Source: the data layout of the PointWorld release (H5 files and WebDataset shard
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -129,6 +130,8 @@ BEHAVIOR_ATTRIBUTES: tuple[str, ...] = (
     "right_min_distance_to_all_objects",
     "clip_complete",
 )
+#: Those of them that are neither measured nor flags; nothing reads them.
+_OTHER_ATTRIBUTES = ("clip_key", "num_frames", "num_scene_points")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -247,12 +250,33 @@ def check_mesh_sizes(camera: Mapping[str, Any], where: str) -> None:
             )
 
 
+def attribute_value(attributes: Mapping[str, Any], name: str, where: str) -> float:
+    """A movement, distance or flag (0 or 1) of a BEHAVIOR clip; an array of one value counts as that value.
+
+    Raises:
+        InputError: a movement or distance that is no real number, or a flag that is no bool or integer.
+    """
+    value = attributes[name]
+    measured = name.startswith("max_") or "_min_distance_" in name
+    plain = isinstance(value, bool | int | float | np.generic | np.ndarray)
+    array = np.asarray(value if plain else None)
+    if array.size != 1 or array.dtype.kind not in ("biuf" if measured else "biu"):
+        raise InputError(
+            f"{where}: clip attribute '{name}' is {reprlib.repr(value)}, expected "
+            f"{'a number' if measured else 'true or false'}. Leave this clip out."
+        )
+    return float(array.item())
+
+
 def require_attributes(attributes: Mapping[str, Any], where: str) -> None:
-    """Raise InputError unless all attributes of a BEHAVIOR clip are there and the clip is complete."""
+    """Raise InputError unless all attributes of a BEHAVIOR clip are there, of their kinds, and the clip is complete."""
     missing = [name for name in BEHAVIOR_ATTRIBUTES if name not in attributes]
     if missing:
         raise InputError(f"{where}: clip attributes lack {', '.join(missing)}")
-    if not bool(attributes["clip_complete"]):
+    for name in BEHAVIOR_ATTRIBUTES:
+        if name not in _OTHER_ATTRIBUTES:
+            attribute_value(attributes, name, where)
+    if not attribute_value(attributes, "clip_complete", where):
         raise InputError(
             f"{where}: clip_complete is false: the writer was interrupted. Leave it out."
         )

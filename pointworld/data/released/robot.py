@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from pointworld.data.released.decode import ReleasedClip
+from pointworld.data.released.layout import attribute_value
 from pointworld.data.released.voxels import key_seed
 from pointworld.errors import InputError
 from pointworld.geometry import rotate_vectors, transform_points
@@ -65,9 +66,12 @@ def dropped_arm(clip: ReleasedClip, first: str) -> str | None:
     if clip.domain != "behavior":
         return None
     other = "left" if first == "right" else "right"
+    where = f"{clip.source}: {clip.key}"
     for side in (first, other):
-        touches = bool(clip.attributes[f"has_{side}_gripper_finger_collision"])
-        distance = float(clip.attributes[f"{side}_min_distance_to_all_objects"])
+        name = f"has_{side}_gripper_finger_collision"
+        touches = attribute_value(clip.attributes, name, where)
+        name = f"{side}_min_distance_to_all_objects"
+        distance = attribute_value(clip.attributes, name, where)
         if not touches and distance > ARM_DISTANCE:
             return side
     return None

@@ -197,6 +197,25 @@ def test_behavior_attributes_are_needed(name: str, behavior: Files, tmp_path: Pa
         read_h5_clip(path, "0:11")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("left_min_distance_to_all_objects", "near"),
+        ("clip_complete", [True, True]),
+        ("has_transition", "no"),
+    ],
+)
+def test_behavior_attributes_of_another_kind(
+    name: str, value: object, behavior: Files, tmp_path: Path
+) -> None:
+    path = tmp_path / behavior.h5.name
+    shutil.copy(behavior.h5, path)
+    with h5py.File(path, "r+") as file:
+        file["0:11"].attrs[name] = value
+    with pytest.raises(InputError, match=rf"{path.name}:0:11: clip attribute '{name}'"):
+        read_h5_clip(path, "0:11")
+
+
 def test_no_clip_no_file_no_url(droid: Files, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no clip '0:11'; it has 5:16"):
         read_h5_clip(droid.h5, "0:11")

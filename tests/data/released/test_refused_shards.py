@@ -6,9 +6,11 @@ import contextlib
 import io
 import os
 import pickle
+import re
 import struct
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +226,28 @@ def test_missing_members(field: str, behavior: Files, tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match=r"lacks|other meshes"):
         list(iterate_shard(rewritten(behavior.shard, tmp_path / "a.tar", leave_out)))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("left_min_distance_to_all_objects", "near"),
+        ("right_min_distance_to_moving_objects", None),
+        ("max_joint_movement", np.zeros(2)),
+        ("max_object_pos_movement", np.zeros(0)),
+        ("max_object_rot_movement", [0.1]),
+        ("clip_complete", np.array([True, True])),
+        ("has_left_gripper_finger_collision", "no"),
+        ("has_transition", 0.5),
+    ],
+)
+def test_attributes_of_another_kind(
+    name: str, value: object, behavior: Files, tmp_path: Path
+) -> None:
+    raw = replace(behavior.raw, attributes={**behavior.raw.attributes, name: value})
+    shard = synthetic.write_wds(tmp_path, "test", {raw.key: raw})
+    with pytest.raises(InputError, match=f"{re.escape(str(shard))}.*'{name}'"):
+        list(iterate_shard(shard))
 
 
 HOSTILE: list[tuple[str, bytes, str]] = [

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from pointworld.data.released import ChainSettings, ReleasedClip, decode_clip, evaluation_sample
+from pointworld.data.released.layout import require_attributes
 from pointworld.data.released.robot import dropped_arm, first_arm, robot_cloud
 from pointworld.errors import InputError
 from pointworld.robot import RobotModel
@@ -44,6 +46,33 @@ def test_an_arm_that_takes_no_part(
     clip = with_arms(decode_clip(behavior.raw), right, left)
     for first in ("left", "right"):
         assert dropped_arm(clip, first) == (first if dropped == "first" else dropped)
+
+
+@pytest.mark.parametrize(
+    ("touch", "distance"),
+    [
+        (np.False_, np.float32(0.5)),
+        (0, 1),
+        (np.array(False), np.array(0.5)),
+        (np.array([False]), np.array([[0.5]], np.float16)),
+    ],
+)
+def test_one_value_in_whatever_form(touch: Any, distance: Any, behavior: Files) -> None:
+    """As H5 files and shards give them; the reader takes the same."""
+    clip = with_arms(decode_clip(behavior.raw), (True, 0.0), (touch, distance))
+    require_attributes(clip.attributes, "here")
+    assert dropped_arm(clip, "right") == "left"
+    unknown = with_arms(clip, (True, 0.0), (touch, np.nan))
+    require_attributes(unknown.attributes, "here")
+    assert dropped_arm(unknown, "right") is None
+
+
+@pytest.mark.rejects_input
+def test_an_arm_of_which_nothing_usable_is_known(behavior: Files) -> None:
+    clip = decode_clip(behavior.raw)
+    clip = replace(clip, attributes={**clip.attributes, "left_min_distance_to_all_objects": "near"})
+    with pytest.raises(InputError, match="'left_min_distance_to_all_objects' is 'near'"):
+        dropped_arm(clip, "right")
 
 
 def test_the_first_arm_is_a_fair_draw_by_name() -> None:
