@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import string
 from pathlib import Path
 
 import numpy as np
@@ -63,15 +65,7 @@ def data_lines(text: str) -> list[list[str]]:
     return [line.split() for line in lines if line and not line.startswith("#")]
 
 
-def natural_key(name: str) -> tuple[int | str, ...]:
-    """Sort key that orders frame2 before frame10."""
-    parts: list[int | str] = []
-    digits = ""
-    for character in name:
-        if character.isascii() and character.isdigit():
-            digits += character
-            continue
-        parts += [int(digits)] if digits else []
-        digits = ""
-        parts.append(character)
-    return tuple(parts + ([int(digits)] if digits else []))
+def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key that orders frame2 before frame10, and numbers before letters."""
+    parts = re.findall(r"[0-9]+|[^0-9]", name)
+    return tuple((0, int(p), "") if p[0] in string.digits else (1, 0, p) for p in parts)

@@ -60,6 +60,8 @@ def main(argv: list[str]) -> int:
     args = parse(CaptureRecordArgs, argv, prog="pointworld capture record")
     if args.shots < 0 or args.every <= 0 or args.seconds <= 0:
         raise InputError("--shots must be at least 0, and --every and --seconds above 0")
+    if (args.out / "capture.json").exists():
+        raise InputError(f"{args.out} holds a recording already. Choose another folder.")
     rig = RigConfig(
         robot=args.robot,
         host=args.host,

@@ -103,6 +103,8 @@ def main(argv: list[str]) -> int:
     if "--report" in argv:
         return evaluate_report.main(argv)
     args = parse(EvaluateArgs, argv, prog="pointworld evaluate")
+    if not args.data:
+        raise InputError("give at least one folder of clips to evaluate on")
     if args.fit_spread and (not args.validation or args.spread is not None):
         raise InputError("--fit-spread needs --validation, and takes no --spread")
     start = time.perf_counter()

@@ -79,6 +79,8 @@ class ReleasedArgs:
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit code."""
     args = parse(ReleasedArgs, argv, prog="pointworld evaluate")
+    if args.limit is not None and args.limit < 1:
+        raise InputError(f"--limit is {args.limit}, expected at least 1")
     for path in (args.confidence, args.manifest):
         if path is not None and not path.is_file():
             raise InputError(f"{path}: no such file")

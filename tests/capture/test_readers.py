@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from pointworld.capture import list_capture, neighbour_residuals, read_capture, write_capture
+from pointworld.capture.text import natural_key
 from pointworld.geometry import invert
 from pointworld.types import Capture
 from tests.capture import formats
@@ -198,3 +199,10 @@ def test_apc_shelf_needs_its_depth_to_colour_transform(shared_dir: Path) -> None
     assert sensor is not None
     np.testing.assert_allclose(sensor.K[0], [477.584259, 0, 314.68808])
     np.testing.assert_allclose(invert(sensor.T_color_depth)[0, 3], -0.0257, atol=1e-4)
+
+
+def test_names_of_any_kind_have_an_order() -> None:
+    """Where names begin with letters and with numbers, as with the `._` files of a Mac, too."""
+    names = ["frame10", "._2.jpg", "10.jpg", "frame2", "2.jpg", ""]
+    wanted = ["", "2.jpg", "10.jpg", "._2.jpg", "frame2", "frame10"]
+    assert sorted(names, key=natural_key) == wanted

@@ -38,6 +38,11 @@ def test_shots_wait_for_a_person(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.rejects_input
 def test_what_cannot_be_recorded_is_said(tmp_path: Path) -> None:
+    before = tmp_path / "before"
+    before.mkdir()
+    (before / "capture.json").write_text("{}")
+    with pytest.raises(InputError, match="holds a recording already"):
+        record_main([str(before)])
     with pytest.raises(InputError, match="replayed"):
         record_main([str(tmp_path), "--robot", "fake", "--camera", "replay:x"])
     with pytest.raises(InputError, match="--every"):

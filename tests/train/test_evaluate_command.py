@@ -212,6 +212,8 @@ def test_what_cannot_be_evaluated_is_said(
     (other / "0000").symlink_to(clips / "0000")
     for options, message in (
         (["evaluate", str(other), "--simulator"], "manifest.json does not exist"),
+        (["evaluate"], "at least one folder of clips"),
+        (["evaluate", "--released", str(tmp_path), "--limit", "-1"], "--limit is -1"),
         (["evaluate", str(clips), "--fit-spread"], "needs --validation"),
         (["evaluate", str(clips), "--gnn", str(tmp_path)], "no graph network"),
         (["evaluate", str(clips), "--spread", str(tmp_path / "no.json")], "no correction"),
