@@ -24,7 +24,7 @@ from pointworld.view.replay import is_recording
 from pointworld.view.report import Section
 
 #: A scene in which little has to be planned, and a search that is small enough for a laptop.
-TASK, SEED, SAMPLES, ITERATIONS, MOST_STEPS = "tissue_box", 5, 24, 1, 120
+TASK, SEED, SAMPLES, ITERATIONS, MOST_STEPS = "tissue_box", 5, 24, 1, 400
 _SIZE = (640, 360)
 _GOAL, _PREDICTED, _SEEN = (230, 0, 190), (255, 140, 0), (0, 190, 255)
 #: Points that are drawn of a surface, and how large [px].
